@@ -1,2 +1,77 @@
+//! The XDP program: one packet in, one reason out.
+//!
+//! ```text
+//!  frame ─► packet::parse_packet ─► verdict::judge ─► exit::count ─► PASS or DROP
+//!             who sent it,      │ lists: allow, deny
+//!             is it a call      │ bans
+//!                               │ callers: count, thresholds
+//!                               └─► events: calls to the log, offences to the rule loop
+//! ```
+//!
+//! Every outcome is a `Reason`; the table in `packetwatch-abi` alone says which reasons drop, and
+//! `exit` is the only place that counts them. Nothing here waits for user space: what the daemon
+//! decided lies in the maps, with absolute deadlines, and holds when the daemon is gone.
 #![no_std]
 #![no_main]
+#![allow(internal_features, reason = "atomics beyond load and store exist as intrinsics alone")]
+#![feature(asm_experimental_arch, core_intrinsics)]
+
+mod atomic;
+mod bans;
+mod callers;
+mod clock;
+mod events;
+mod exit;
+mod lists;
+mod packet;
+mod policy;
+mod ports;
+mod verdict;
+mod windows;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_log_ebpf::debug;
+use packetwatch_abi::{Action, Policy, Reason};
+
+/// What is known of a packet before its bytes are looked at.
+pub struct Ingress {
+    pub policy: &'static Policy,
+    pub ifindex: u32,
+    pub now: u64,
+}
+
+/// `frags`: without it a driver refuses the program on an interface with jumbo frames.
+#[xdp(frags)]
+pub fn packetwatch(ctx: XdpContext) -> u32 {
+    let Some(policy) = policy::active() else {
+        return xdp_action::XDP_PASS;
+    };
+    let ingress = Ingress {
+        policy,
+        ifindex: ctx.ingress_ifindex() as u32,
+        now: clock::now(),
+    };
+    let mut packet = packet::Packet::zeroed();
+    // SAFETY: the program's own context, and a packet of its own
+    let unjudged = unsafe { packet::parse_packet(ctx.ctx, &raw mut packet) };
+    let reason = match Reason::from_number(unjudged as u32) {
+        None | Some(Reason::Pass) => verdict::judge(&packet, &ingress),
+        Some(reason) => reason,
+    };
+    debug!(&ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
+    exit::count(&packet, &ingress, reason);
+    match reason.action() {
+        Action::Drop if policy.observe == 0 => xdp_action::XDP_DROP,
+        Action::Drop | Action::Pass => xdp_action::XDP_PASS,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,1 +1,78 @@
+//! The contract between the XDP program and the daemon.
+//!
+//! Everything that crosses a BPF map or a ring buffer is defined here and nowhere else: plain
+//! `repr(C)` types of integers and byte arrays, whose sizes are asserted, since the kernel and the
+//! daemon are compiled by different compilers and may be of different builds.
+//!
+//! | map | key | value | written by |
+//! |---|---|---|---|
+//! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the one in force | daemon |
+//! | `LISTS` | [`Prefix`] by longest match | [`Standing`] | daemon |
+//! | `LIST_HITS` | slot of an entry | [`Tally`] | program |
+//! | `BANS` | [`Prefix`], exact | [`Ban`] | daemon; the tally by the program |
+//! | `CALLERS` | [`Prefix`], exact | [`Caller`] | program; removed by the daemon |
+//! | `OUTCOMES` | [`outcome_index`] | [`Tally`] | program |
+//! | `FAULTS` | [`Fault`] | count | program |
+//! | `CALLS`, `OFFENCES` | ring buffers | [`Call`], [`Offence`] | program |
+//!
+//! Times are CLOCK_MONOTONIC nanoseconds. Addresses and ports are in network byte order, so a
+//! value travels from the packet into a key untouched.
 #![no_std]
+
+mod caller;
+mod event;
+mod list;
+mod policy;
+mod prefix;
+mod reason;
+mod window;
+
+pub use caller::{Caller, MAX_PORTS, PortSeen};
+pub use event::{Call, Offence};
+pub use list::{Ban, FOREVER, Standing, Tally};
+pub use policy::{MAX_BAN_LENGTHS, MAX_INTERFACES, MAX_RULES, MAX_UNITS, Policy, Rule, Trigger};
+pub use prefix::{Family, Prefix};
+pub use reason::{
+    Action, CONNECTIONS, Fault, OUTCOMES, OUTCOMES_PER_INTERFACE, Reason, outcome_index,
+};
+pub use window::{BUCKETS, Bucket, epoch, windowed};
+
+/// Changes with every change of a type, a map or a meaning in this crate. It names the directory
+/// of the pinned maps, so that two builds that disagree never share one.
+pub const VERSION: u32 = 1;
+
+/// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
+pub mod capacity {
+    /// allow and deny entries together, and the tallies of their hits
+    pub const LISTS: u32 = 65_536;
+    pub const BANS: u32 = 65_536;
+    /// about 1.1 KiB each, allocated at start
+    pub const CALLERS: u32 = 32_768;
+    /// bytes; a call is 72
+    pub const CALL_RING: u32 = 256 * 1024;
+    /// bytes; an offence is 72
+    pub const OFFENCE_RING: u32 = 256 * 1024;
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Ban, Call, Caller, Offence, Policy, Prefix, Standing, Tally};
+
+    // SAFETY: each is repr(C), Copy, 'static, of integers and arrays of integers without implicit
+    // padding (the size assertions beside the types count every byte).
+    unsafe impl aya::Pod for Ban {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Call {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Caller {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Offence {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Policy {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Prefix {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Standing {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Tally {}
+}

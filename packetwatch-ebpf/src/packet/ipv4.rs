@@ -1,0 +1,59 @@
+//! IPv4: header of any length, fragments.
+
+use packetwatch_abi::{Prefix, Reason};
+
+use super::{
+    Packet,
+    cursor::Cursor,
+    transport::{self, Fragment},
+};
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Header {
+    version_ihl: u8,
+    _tos: u8,
+    total_len: u16,
+    _id: u16,
+    fragment: u16,
+    _ttl: u8,
+    protocol: u8,
+    _checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+/// 169.254.0.0/16
+const LINK_LOCAL: u32 = 0xa9fe;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+#[inline(always)]
+pub fn parse(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Reason> {
+    let header: Header = cursor.peek().ok_or(Reason::Malformed)?;
+    if header.version_ihl >> 4 != 4 {
+        return Err(Reason::Malformed);
+    }
+    packet.source = Prefix::address_v4(header.source);
+    packet.link_local = u32::from_be(header.source) >> 16 == LINK_LOCAL;
+    packet.destination[0] = header.destination;
+
+    let header_len = ((header.version_ihl & 0x0f) as usize) * 4;
+    let total_len = u16::from_be(header.total_len) as usize;
+    if header_len < size_of::<Header>() || total_len < header_len {
+        packet.malformed = true;
+        return Ok(());
+    }
+    cursor.end_in(total_len);
+    cursor.skip(header_len);
+    let fragment = u16::from_be(header.fragment);
+    let fragment = if fragment & FRAGMENT_OFFSET != 0 {
+        return Ok(());
+    } else if fragment & MORE_FRAGMENTS != 0 {
+        Fragment::First
+    } else {
+        Fragment::Whole
+    };
+    transport::parse(cursor, packet, header.protocol, fragment);
+    Ok(())
+}

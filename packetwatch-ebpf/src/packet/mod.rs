@@ -1,0 +1,89 @@
+//! From a frame to what the verdict needs: who sent it, and whether it is a call.
+//!
+//! Parsing goes from the outside in and stops at what decides nothing. It never gives up on a
+//! packet whose source it has read: such a packet is judged, whatever its rest looks like.
+
+mod cursor;
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::xdp_md;
+use packetwatch_abi::{Prefix, Reason};
+
+use cursor::Cursor;
+use ethernet::EtherType;
+
+#[repr(C)]
+pub struct Packet {
+    /// of the whole frame, all fragments of a jumbo frame included
+    pub bytes: u64,
+    /// the address in the outermost IP header
+    pub source: Prefix,
+    /// as [`Prefix::addr`]
+    pub destination: [u32; 4],
+    /// host byte order; 0 where the packet does not show them
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// a new TCP connection: SYN without ACK, or what may hide one
+    pub call: bool,
+    /// link-local sources are counted by single address
+    pub link_local: bool,
+    /// shorter than its headers say
+    pub malformed: bool,
+    _pad: u8,
+}
+
+const WORDS: usize = size_of::<Packet>() / size_of::<u64>();
+const _: () = assert!(size_of::<Packet>() == WORDS * size_of::<u64>());
+
+impl Packet {
+    #[inline(always)]
+    pub fn zeroed() -> Self {
+        let mut packet = MaybeUninit::<Self>::uninit();
+        let words = packet.as_mut_ptr().cast::<u64>();
+        // SAFETY: WORDS words are the packet, and zero is a value of each field. Volatile, since
+        // what the compiler would make of it is a call of a memset that goes byte by byte.
+        unsafe {
+            for word in 0..WORDS {
+                words.add(word).write_volatile(0);
+            }
+            packet.assume_init()
+        }
+    }
+}
+
+/// Fills in `packet`; returns 0, or the number of the [`Reason`] of a frame that is not judged by
+/// its source.
+///
+/// A global function in the sense of BPF: the verifier follows its many ways once, and what comes
+/// after is checked for any packet instead of for each way here.
+///
+/// # Safety
+/// `ctx` is the program's context; `packet` is null or points to a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn parse_packet(ctx: *mut xdp_md, packet: *mut Packet) -> u64 {
+    // SAFETY: as the caller promises
+    let (mut cursor, Some(packet)) = (unsafe { (Cursor::new(ctx), packet.as_mut()) }) else {
+        return 0;
+    };
+    packet.bytes = cursor.frame_len();
+    match parse(&mut cursor, packet) {
+        Ok(()) => 0,
+        Err(reason) => reason as u64,
+    }
+}
+
+#[inline(always)]
+fn parse(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Reason> {
+    match ethernet::parse(cursor)? {
+        EtherType::IPV4 => ipv4::parse(cursor, packet),
+        EtherType::IPV6 => ipv6::parse(cursor, packet),
+        EtherType::ARP => Err(Reason::Arp),
+        _ => Err(Reason::NotIp),
+    }
+}
