@@ -316,3 +316,19 @@ name = \"none\"
         "1:1: \"mode\" is no key of a rules file: only [[rules]] is"
     );
 }
+
+#[test]
+fn the_openapi_schema_is_that_of_the_written_form() {
+    use utoipa::{PartialSchema, ToSchema};
+    assert_eq!(Rule::name(), "Rule");
+    let schema = serde_json::to_value(Rule::schema()).unwrap();
+    let properties = schema["properties"].as_object().unwrap();
+    let written = serde_json::to_value(Rule::new("r", Trigger::Bytes(1))).unwrap();
+    for key in written.as_object().unwrap().keys() {
+        assert!(properties.contains_key(key), "{key}");
+    }
+    assert_eq!(schema["required"], json!(["name"]));
+    assert_eq!(schema["additionalProperties"], json!(false));
+    assert_eq!(properties["within"]["type"], "string");
+    assert_eq!(properties["distinct_ports"]["maximum"], 64);
+}

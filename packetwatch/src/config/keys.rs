@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     Config,
-    values::{self, Read, Shown, shown_or},
+    show::{Shown, shown_or},
+    values::{self, Read},
 };
 use crate::{document::Value, rules};
 

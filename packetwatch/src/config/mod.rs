@@ -8,6 +8,7 @@ mod flags;
 mod keys;
 mod load;
 mod sections;
+mod show;
 mod template;
 mod values;
 

@@ -23,7 +23,7 @@ pub enum Trigger {
     Connections(u64),
     /// Ingress packets of any kind, replies to this host's own traffic included.
     Packets(u64),
-    /// Bytes of those packets, from the IP header's frame on.
+    /// Bytes of those packets.
     Bytes(u64),
 }
 
@@ -71,7 +71,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The window, ban and units of a rule that states none.
+    /// The window of a rule that states none; the constants below likewise.
     pub const WITHIN: Duration = Duration::from_secs(60);
     pub const BAN: BanLength = BanLength::For(Duration::from_secs(600));
     pub const ESCALATE: f64 = 2.0;

@@ -19,7 +19,7 @@ pub const MAX_RULES: usize = 8;
 pub const MAX_UNITS: usize = 2;
 
 const NAME_LENGTH: RangeInclusive<usize> = 1..=32;
-/// A source's ports are kept as a list of 64, hence exact; more cannot be told apart.
+/// The number of different ports is exact up to 64; beyond it there is nothing to compare with.
 const DISTINCT_PORTS: RangeInclusive<u64> = 1..=64;
 /// What the program's counters and window buckets hold.
 const CONNECTIONS: RangeInclusive<u64> = 1..=(1 << 31) - 1;
@@ -70,7 +70,7 @@ impl Default for RuleSet {
     /// What stands when nothing is configured.
     ///
     /// `port-scan`: ten ports in a minute. A person opens ssh, http and https and perhaps a mail
-    /// program's three; a scanner that stays below ten a minute needs 4.5 days for all ports.
+    /// program's three; a scanner that stays below ten a minute needs five days for all ports.
     ///
     /// `heavy-caller`: 3000 calls in a minute, fifty a second without a pause. A browser opens at
     /// most six connections to a host and keeps them. Five hundred people behind one address, who
