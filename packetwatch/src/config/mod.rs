@@ -1,6 +1,6 @@
 //! The daemon's configuration: flag over environment over file over default.
 //!
-//! [`keys`] is the one table of keys; reading, `config show` and the template all walk it.
+//! `keys.rs` holds the one table of keys; reading, `config show` and the template all walk it.
 
 mod env;
 mod error;
