@@ -1,1 +1,6 @@
+//! The daemon and command line of Packetwatch.
 
+pub mod config;
+mod document;
+pub mod prefix;
+pub mod rules;

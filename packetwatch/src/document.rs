@@ -1,0 +1,115 @@
+//! TOML read value by value, so that every mistake has a line and a column.
+
+use std::{fmt, ops::Range};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// One value and where it stands in its text.
+pub(crate) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// What is wrong with the bytes `span` of a text, and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) span: Range<usize>,
+    pub(crate) message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            span,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<toml::de::Error> for Fault {
+    fn from(error: toml::de::Error) -> Self {
+        Self::new(error.span().unwrap_or(0..0), error.message().trim_end())
+    }
+}
+
+/// A place in a text: line and column from 1, the column counted in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Position {
+    /// Where byte `offset` of `text` stands; an offset beyond the end means the end.
+    pub(crate) fn of(text: &str, offset: usize) -> Self {
+        let before = &text[..text.floor_char_boundary(offset)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// Parses a whole document.
+///
+/// Only the first syntax error is told: those after it are mostly its consequences.
+pub(crate) fn parse(text: &str) -> Result<DeTable<'_>, Fault> {
+    Ok(DeTable::parse(text)?.into_inner())
+}
+
+/// The known name a mistyped one most likely stands for.
+///
+/// A right last part in the wrong section (`listen` for `api.listen`) counts as one typing error.
+///
+/// # Panics
+/// When `known` is empty: there is always a known name.
+pub(crate) fn nearest<'k>(unknown: &str, known: impl IntoIterator<Item = &'k str>) -> &'k str {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let distance = |name: &str| {
+        let whole = strsim::damerau_levenshtein(unknown, name);
+        whole.min(1 + strsim::damerau_levenshtein(&last(unknown), &last(name)))
+    };
+    known
+        .into_iter()
+        .min_by_key(|name| distance(name))
+        .expect("at least one name is known")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_characters_from_one() {
+        let text = "a = 1\nü = \"x\"\n";
+        let at = |needle| Position::of(text, text.find(needle).unwrap()).to_string();
+        assert_eq!(at("a"), "1:1");
+        assert_eq!(at("ü"), "2:1");
+        assert_eq!(at("\"x"), "2:5");
+        assert_eq!(Position::of(text, 999).to_string(), "3:1");
+    }
+
+    #[test]
+    fn the_nearest_name_crosses_sections() {
+        let known = ["mode", "xdp_mode", "api.listen", "log.format"];
+        assert_eq!(nearest("mod", known), "mode");
+        assert_eq!(nearest("listen", known), "api.listen");
+        assert_eq!(nearest("api.lisen", known), "api.listen");
+        assert_eq!(nearest("logs.format", known), "log.format");
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_place() {
+        let text = "mode = \"enforce\"\nmode = \"observe\"\n";
+        let fault = parse(text).unwrap_err();
+        assert_eq!(Position::of(text, fault.span.start).to_string(), "2:1");
+        assert_eq!(fault.message, "duplicate key");
+    }
+}
