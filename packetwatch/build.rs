@@ -1,13 +1,17 @@
 //! Builds the XDP program with a tool chain of its own and leaves the object at
 //! `OUT_DIR/packetwatch`, where the data plane embeds it.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya_build::{Package, Toolchain};
 use xtask::{linker, toolchain};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     // The first also covers the ABI crate, which lies inside. The others hold the profile and the
     // versions of what the object is made from.
     for path in [
@@ -22,7 +26,11 @@ fn main() -> Result<()> {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rustc-env=PACKETWATCH_GIT={}", commit());
-    build_object().context("cannot build the eBPF object")
+    if let Err(error) = build_object() {
+        eprintln!("cannot build the eBPF object: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 fn build_object() -> Result<()> {
