@@ -1,0 +1,44 @@
+# One line a target where possible; what takes more lives in xtask.
+# Set-up and build output go to stderr, so that `make run | jq` sees the daemon's lines alone.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+# rustup puts cargo where a root shell's PATH may not look.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+PREFIX ?= /usr/local
+XTASK := cargo run --quiet --package xtask --
+PACKETWATCH := $(or $(CARGO_TARGET_DIR),target)/release/packetwatch
+
+.DEFAULT_GOAL := help
+.PHONY: run test setup demo lint build install help
+
+run: setup build ## run the daemon: IFACE=eth0 (default: the default route's), ARGS='...'
+	@iface='$(IFACE)' && : "$${iface:=$$($(XTASK) default-interface)}" && [ "$$iface" ] && exec $(PACKETWATCH) run --interface "$$iface" $(ARGS)
+
+test: ## run every test; those that need root only as root
+	@sh xtask/bootstrap.sh && $(XTASK) setup --for test && cargo build --bins && $(XTASK) test
+
+setup: ## install what building and running need, and is missing
+	@sh xtask/bootstrap.sh && $(XTASK) setup
+
+build: setup ## build target/release/packetwatch
+	@cargo build --release --package packetwatch >&2
+
+demo: build ## two namespaces, real servers and a scanner: see a ban happen (root)
+	@cargo run --release --package packetwatch-tests --bin demo
+
+lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scripts
+	@sh xtask/bootstrap.sh && $(XTASK) setup --for lint
+	cargo fmt --all --check
+	cargo clippy --all-targets -- --deny warnings
+	$(XTASK) lint-ebpf
+	RUSTDOCFLAGS='--deny warnings' cargo doc --no-deps --document-private-items
+	cargo deny --all-features check bans licenses sources
+	shellcheck xtask/bootstrap.sh .ci/run
+
+install: build ## install the daemon below PREFIX (default /usr/local)
+	install -D -m 755 $(PACKETWATCH) $(DESTDIR)$(PREFIX)/bin/packetwatch
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10

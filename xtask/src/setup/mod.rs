@@ -1,0 +1,119 @@
+//! `xtask setup`: installs what is missing, and nothing else. It speaks on stderr alone, since
+//! `make run` promises a stdout with nothing but the daemon's lines.
+//!
+//! cargo and a C linker are `bootstrap.sh`'s business: without them there is no xtask.
+
+mod ebpf;
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result};
+use xtask::linker;
+
+use crate::install::{apt, attempt, is_root, run, say};
+
+/// What the set-up is for; each needs the tool chain of the eBPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Run,
+    Test,
+    Lint,
+}
+
+/// Installs what `purpose` needs and this host lacks.
+///
+/// # Errors
+///
+/// The step that failed, its command and what to do about it.
+pub(crate) fn setup(purpose: Purpose) -> Result<()> {
+    ebpf::linker_for(&ebpf::toolchain()?)?;
+    match purpose {
+        Purpose::Run => mount_bpffs(),
+        Purpose::Test => {
+            mount_bpffs()?;
+            // Without root the tests that need these are skipped.
+            if is_root() {
+                programs(&[
+                    ("ip", "iproute2"),
+                    ("nsenter", "util-linux"),
+                    ("ethtool", "ethtool"),
+                ])
+            } else {
+                Ok(())
+            }
+        }
+        Purpose::Lint => {
+            for component in ["rustfmt", "clippy"] {
+                cargo_component(component)?;
+            }
+            cargo_deny()?;
+            programs(&[("shellcheck", "shellcheck")])
+        }
+    }
+}
+
+/// Debian packages, each for the program it brings.
+fn programs(wanted: &[(&str, &str)]) -> Result<()> {
+    // Debian keeps /usr/sbin off an ordinary user's PATH.
+    let missing = |program: &str| {
+        linker::on_path(program).is_none() && !Path::new("/usr/sbin").join(program).exists()
+    };
+    let packages: Vec<_> = wanted
+        .iter()
+        .filter(|(program, _)| missing(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if packages.is_empty() {
+        Ok(())
+    } else {
+        apt("programs", &packages)
+    }
+}
+
+fn cargo_component(component: &str) -> Result<()> {
+    let subcommand = if component == "rustfmt" {
+        "fmt"
+    } else {
+        component
+    };
+    if attempt(Command::new("cargo").args([subcommand, "--version"])).is_ok() {
+        return Ok(());
+    }
+    say(&format!("{component} is missing: asking rustup for it"));
+    run(
+        component,
+        Command::new("rustup").args(["component", "add", component]),
+        "it needs rustup and the network",
+    )
+}
+
+fn cargo_deny() -> Result<()> {
+    if linker::on_path("cargo-deny").is_some() {
+        return Ok(());
+    }
+    say("cargo-deny 0.20 is missing: building it (about five minutes)");
+    run(
+        "build cargo-deny",
+        Command::new("cargo").args(["install", "cargo-deny", "--version", "~0.20", "--locked"]),
+        "it needs the network",
+    )
+}
+
+/// The daemon pins its links and maps on bpffs, which systemd mounts and a container often lacks.
+fn mount_bpffs() -> Result<()> {
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    let mounted = mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        (fields.next(), fields.next()) == (Some("/sys/fs/bpf"), Some("bpf"))
+    });
+    if mounted || !is_root() {
+        return Ok(());
+    }
+    say("no bpffs at /sys/fs/bpf: mounting it");
+    run(
+        "mount bpffs",
+        Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]),
+        "a container needs CAP_SYS_ADMIN for it, or the host's /sys/fs/bpf bound into it",
+    )
+}
