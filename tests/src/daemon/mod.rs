@@ -1,12 +1,12 @@
 //! The real daemon, started in a namespace and watched from outside.
 
+mod builder;
 mod log;
 mod process;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Output};
 use std::time::Duration;
 
@@ -17,9 +17,11 @@ use tempfile::TempDir;
 use crate::http::{Request, Response};
 use crate::netns::Netns;
 
+pub use builder::Builder;
 pub use log::{Log, validate};
 pub use process::binary;
 
+use builder::config_path;
 use process::{PinDirectory, Process};
 
 /// Until the first `200` of `/readyz`: building maps and attaching takes well under a second.
@@ -27,18 +29,6 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 
 /// An answer over the socket that takes longer is a failure.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// What a daemon is started with; [`Daemon::builder`] begins one.
-#[derive(Debug)]
-pub struct Builder {
-    netns: Netns,
-    interfaces: Vec<String>,
-    mode: String,
-    listen: String,
-    rules: Option<String>,
-    tables: String,
-    arguments: Vec<String>,
-}
 
 /// A running daemon with its own state, socket and pins. Dropping it stops it; if the test is failing
 /// then, its last log lines are printed, and if not, an invalid log line fails the test.
@@ -55,15 +45,7 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon in this namespace, on the interface of its default route, with the default rules.
     pub fn builder(netns: &Netns) -> Builder {
-        Builder {
-            netns: netns.clone(),
-            interfaces: Vec::new(),
-            mode: "enforce".to_owned(),
-            listen: "off".to_owned(),
-            rules: None,
-            tables: String::new(),
-            arguments: Vec::new(),
-        }
+        Builder::new(netns.clone())
     }
 
     /// What the running daemon, or the last one, has logged since it started.
@@ -157,7 +139,7 @@ impl Daemon {
 
     /// Rewrites the configuration file's text; SIGHUP or [`Daemon::restart`] makes it count.
     pub fn edit_config(&self, edit: impl FnOnce(String) -> String) {
-        let path = config_path(&self.home);
+        let path = config_path(self.home.path());
         let text = fs::read_to_string(&path).expect("read the configuration");
         fs::write(path, edit(text)).expect("write the configuration");
     }
@@ -186,98 +168,4 @@ impl Daemon {
     fn running_mut(&mut self) -> &mut Process {
         self.process.as_mut().expect("a daemon has a process")
     }
-}
-
-impl Builder {
-    /// Adds an interface. Without any, the daemon takes that of the default route.
-    pub fn interface(mut self, name: impl Into<String>) -> Self {
-        self.interfaces.push(name.into());
-        self
-    }
-
-    /// `[[rules]]` tables that replace the defaults; an empty text means no rules.
-    pub fn rules_toml(mut self, rules: impl Into<String>) -> Self {
-        self.rules = Some(rules.into());
-        self
-    }
-
-    /// `enforce`, which is the default, or `observe`.
-    pub fn mode(mut self, mode: impl Into<String>) -> Self {
-        self.mode = mode.into();
-        self
-    }
-
-    /// Serves the API over TCP as well.
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = address.to_string();
-        self
-    }
-
-    /// Adds whole tables to the configuration, other than `[api]`.
-    pub fn config_toml(mut self, tables: &str) -> Self {
-        self.tables.push_str(tables);
-        self.tables.push('\n');
-        self
-    }
-
-    /// Adds an argument of `packetwatch run`.
-    pub fn arg(mut self, argument: impl Into<String>) -> Self {
-        self.arguments.push(argument.into());
-        self
-    }
-
-    /// Writes the configuration, starts the daemon and waits until it is ready.
-    pub fn start(self) -> Daemon {
-        let home = TempDir::with_prefix("packetwatch-").expect("make a directory for the daemon");
-        let pins = PinDirectory::new();
-        fs::write(config_path(&home), self.config(home.path())).expect("write the configuration");
-        let mut arguments = vec![
-            "run".to_owned(),
-            "--config".to_owned(),
-            config_path(&home).display().to_string(),
-            "--bpffs".to_owned(),
-            pins.path().display().to_string(),
-        ];
-        arguments.extend(self.arguments);
-        let mut daemon = Daemon {
-            process: None,
-            netns: self.netns,
-            arguments,
-            _pins: pins,
-            home,
-        };
-        daemon.start();
-        daemon
-    }
-
-    fn config(&self, home: &Path) -> String {
-        let Self {
-            netns: _,
-            interfaces,
-            mode,
-            listen,
-            rules,
-            tables,
-            arguments: _,
-        } = self;
-        let mut text = String::new();
-        if !interfaces.is_empty() {
-            text += &format!("interfaces = {interfaces:?}\n");
-        }
-        if rules.as_ref().is_some_and(|rules| rules.trim().is_empty()) {
-            text += "rules = []\n";
-        }
-        text += &format!("mode = {mode:?}\nstate_dir = {:?}\n", home.join("state"));
-        text += &format!(
-            "[api]\nlisten = {listen:?}\nsocket = {:?}\n",
-            home.join("api.sock")
-        );
-        text += tables;
-        text += rules.as_deref().unwrap_or_default();
-        text
-    }
-}
-
-fn config_path(home: &TempDir) -> PathBuf {
-    home.path().join("packetwatch.toml")
 }
