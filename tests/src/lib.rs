@@ -1,1 +1,34 @@
+//! The ground the tests and the demo stand on: network namespaces with real links between them, the
+//! real daemon in one of them, real sockets and hand-made frames in the others.
+//!
+//! ```text
+//!   client namespace          host namespace
+//!   traffic, frames ──veth──► pwN ─ XDP ─ servers (traffic)
+//!                                    ▲
+//!                              daemon: process, log lines, API over the unix socket, CLI
+//! ```
+//!
+//! * [`netns`]: a namespace that lives as long as its value.
+//! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
+//! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
+//! * [`traffic`]: HTTP servers and callers with real sockets.
+//! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
+//!
+//! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
+//! names the line that asked. Needs root, except for [`packet`].
 
+pub mod daemon;
+pub mod frames;
+pub mod http;
+pub mod netns;
+pub mod packet;
+pub mod patience;
+pub mod topology;
+pub mod traffic;
+
+pub use daemon::Daemon;
+pub use frames::Frames;
+pub use netns::Netns;
+pub use packet::Frame;
+pub use topology::{Family, Lan, Segment};
+pub use traffic::{Server, answered, call, serve_http};

@@ -1,0 +1,132 @@
+//! What a daemon is started with: its configuration file and its arguments.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::Daemon;
+use super::process::PinDirectory;
+use crate::netns::Netns;
+
+/// What a daemon is started with; [`Daemon::builder`] begins one.
+#[derive(Debug)]
+pub struct Builder {
+    netns: Netns,
+    interfaces: Vec<String>,
+    mode: String,
+    listen: String,
+    rules: Option<String>,
+    tables: String,
+    arguments: Vec<String>,
+}
+
+impl Builder {
+    /// On the interface of the default route, with the default rules.
+    pub(super) fn new(netns: Netns) -> Self {
+        Self {
+            netns,
+            interfaces: Vec::new(),
+            mode: "enforce".to_owned(),
+            listen: "off".to_owned(),
+            rules: None,
+            tables: String::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Adds an interface. Without any, the daemon takes that of the default route.
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interfaces.push(name.into());
+        self
+    }
+
+    /// `[[rules]]` tables that replace the defaults; an empty text means no rules.
+    pub fn rules_toml(mut self, rules: impl Into<String>) -> Self {
+        self.rules = Some(rules.into());
+        self
+    }
+
+    /// `enforce`, which is the default, or `observe`.
+    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+        self.mode = mode.into();
+        self
+    }
+
+    /// Serves the API over TCP as well.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address.to_string();
+        self
+    }
+
+    /// Adds whole tables to the configuration, other than `[api]`.
+    pub fn config_toml(mut self, tables: &str) -> Self {
+        self.tables.push_str(tables);
+        self.tables.push('\n');
+        self
+    }
+
+    /// Adds an argument of `packetwatch run`.
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Writes the configuration, starts the daemon and waits until it is ready.
+    pub fn start(self) -> Daemon {
+        let home = TempDir::with_prefix("packetwatch-").expect("make a directory for the daemon");
+        let pins = PinDirectory::new();
+        fs::write(config_path(home.path()), self.config(home.path()))
+            .expect("write the configuration");
+        let mut arguments = vec![
+            "run".to_owned(),
+            "--config".to_owned(),
+            config_path(home.path()).display().to_string(),
+            "--bpffs".to_owned(),
+            pins.path().display().to_string(),
+        ];
+        arguments.extend(self.arguments);
+        let mut daemon = Daemon {
+            process: None,
+            netns: self.netns,
+            arguments,
+            _pins: pins,
+            home,
+        };
+        daemon.start();
+        daemon
+    }
+
+    fn config(&self, home: &Path) -> String {
+        let Self {
+            netns: _,
+            interfaces,
+            mode,
+            listen,
+            rules,
+            tables,
+            arguments: _,
+        } = self;
+        let mut text = String::new();
+        if !interfaces.is_empty() {
+            text += &format!("interfaces = {interfaces:?}\n");
+        }
+        if rules.as_ref().is_some_and(|rules| rules.trim().is_empty()) {
+            text += "rules = []\n";
+        }
+        text += &format!("mode = {mode:?}\nstate_dir = {:?}\n", home.join("state"));
+        text += &format!(
+            "[api]\nlisten = {listen:?}\nsocket = {:?}\n",
+            home.join("api.sock")
+        );
+        text += tables;
+        text += rules.as_deref().unwrap_or_default();
+        text
+    }
+}
+
+/// The file is in the daemon's own directory, next to its state and its socket.
+pub(super) fn config_path(home: &Path) -> PathBuf {
+    home.join("packetwatch.toml")
+}

@@ -1,0 +1,248 @@
+//! The daemon's standard output: one JSON object a line, each checked as it arrives.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+/// Lines of one run that are kept. The daemon's own budget is 1000 lines a second, so that a test would
+/// have to flood it for minutes.
+const MAX_LINES: usize = 200_000;
+
+/// Lines of the tail that a failing test prints.
+const TAIL: usize = 40;
+
+/// The collected lines of one run.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    grew: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<Value>,
+    /// What was wrong with lines, and the lines.
+    faults: Vec<String>,
+    ended: bool,
+}
+
+impl Log {
+    /// Reads `output` on a thread, to its end.
+    pub(super) fn collect(output: impl Read + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                writer.lock().add(line.map_err(|error| error.to_string()));
+                writer.grew.notify_all();
+            }
+            writer.lock().ended = true;
+            writer.grew.notify_all();
+        });
+        Self {
+            shared,
+            reader: Some(reader),
+        }
+    }
+
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<Value> {
+        self.shared.lock().lines.clone()
+    }
+
+    /// How many lines there are: a place to [`Log::wait_from`] later.
+    pub fn len(&self) -> usize {
+        self.shared.lock().lines.len()
+    }
+
+    /// Whether nothing has been logged yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first line, at place `from` or later, that `matches`; panics with the tail when there is none
+    /// within `limit`.
+    pub fn wait_from(
+        &self,
+        from: usize,
+        matches: impl Fn(&Value) -> bool,
+        limit: Duration,
+    ) -> Value {
+        let end = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        let mut next = from;
+        loop {
+            if let Some(found) = state.lines.iter().skip(next).find(|line| matches(line)) {
+                return found.clone();
+            }
+            next = state.lines.len().max(from);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.ended {
+                let why = if state.ended {
+                    "before the log ended"
+                } else {
+                    "in time"
+                };
+                let tail = state.tail();
+                // A panic with the lock held would poison it for the report that follows.
+                drop(state);
+                panic!("no such line came {why} ({limit:?}); the log's tail:\n{tail}");
+            }
+            state = self
+                .shared
+                .grew
+                .wait_timeout(state, left)
+                .expect("the reader does not panic")
+                .0;
+        }
+    }
+
+    /// Panics when a line was not what `interface` and schema promise.
+    pub fn check(&self) {
+        let faults = self.shared.lock().faults.join("\n");
+        assert!(faults.is_empty(), "invalid log lines:\n{faults}");
+    }
+
+    /// The last lines, as they came.
+    pub(super) fn tail(&self) -> String {
+        self.shared.lock().tail()
+    }
+
+    /// Waits for the end of the output, which comes with the end of the process.
+    pub(super) fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the log panics")
+    }
+}
+
+impl State {
+    fn add(&mut self, line: Result<String, String>) {
+        let checked = line.and_then(|text| {
+            let line: Value = serde_json::from_str(&text)
+                .map_err(|error| format!("not JSON ({error}): {text}"))?;
+            validate(&line)?;
+            Ok(line)
+        });
+        match checked {
+            Ok(line) if self.lines.len() < MAX_LINES => self.lines.push(line),
+            Ok(_) => self.faults = vec![format!("more than {MAX_LINES} lines")],
+            Err(fault) if self.faults.len() < TAIL => self.faults.push(fault),
+            Err(_) => {}
+        }
+    }
+
+    fn tail(&self) -> String {
+        let start = self.lines.len().saturating_sub(TAIL);
+        self.lines[start..]
+            .iter()
+            .map(Value::to_string)
+            .chain(self.faults.iter().map(|fault| format!("INVALID: {fault}")))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+/// Checks a line against the schema in the repository, or, where there is none, for the three fields that
+/// every line has.
+///
+/// # Errors
+/// Each fault, with the place it is at and the line.
+pub fn validate(line: &Value) -> Result<(), String> {
+    static SCHEMA: OnceLock<Option<Validator>> = OnceLock::new();
+    let mut faults: Vec<_> = ["@timestamp", "log.level", "message"]
+        .into_iter()
+        .filter(|key| !line.get(key).is_some_and(Value::is_string))
+        .map(|key| format!("{key} is missing or no text"))
+        .collect();
+    if let Some(schema) = SCHEMA.get_or_init(schema) {
+        faults.extend(
+            schema
+                .iter_errors(line)
+                .map(|error| format!("{}: {error}", error.instance_path)),
+        );
+    }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{}: {line}", faults.join("; ")))
+    }
+}
+
+fn schema() -> Option<Validator> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/log-line.schema.json");
+    let text = fs::read_to_string(&path).ok()?;
+    let schema = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{} is not JSON: {error}", path.display()));
+    let validator = jsonschema::validator_for(&schema)
+        .unwrap_or_else(|error| panic!("{} is no schema: {error}", path.display()));
+    Some(validator)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    const LINE: &str = r#"{"@timestamp":"2026-01-01T00:00:00Z","log.level":"info","message":"x"}"#;
+
+    fn collected(text: String) -> Log {
+        let mut log = Log::collect(Cursor::new(text));
+        log.finish();
+        log
+    }
+
+    #[test]
+    fn a_line_is_found_from_its_place_on() {
+        let log = collected(format!("{LINE}\n{LINE}\n"));
+        assert_eq!((log.len(), log.is_empty()), (2, false));
+        log.wait_from(1, |line| line["message"] == "x", Duration::ZERO);
+        let late = catch_unwind(AssertUnwindSafe(|| {
+            log.wait_from(2, |_| true, Duration::from_secs(60))
+        }));
+        assert!(late.is_err(), "an ended log is not waited for");
+        assert_eq!(log.lines().len(), 2, "the log can be read after that");
+        log.check();
+    }
+
+    #[test]
+    fn a_line_that_is_not_json_fails_the_test() {
+        let log = collected(format!("{LINE}\nhello\n"));
+        let check = catch_unwind(AssertUnwindSafe(|| log.check()));
+        assert!(check.is_err());
+        assert!(
+            log.tail()
+                .ends_with("INVALID: not JSON (expected value at line 1 column 1): hello")
+        );
+    }
+
+    #[test]
+    fn a_line_without_its_time_is_invalid() {
+        let line: Value = serde_json::from_str(LINE).unwrap();
+        validate(&line).unwrap();
+        let mut timeless = line.clone();
+        timeless.as_object_mut().unwrap().remove("@timestamp");
+        let fault = validate(&timeless).unwrap_err();
+        assert!(fault.contains("@timestamp"), "{fault}");
+    }
+}

@@ -1,0 +1,98 @@
+//! The life of a ban after it is set.
+
+use packetwatch_tests::Family;
+use serde_json::Value;
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+
+use crate::for_both_families;
+use crate::scene::{Caller, PORTS, Scene, rule};
+
+for_both_families![
+    an_expired_ban_is_logged_and_serves_again,
+    each_repeat_is_banned_longer,
+    delete_unbans_and_forgets_the_offence,
+    the_command_line_unbans_and_forgets_the_offence,
+];
+
+fn an_expired_ban_is_logged_and_serves_again(family: Family) {
+    let scene = Scene::new(family, &rule("5s", "2s", ""));
+    let scanner = scene.caller(0);
+    scene.scan_into_ban(&scanner);
+    let line = scene.wait_for_action(0, "ban-expired", &scanner);
+    assert_eq!(line["packetwatch.prefix"], scene.single(&scanner), "{line}");
+    // All three, for the end of a ban clears the window, which has not rolled by itself yet.
+    scanner.assert_served(&PORTS);
+    assert_eq!(scene.bans(), [] as [Value; 0]);
+}
+
+fn each_repeat_is_banned_longer(family: Family) {
+    let scene = Scene::new(
+        family,
+        &rule("5s", "3s", "escalate = 3.0\nmax_ban = \"12s\""),
+    );
+    let scanner = scene.caller(0);
+    // 3 s, 9 s, and then 27 s but for `max_ban`.
+    for (n, seconds) in [3, 9, 12].into_iter().enumerate() {
+        scene.scan_into_ban(&scanner);
+        assert_eq!(
+            ban_length(&scene, &scanner),
+            Duration::seconds(seconds),
+            "ban {n}"
+        );
+        if seconds < 12 {
+            let mark = scene.daemon.log().len();
+            scene.wait_for_action(mark, "ban-expired", &scanner);
+        }
+    }
+}
+
+fn delete_unbans_and_forgets_the_offence(family: Family) {
+    unban(family, |scene, prefix| {
+        scene.change("DELETE", "bans", prefix, 204)
+    });
+}
+
+fn the_command_line_unbans_and_forgets_the_offence(family: Family) {
+    unban(family, |scene, prefix| {
+        let output = scene.daemon.cli(&["bans", "remove", prefix]);
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+fn unban(family: Family, remove: impl Fn(&Scene, &str)) {
+    let scene = Scene::new(family, &rule("30s", "10m", "escalate = 3.0"));
+    let scanner = scene.caller(0);
+    let prefix = scene.single(&scanner);
+    for _ in 0..2 {
+        // The second time the ban is as long as the first: the offence was forgotten.
+        scene.scan_into_ban(&scanner);
+        assert_eq!(ban_length(&scene, &scanner), Duration::minutes(10));
+        let mark = scene.daemon.log().len();
+        remove(&scene, &prefix);
+        scene.wait_for_action(mark, "unban", &scanner);
+        assert_eq!(scene.bans(), [] as [Value; 0]);
+    }
+    scanner.assert_served(&PORTS);
+    // What is gone cannot be removed again.
+    scene.change("DELETE", "bans", &prefix, 404);
+}
+
+/// From a ban's beginning to its end, to the next second.
+fn ban_length(scene: &Scene, scanner: &Caller) -> Duration {
+    let prefix = scene.single(scanner);
+    let bans = scene.bans();
+    let ban = bans
+        .iter()
+        .find(|ban| ban["prefix"] == prefix.as_str())
+        .unwrap_or_else(|| panic!("{prefix} is not among {bans:?}"));
+    let time = |key: &str| {
+        let text = ban[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("{key} of {ban}"));
+        OffsetDateTime::parse(text, &Rfc3339).unwrap_or_else(|error| panic!("{text}: {error}"))
+    };
+    let length = time("expires_at") - time("created_at");
+    // The end is reckoned on another clock than the beginning, and either may be shown in full seconds.
+    Duration::seconds(length.as_seconds_f64().round() as i64)
+}

@@ -1,0 +1,114 @@
+//! Where the daemon stands, what it counts as one caller, and how it leaves.
+
+use packetwatch_tests::{Daemon, Family, Lan};
+use serde_json::Value;
+
+use crate::for_both_families;
+use crate::scene::{PORTS, PROMPT, Scene, rule};
+
+for_both_families![
+    every_interface_is_watched,
+    observe_judges_and_drops_nothing,
+    sigterm_detaches,
+];
+
+fn every_interface_is_watched(family: Family) {
+    let scene = Scene::on(Lan::with_interfaces(2), family, |daemon| {
+        daemon.rules_toml(rule("5s", "10m", ""))
+    });
+    for segment in &scene.lan.segments {
+        let scanner = scene.caller_at(segment, segment.client(family, 0));
+        let innocent = scene.caller_at(segment, segment.client(family, 1));
+        scene.scan_into_ban(&scanner);
+        innocent.assert_served(&PORTS[..1]);
+        let line = scene.wait_for_action(0, "connection", &scanner);
+        assert_eq!(
+            line["observer.ingress.interface.name"],
+            segment.interface.as_str(),
+            "{line}"
+        );
+    }
+    assert_eq!(scene.bans().len(), 2);
+}
+
+fn observe_judges_and_drops_nothing(family: Family) {
+    let scene = Scene::on(Lan::new(), family, |daemon| {
+        daemon.rules_toml(rule("5s", "10m", "")).mode("observe")
+    });
+    let (scanner, denied) = (scene.caller(0), scene.caller(1));
+    scanner.assert_served(&[PORTS, PORTS].concat());
+    let line = scene.wait_for_action(0, "ban", &scanner);
+    assert_eq!(line["rule.name"], "port-scan", "{line}");
+    scanner.assert_served(&PORTS);
+    scene.change("PUT", "deny", &scene.single(&denied), 201);
+    denied.assert_served(&PORTS[..1]);
+}
+
+fn sigterm_detaches(family: Family) {
+    let mut scene = Scene::new(family, &rule("5s", "10m", ""));
+    let scanner = scene.caller(0);
+    scene.scan_into_ban(&scanner);
+    assert!(scene.lan.host.xdp("pw0").is_some());
+    let status = scene.daemon.terminate();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(scene.lan.host.xdp("pw0"), None);
+    let stopped = |line: &Value| line["event.action"] == "stopped";
+    assert!(scene.daemon.lines().iter().any(stopped));
+    // Nobody watches any more.
+    scanner.assert_served(&PORTS);
+}
+
+/// Without an interface in its configuration, the daemon takes that of the default route.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_default_route_names_the_interface() {
+    let lan = Lan::with_interfaces(2);
+    let daemon = Daemon::builder(&lan.host).start();
+    assert!(lan.host.xdp("pw0").is_some());
+    assert_eq!(lan.host.xdp("pw1"), None);
+    let status = daemon.api("GET", "/v1/status", None).json();
+    assert_eq!(status["interfaces"][0]["name"], "pw0", "{status}");
+    assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1));
+}
+
+/// The default unit of IPv6 is the /64. The client sits behind a router, since a /64 with the host's own
+/// address in it would be banned by single address.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_whole_64_is_one_caller() {
+    let rules =
+        "[[rules]]\nname = \"port-scan\"\ndistinct_ports = 3\nwithin = \"5s\"\nban = \"10m\"\n";
+    let scene = Scene::on(Lan::routed(), Family::V6, |daemon| daemon.rules_toml(rules));
+    let segment = scene.lan.segment();
+    let at = |network, n| scene.caller_at(segment, segment.remote_client(network, Family::V6, n));
+    // Two addresses share the three ports, and a third makes the call too many.
+    at(0, 0).assert_served(&PORTS[..2]);
+    at(0, 1).assert_served(&PORTS[2..]);
+    at(0, 2).assert_silence(PORTS[0]);
+    let line = scene
+        .daemon
+        .wait_for(|line| line["event.action"] == "ban", PROMPT);
+    assert_eq!(line["packetwatch.prefix"], "2001:db8:100::/64", "{line}");
+    assert_eq!(scene.bans()[0]["prefix"], "2001:db8:100::/64");
+    for n in 0..4 {
+        at(0, n).assert_silence(PORTS[0]);
+    }
+    at(1, 0).assert_served(&PORTS[..2]);
+}
+
+/// A ban of a whole /64 would cut off the neighbour that is allowed, so it falls on the address alone.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_64_with_an_allowed_address_is_banned_by_single_address() {
+    let rules =
+        "[[rules]]\nname = \"port-scan\"\ndistinct_ports = 3\nwithin = \"5s\"\nban = \"10m\"\n";
+    let scene = Scene::on(Lan::routed(), Family::V6, |daemon| daemon.rules_toml(rules));
+    let segment = scene.lan.segment();
+    let at = |n| scene.caller_at(segment, segment.remote_client(0, Family::V6, n));
+    let (scanner, allowed) = (at(0), at(1));
+    scene.change("PUT", "allow", &scene.single(&allowed), 201);
+    let line = scene.scan_into_ban(&scanner);
+    assert_eq!(line["packetwatch.prefix"], scene.single(&scanner), "{line}");
+    allowed.assert_served(&[PORTS, PORTS].concat());
+    scanner.assert_silence(PORTS[0]);
+}
