@@ -18,7 +18,7 @@ version=$(rustc --version | cut -d ' ' -f 2)
 command -v cc >/dev/null && exit 0
 command -v apt-get >/dev/null || fail 'a C linker (cc) is missing: install gcc or clang'
 [ "$(id -u)" = 0 ] ||
-    fail 'a C linker (cc) is missing: run `apt-get install build-essential` as root, then try again'
+    fail 'a C linker (cc) is missing: run "apt-get install build-essential" as root, then try again'
 echo 'setup: a C linker (cc) is missing: installing build-essential' >&2
 export DEBIAN_FRONTEND=noninteractive
 {
