@@ -1,0 +1,193 @@
+//! Counters, summed over the CPUs, and what the maps take.
+
+use std::sync::Mutex;
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray, PerCpuValues},
+};
+use packetwatch_abi::{CONNECTIONS, Fault, Reason, Tally, outcome_index};
+
+use super::{
+    Dataplane, Error, callers,
+    error::map_error,
+    lock,
+    object::{data, take},
+};
+
+pub(super) struct Counters {
+    outcomes: PerCpuArray<MapData, Tally>,
+    faults: PerCpuArray<MapData, u64>,
+    list_hits: Mutex<PerCpuArray<MapData, Tally>>,
+    sizes: Vec<(&'static str, MapData)>,
+    lists: u32,
+}
+
+/// Packets with one outcome on one interface.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub interface: String,
+    pub reason: Reason,
+    /// judged a drop, but let pass by observe mode
+    pub observed: bool,
+    pub tally: Tally,
+}
+
+/// What a map holds and takes.
+#[derive(Clone, Debug)]
+pub struct MapUse {
+    pub map: &'static str,
+    /// `None` where the kernel does not count them
+    pub entries: Option<u64>,
+    pub capacity: u64,
+    /// bytes of kernel memory
+    pub bytes: u64,
+}
+
+impl Counters {
+    pub(super) fn new(ebpf: &mut Ebpf, lists: u32) -> Result<Self, Error> {
+        // Handles of their own, before the maps are taken or while they are still here.
+        let mut sizes = Vec::new();
+        for name in ["OUTCOMES_MAP", "LIST_HITS", "CALLS", "OFFENCES"] {
+            if ebpf.map(name).is_some() {
+                sizes.push((name, data(ebpf, name)?));
+            }
+        }
+        Ok(Self {
+            outcomes: take(ebpf, "OUTCOMES_MAP")?,
+            faults: take(ebpf, "FAULTS")?,
+            list_hits: Mutex::new(take(ebpf, "LIST_HITS")?),
+            sizes,
+            lists,
+        })
+    }
+
+    fn tally(&self, index: u32) -> Result<Tally, Error> {
+        let values = self
+            .outcomes
+            .get(&index, 0)
+            .map_err(map_error("OUTCOMES", "read", 0))?;
+        Ok(sum(values.iter()))
+    }
+}
+
+fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
+    tallies.fold(Tally::default(), |sum, tally| Tally {
+        packets: sum.packets + tally.packets,
+        bytes: sum.bytes + tally.bytes,
+    })
+}
+
+impl Dataplane {
+    /// What became of the packets, by interface and reason; those that never occurred too.
+    pub fn outcomes(&self) -> Result<Vec<Outcome>, Error> {
+        let mut outcomes = Vec::new();
+        for (slot, interface) in lock(&self.0.links).slots() {
+            for observed in [false, true] {
+                for &reason in Reason::ALL {
+                    let index = outcome_index(slot, observed, reason as u32);
+                    outcomes.push(Outcome {
+                        interface: interface.clone(),
+                        reason,
+                        observed,
+                        tally: self.0.counters.tally(index)?,
+                    });
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Calls by interface, other than those that a list or a ban dropped.
+    pub fn connections(&self) -> Result<Vec<(String, Tally)>, Error> {
+        lock(&self.0.links)
+            .slots()
+            .into_iter()
+            .map(|(slot, interface)| {
+                let index = outcome_index(slot, false, CONNECTIONS);
+                Ok((interface, self.0.counters.tally(index)?))
+            })
+            .collect()
+    }
+
+    /// What the program could not do, since it was loaded.
+    pub fn faults(&self) -> Result<Vec<(Fault, u64)>, Error> {
+        Fault::ALL
+            .iter()
+            .map(|&fault| {
+                let values = self
+                    .0
+                    .counters
+                    .faults
+                    .get(&(fault as u32), 0)
+                    .map_err(map_error("FAULTS", "read", 0))?;
+                Ok((fault, values.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// What the entry with this slot decided on.
+    pub fn list_hits(&self, slot: u32) -> Result<Tally, Error> {
+        let hits = lock(&self.0.counters.list_hits);
+        let values =
+            hits.get(&slot, 0)
+                .map_err(map_error("LIST_HITS", "read", self.0.counters.lists))?;
+        Ok(sum(values.iter()))
+    }
+
+    /// Sets a slot's counters to zero, before another entry takes it.
+    pub fn clear_list_hits(&self, slot: u32) -> Result<(), Error> {
+        let mut hits = lock(&self.0.counters.list_hits);
+        let error = || map_error("LIST_HITS", "clear", self.0.counters.lists);
+        let cpus = hits.get(&slot, 0).map_err(error())?.len();
+        let zero = PerCpuValues::try_from(vec![Tally::default(); cpus]);
+        let zero = zero.map_err(|source| Error::Syscall {
+            map: "LIST_HITS",
+            operation: "clear",
+            source,
+        })?;
+        hits.set(slot, zero, 0).map_err(error())
+    }
+
+    /// The maps that a configuration sizes or that can fill up.
+    pub fn capacities(&self) -> Result<Vec<MapUse>, Error> {
+        let mut uses = Vec::new();
+        let mut callers = 0;
+        self.each_caller(|_, _| callers += 1)?;
+        let bans = self.bans()?.len() as u64;
+        let rooms = &self.0;
+        uses.push(usage("callers", rooms.callers.raw(), Some(callers))?);
+        uses.push(lock(&rooms.bans).usage(bans)?);
+        uses.push(lock(&rooms.standings).usage()?);
+        for (name, map) in &rooms.counters.sizes {
+            uses.push(usage(name, map, None)?);
+        }
+        Ok(uses)
+    }
+}
+
+/// Entries and memory of a map; the kernel tells the latter in the descriptor's fdinfo.
+pub(super) fn usage(
+    name: &'static str,
+    map: &MapData,
+    entries: Option<u64>,
+) -> Result<MapUse, Error> {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let info = map.info().map_err(map_error(callers::MAP, "inspect", 0))?;
+    let fd = map.fd().as_fd().as_raw_fd();
+    let bytes = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("memlock:"))?;
+            line.trim().parse().ok()
+        })
+        .unwrap_or(0);
+    Ok(MapUse {
+        map: name,
+        entries,
+        capacity: info.max_entries().into(),
+        bytes,
+    })
+}

@@ -1,0 +1,125 @@
+//! What can go wrong between the daemon and the kernel, each with its remedy.
+
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot load the XDP program: {0}")]
+    Load(#[source] Box<EbpfError>),
+    #[error(
+        "the kernel refuses the XDP program: {reason}. Packetwatch needs Linux 5.18 or later and \
+         CAP_BPF with CAP_NET_ADMIN, or root"
+    )]
+    Refused {
+        reason: String,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("the XDP program has no {0}; the binary was built wrong")]
+    Missing(&'static str),
+    #[error("{map} is full ({capacity} entries): raise [capacity] in the configuration")]
+    Full { map: &'static str, capacity: u32 },
+    #[error("cannot {operation} {map}: {source}")]
+    Map {
+        map: &'static str,
+        operation: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("cannot {operation} {map}: {source}")]
+    Syscall {
+        map: &'static str,
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether a map has no room; nothing was evicted.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+}
+
+/// Turns a map's error into ours; E2BIG and ENOSPC (the trie's) are a full map.
+pub(super) fn map_error(
+    map: &'static str,
+    operation: &'static str,
+    capacity: u32,
+) -> impl FnOnce(MapError) -> Error {
+    move |source| match source.errno() {
+        Some(libc::E2BIG | libc::ENOSPC) => Error::Full { map, capacity },
+        _ => Error::Map {
+            map,
+            operation,
+            source: Box::new(source),
+        },
+    }
+}
+
+pub(super) trait Errno {
+    fn errno(&self) -> Option<i32>;
+}
+
+impl Errno for MapError {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            MapError::SyscallError(call) => call.io_error.raw_os_error(),
+            MapError::CreateError { io_error, .. } => io_error.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+impl Errno for ProgramError {
+    fn errno(&self) -> Option<i32> {
+        match self {
+            ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+            ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+/// Why an interface is not filtered.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("there is no interface {0} here; `ip link` lists those there are")]
+    NoSuchInterface(String),
+    #[error(
+        "another XDP program holds {interface}. One interface takes one: see it with \
+         `ip link show dev {interface}`, take it off with `ip link set dev {interface} xdp off` \
+         (or its owner's own command), then start again"
+    )]
+    Held { interface: String },
+    #[error("{interface} is filtered by another packetwatch process ({lock}); stop that one first")]
+    HeldByUs { interface: String, lock: PathBuf },
+    #[error(
+        "the driver of {interface} cannot run XDP natively ({source}): use `--xdp-mode auto` or \
+         `--xdp-mode generic`"
+    )]
+    NotNative {
+        interface: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("attaching XDP to {interface} needs CAP_BPF and CAP_NET_ADMIN, or root")]
+    NotPermitted { interface: String },
+    #[error("cannot attach to {interface} ({mode}): {source}")]
+    Failed {
+        interface: String,
+        mode: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Pin {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,130 @@
+//! The allow and deny lists in the kernel: one trie, put in place whole or changed node by node.
+
+use std::net::IpAddr;
+
+use aya::{
+    Ebpf,
+    maps::{
+        IterableMap, MapData, MapError,
+        lpm_trie::{Key, LpmTrie},
+        of_maps::ArrayOfMaps,
+    },
+};
+use ipnet::IpNet;
+use packetwatch_abi::{Prefix, Standing};
+
+use super::{
+    Dataplane, Error, MapUse, counters::usage, error::map_error, key::key, lock, object::take,
+};
+
+type Trie = LpmTrie<MapData, Prefix, Standing>;
+
+const MAP: &str = "LISTS";
+
+pub(super) struct Standings {
+    outer: ArrayOfMaps<MapData, Trie>,
+    /// the one in force
+    trie: Trie,
+    /// Nodes of a trie. A replaced list lives beside the old one until the switch.
+    capacity: u32,
+}
+
+impl Standings {
+    pub(super) fn new(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, Error> {
+        let mut outer: ArrayOfMaps<MapData, Trie> = take(ebpf, MAP)?;
+        let trie = create(capacity)?;
+        outer
+            .set(0, &trie, 0)
+            .map_err(map_error(MAP, "switch", capacity))?;
+        Ok(Self {
+            outer,
+            trie,
+            capacity,
+        })
+    }
+
+    /// Memory of the trie in force.
+    pub(super) fn usage(&self) -> Result<MapUse, Error> {
+        usage("lists", IterableMap::map(&self.trie), None)
+    }
+}
+
+fn create(capacity: u32) -> Result<Trie, Error> {
+    const NO_PREALLOC: u32 = 1;
+    Trie::create(capacity, NO_PREALLOC).map_err(map_error(MAP, "create", capacity))
+}
+
+fn node(prefix: IpNet) -> Key<Prefix> {
+    let key = key(prefix);
+    Key::new(Prefix::FAMILY_BITS + key.len, Prefix { len: 0, ..key })
+}
+
+impl Dataplane {
+    /// Adds a node or replaces its value.
+    pub fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), Error> {
+        let mut standings = lock(&self.0.standings);
+        let capacity = standings.capacity;
+        standings
+            .trie
+            .insert(&node(prefix), standing, 0)
+            .map_err(map_error(MAP, "write", capacity))
+    }
+
+    /// Removes a node; one that is not there is as good as removed.
+    pub fn remove_standing(&self, prefix: IpNet) -> Result<(), Error> {
+        match lock(&self.0.standings).trie.remove(&node(prefix)) {
+            Err(error) if !is_absent(&error) => Err(map_error(MAP, "remove from", 0)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a whole new set in force: it is filled aside and switched to with a single store, so
+    /// that every packet is judged by the old set or by the new one. On an error the old one stays.
+    pub fn replace_standings(
+        &self,
+        nodes: impl IntoIterator<Item = (IpNet, Standing)>,
+    ) -> Result<(), Error> {
+        let mut standings = lock(&self.0.standings);
+        let capacity = standings.capacity;
+        let mut trie = create(capacity)?;
+        for (prefix, standing) in nodes {
+            trie.insert(&node(prefix), standing, 0)
+                .map_err(map_error(MAP, "fill", capacity))?;
+        }
+        standings
+            .outer
+            .set(0, &trie, 0)
+            .map_err(map_error(MAP, "switch", capacity))?;
+        standings.trie = trie;
+        Ok(())
+    }
+
+    /// What the lists say of an address, by the kernel's own longest match.
+    pub fn standing_of(&self, address: IpAddr) -> Result<Standing, Error> {
+        match lock(&self.0.standings).trie.get(&node(address.into()), 0) {
+            Ok(standing) => Ok(standing),
+            Err(error) if is_absent(&error) => Ok(Standing::default()),
+            Err(error) => Err(map_error(MAP, "read", 0)(error)),
+        }
+    }
+
+    /// All nodes, in no order, for comparison with what should be there.
+    pub fn standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
+        let standings = lock(&self.0.standings);
+        standings
+            .trie
+            .iter()
+            .map(|node| {
+                let (node, standing) = node.map_err(map_error(MAP, "read", 0))?;
+                let len = node.prefix_len().saturating_sub(Prefix::FAMILY_BITS);
+                let prefix = Prefix { len, ..node.data() };
+                Ok((super::prefix(&prefix), standing))
+            })
+            .collect()
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    use super::error::Errno as _;
+    matches!(error, MapError::KeyNotFound) || error.errno() == Some(libc::ENOENT)
+}

@@ -1,0 +1,71 @@
+//! The only door to the kernel: loads the XDP program, attaches it, reads and writes its maps.
+//!
+//! No aya type leaves this module. The rest of the daemon sees [`Dataplane`], whose methods are
+//! verbs of the domain; a change of aya's API, or of a map's insides, ends here.
+//!
+//! Every method is a system call or a few, none of which sleeps: they may be called from async
+//! code. What the kernel holds is the truth; nothing is cached here.
+
+mod attach;
+mod bans;
+mod batch;
+mod callers;
+mod counters;
+mod error;
+mod events;
+mod key;
+mod lists;
+mod object;
+mod pins;
+mod policy;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aya::Ebpf;
+
+pub use attach::{AttachMode, Attached, XdpMode};
+pub use counters::{MapUse, Outcome};
+pub use error::{AttachError, Error};
+pub use events::Events;
+pub use key::{address, prefix};
+pub use object::{Capacities, Options};
+pub use pins::{Pins, detach};
+
+use attach::Links;
+use bans::Bans;
+use callers::Callers;
+use counters::Counters;
+use lists::Standings;
+use policy::Policies;
+
+/// The loaded program and its maps. Cheap to clone; dropping the last one detaches what is not
+/// pinned.
+#[derive(Clone)]
+pub struct Dataplane(Arc<Rooms>);
+
+struct Rooms {
+    links: Mutex<Links>,
+    standings: Mutex<Standings>,
+    bans: Mutex<Bans>,
+    callers: Callers,
+    counters: Counters,
+    policies: Mutex<Policies>,
+    /// Holds the program. Declared last, so that the links go first.
+    ebpf: Mutex<Ebpf>,
+}
+
+impl Dataplane {
+    /// Where the pins of attached interfaces are; `None` if there is no bpffs to pin to.
+    pub fn pin_dir(&self) -> Option<PathBuf> {
+        lock(&self.0.links).pin_dir()
+    }
+}
+
+/// A panic while a lock was held left no half-written state behind: the kernel's maps change one
+/// element at a time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,158 @@
+//! Loading: the object in this binary, into the kernel.
+
+use std::sync::{Arc, Mutex};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Map, MapData, MapError},
+    programs::{ProgramError, Xdp},
+};
+use packetwatch_abi::capacity;
+
+use super::{
+    Dataplane, Error, Rooms,
+    attach::Links,
+    bans::Bans,
+    callers::Callers,
+    counters::Counters,
+    error::{Errno as _, map_error},
+    events::Events,
+    lists::Standings,
+    pins::Pins,
+    policy::Policies,
+};
+
+/// Built from `packetwatch-ebpf` by the build script; the installed binary needs no tool chain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packetwatch"));
+
+pub(super) const PROGRAM: &str = "packetwatch";
+
+/// Entries of the maps whose size the configuration sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacities {
+    /// allow and deny entries together
+    pub lists: u32,
+    pub bans: u32,
+    pub callers: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            lists: capacity::LISTS,
+            bans: capacity::BANS,
+            callers: capacity::CALLERS,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Options {
+    pub capacities: Capacities,
+    /// `None`: the filter goes with the process
+    pub pins: Option<Pins>,
+    /// Time is what [`Dataplane::set_clock`] says, for tests of windows.
+    pub clock_from_map: bool,
+    /// the program's own debug messages, through the `log` crate
+    pub debug: bool,
+}
+
+impl Dataplane {
+    /// Loads program and maps; nothing is attached yet, and the policy in force passes everything.
+    ///
+    /// # Errors
+    /// The kernel lacks a feature, memory or this process the rights.
+    pub fn load(options: Options) -> Result<(Self, Events), Error> {
+        let Capacities {
+            lists,
+            bans,
+            callers,
+        } = options.capacities;
+        let log_level: u8 = if options.debug {
+            aya_log::Level::Debug as u8
+        } else {
+            0
+        };
+        let clock_from_map = u8::from(options.clock_from_map);
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &log_level, false)
+            .override_global("CLOCK_FROM_MAP", &clock_from_map, true)
+            .map_max_entries("LIST_HITS", lists)
+            .map_max_entries("BANS", bans)
+            .map_max_entries("CALLERS", callers)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .load(OBJECT)
+            .map_err(|source| Error::Load(Box::new(source)))?;
+        let events = Events::new(&mut ebpf, options.debug)?;
+        let standings = Standings::new(&mut ebpf, lists)?;
+        let rooms = Rooms {
+            links: Mutex::new(Links::new(options.pins)),
+            standings: Mutex::new(standings),
+            bans: Mutex::new(Bans::new(&mut ebpf)?),
+            callers: Callers::new(&mut ebpf)?,
+            counters: Counters::new(&mut ebpf, lists)?,
+            policies: Mutex::new(Policies::new(&mut ebpf)?),
+            ebpf: Mutex::new(ebpf),
+        };
+        let dataplane = Self(Arc::new(rooms));
+        dataplane.with_program(|program| program.load().map_err(refused))?;
+        Ok((dataplane, events))
+    }
+
+    pub(super) fn with_program<T>(
+        &self,
+        run: impl FnOnce(&mut Xdp) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut ebpf = super::lock(&self.0.ebpf);
+        let program = ebpf
+            .program_mut(PROGRAM)
+            .ok_or(Error::Missing("program"))?
+            .try_into()
+            .map_err(refused)?;
+        run(program)
+    }
+}
+
+fn refused(source: ProgramError) -> Error {
+    let reason = match (&source, source.errno()) {
+        (_, Some(libc::EPERM)) => "not permitted".to_owned(),
+        (ProgramError::LoadError { verifier_log, .. }, _) => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().collect();
+            // The verdict stands at the end; the rest is the way there.
+            lines[lines.len().saturating_sub(8)..].join(" | ")
+        }
+        _ => source.to_string(),
+    };
+    Error::Refused {
+        reason,
+        source: Box::new(source),
+    }
+}
+
+/// Takes a map out of the object, as the type that it is used as.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or(Error::Missing(name))?
+        .try_into()
+        .map_err(map_error(name, "open", 0))
+}
+
+/// A second handle of a map that [`take`] took before, for calls that aya does not have.
+pub(super) fn data(ebpf: &Ebpf, name: &'static str) -> Result<MapData, Error> {
+    let map = ebpf.map(name).ok_or(Error::Missing(name))?;
+    let (Map::HashMap(data)
+    | Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::RingBuf(data)
+    | Map::ArrayOfMaps(data)) = map
+    else {
+        return Err(Error::Missing(name));
+    };
+    data.info()
+        .and_then(|info| MapData::from_id(info.id()))
+        .map_err(map_error(name, "open", 0))
+}
