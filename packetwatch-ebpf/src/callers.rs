@@ -1,5 +1,7 @@
 //! Who calls, how much, and whether that goes beyond a rule.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap},
@@ -10,13 +12,10 @@ use packetwatch_abi::{
 };
 
 use crate::{
-    Ingress, atomic, events,
-    exit::fault,
-    packet::Packet,
-    ports,
-    verdict::Judgement,
-    windows,
+    Ingress, atomic, events, exit::fault, packet::Packet, ports, verdict::Judgement, windows,
 };
+
+const _: () = assert!(MAX_UNITS == 2, "`count` goes through them by hand");
 
 #[btf_map]
 static CALLERS: HashMap<Prefix, Caller, { capacity::CALLERS as usize }> = HashMap::new();
@@ -34,39 +33,46 @@ static NEW_CALLER: Array<Caller, 1> = Array::new();
 pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
     let policy = ingress.policy;
     let row = packet.source.row() & 1;
-    let (thresholds, ended) = match judgement {
-        Judgement::CountOnly => (false, 0),
-        Judgement::Thresholds { ended } => (true, ended),
+    let [mut len, other] = policy.units[row];
+    let [mut rules, other_rules] = policy.unit_rules[row];
+    let mut others = other != 0;
+    match judgement {
+        Judgement::CountOnly => (len, rules, others) = (packet.source.full_len(), 0, false),
+        Judgement::Thresholds { .. } if packet.link_local => {
+            (len, rules, others) = (packet.source.full_len(), u32::MAX, false);
+        }
+        Judgement::Thresholds { .. } => {}
+    }
+    let ended = match judgement {
+        Judgement::CountOnly => 0,
+        Judgement::Thresholds { ended } => ended,
     };
-    let single = !thresholds || packet.link_local;
-    let mut over = false;
-    for class in 0..MAX_UNITS {
-        let (len, rules) = if single {
-            (packet.source.full_len(), u32::MAX)
-        } else {
-            (policy.units[row][class], policy.unit_rules[row][class])
-        };
-        if len == 0 {
-            break;
+    let unit = packet.source.truncated(len);
+    let caller = meet(packet, ingress, &unit, ended);
+    let mut over = is_beyond(packet, ingress, caller, &unit, rules);
+    if !others {
+        if !over {
+            add(packet, ingress, caller, rules);
         }
-        let unit = packet.source.truncated(len);
-        let rules = if thresholds { rules } else { 0 };
-        over |= count_unit(packet, ingress, &unit, rules, ended);
-        if single {
-            break;
-        }
+        return over;
+    }
+    let other_unit = packet.source.truncated(other);
+    let other_caller = meet(packet, ingress, &other_unit, ended);
+    over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
+    // What a threshold drops is counted by no window, of neither unit.
+    if !over {
+        add(packet, ingress, caller, rules);
+        add(packet, ingress, other_caller, other_rules);
     }
     over
 }
 
-/// One unit. `rules` are those that count by it; what was before `ended` does not count.
-///
-/// Its own BPF function: inlined twice it would not fit the stack.
+/// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.
 #[inline(never)]
-fn count_unit(packet: &Packet, ingress: &Ingress, unit: &Prefix, rules: u32, ended: u64) -> bool {
+fn meet(packet: &Packet, ingress: &Ingress, unit: &Prefix, ended: u64) -> *mut Caller {
     let Ingress { policy, now, .. } = *ingress;
-    let Some(caller) = find_or_add(unit, now) else {
-        return false;
+    let Some(caller) = find_or_add(unit, policy, now) else {
+        return ptr::null_mut();
     };
     // SAFETY: a live map value. Counters that several CPUs write are added to atomically; the
     // others hold one of the values written, each of them true.
@@ -81,87 +87,149 @@ fn count_unit(packet: &Packet, ingress: &Ingress, unit: &Prefix, rules: u32, end
         (*caller).last_seen = now;
         atomic::add(&raw mut (*caller).packets, 1);
         atomic::add(&raw mut (*caller).bytes, packet.bytes);
-        let mut looking = policy.volume_rules;
         if packet.call {
             atomic::add(&raw mut (*caller).calls, 1);
-            looking |= policy.call_rules;
         }
-        let rules = rules & looking;
-        if let Some(rule) = beyond(caller, policy, rules, now) {
-            events::offence(packet, ingress, caller, unit, rule);
-            if policy.observe == 0 {
-                atomic::add(&raw mut (*caller).dropped, 1);
-                return true;
-            }
+    }
+    caller
+}
+
+/// The rules, of those given, that look at this packet.
+#[inline(always)]
+fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
+    let calls = if packet.call { policy.call_rules } else { 0 };
+    rules & (policy.volume_rules | calls)
+}
+
+/// Whether N lie in the window of one of `rules` already; reports the offence. Never in observe
+/// mode, where the report is all that happens.
+#[inline(always)]
+fn is_beyond(
+    packet: &Packet,
+    ingress: &Ingress,
+    caller: *mut Caller,
+    unit: &Prefix,
+    rules: u32,
+) -> bool {
+    let Ingress { policy, now, .. } = *ingress;
+    let rules = looking(packet, policy, rules);
+    if caller.is_null() || rules == 0 {
+        return false;
+    }
+    // SAFETY: a live map value and the policy in force
+    unsafe {
+        let rule = rule_reached(caller, policy, rules, now);
+        if rule >= MAX_RULES as u64 {
+            return false;
         }
-        // What a threshold dropped is counted by no window; this one passes.
-        add(caller, policy, rules, now, packet.bytes);
+        events::offence(packet, ingress, caller, unit, rule as u32);
+        if policy.observe != 0 {
+            return false;
+        }
+        atomic::add(&raw mut (*caller).dropped, 1);
+    }
+    true
+}
+
+/// Adds the packet to the windows of `rules`, and its port to the ports.
+#[inline(always)]
+fn add(packet: &Packet, ingress: &Ingress, caller: *mut Caller, rules: u32) {
+    let Ingress { policy, now, .. } = *ingress;
+    if caller.is_null() {
+        return;
+    }
+    let rules = looking(packet, policy, rules);
+    // SAFETY: a live map value and the policy in force
+    unsafe {
+        if rules != 0 {
+            add_to_windows(caller, policy, rules, now, packet.bytes);
+        }
         if packet.call {
             ports::note_port(caller, packet.destination_port as u64, now);
         }
-        false
     }
 }
 
-/// Adds the packet to the windows of `rules`.
+/// The first of `rules` whose N lie in the window already; `MAX_RULES` if there is none.
+///
+/// This and the two below are global functions in the sense of BPF, verified once each.
 ///
 /// # Safety
-/// `caller` points to a live map value.
-#[inline(always)]
-unsafe fn add(caller: *mut Caller, policy: &Policy, rules: u32, now: u64, bytes: u64) {
-    if rules == 0 {
-        return;
-    }
-    for index in 0..MAX_RULES {
-        let rule = &policy.rules[index];
-        if rules & (1 << index) == 0 || rule.trigger == Trigger::DistinctPorts as u32 {
-            continue;
-        }
-        let amount = if rule.trigger == Trigger::Bytes as u32 {
-            bytes
-        } else {
-            1
-        };
-        // SAFETY: as the caller promises
-        unsafe { windows::add(&raw mut (*caller).windows[index], rule.bucket, now, amount) };
-    }
-}
-
-/// The first of `rules` whose N lie in the window already.
-///
-/// # Safety
-/// `caller` points to a live map value.
-#[inline(always)]
-unsafe fn beyond(caller: *mut Caller, policy: &Policy, rules: u32, now: u64) -> Option<u32> {
-    if rules == 0 {
-        return None;
+/// `caller` and `policy` are null or point to live map values.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn rule_reached(
+    caller: *mut Caller,
+    policy: *const Policy,
+    rules: u32,
+    now: u64,
+) -> u64 {
+    if caller.is_null() || policy.is_null() {
+        return MAX_RULES as u64;
     }
     for index in 0..MAX_RULES {
         if rules & (1 << index) == 0 {
             continue;
         }
-        let rule = &policy.rules[index];
-        // SAFETY: as the caller promises
-        let counted = unsafe {
-            if rule.trigger == Trigger::DistinctPorts as u32 {
+        // SAFETY: as the caller promises; the index is below MAX_RULES
+        let reached = unsafe {
+            let rule = &(*policy).rules[index];
+            let counted = if rule.trigger == Trigger::DistinctPorts as u32 {
                 ports::distinct_ports(caller, rule.within, now)
             } else {
                 windows::sum(&raw const (*caller).windows[index], rule.bucket, now)
-            }
+            };
+            counted >= rule.limit
         };
-        if counted >= rule.limit {
-            return Some(index as u32);
+        if reached {
+            return index as u64;
         }
     }
-    None
+    MAX_RULES as u64
+}
+
+/// Adds to the windows of `rules`: 1, or `bytes` where a rule counts those. Returns 0.
+///
+/// # Safety
+/// `caller` and `policy` are null or point to live map values.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn add_to_windows(
+    caller: *mut Caller,
+    policy: *const Policy,
+    rules: u32,
+    now: u64,
+    bytes: u64,
+) -> u64 {
+    if caller.is_null() || policy.is_null() {
+        return 0;
+    }
+    for index in 0..MAX_RULES {
+        // SAFETY: as the caller promises; the index is below MAX_RULES
+        unsafe {
+            let rule = &(*policy).rules[index];
+            if rules & (1 << index) == 0 || rule.trigger == Trigger::DistinctPorts as u32 {
+                continue;
+            }
+            let is_bytes = rule.trigger == Trigger::Bytes as u32;
+            let amount = if is_bytes { bytes } else { 1 };
+            windows::add(&raw mut (*caller).windows[index], rule.bucket, now, amount);
+        }
+    }
+    0
 }
 
 /// Forgets what the windows hold. The ports need no clearing: those from before `since` are stale.
+/// Returns 0.
 ///
 /// # Safety
-/// `caller` points to a live map value.
-#[inline(always)]
-unsafe fn count_anew(caller: *mut Caller, since: u64) {
+/// `caller` is null or points to a live map value.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn count_anew(caller: *mut Caller, since: u64) -> u64 {
+    if caller.is_null() {
+        return 0;
+    }
     // SAFETY: as the caller promises. A call that another CPU counts meanwhile may be forgotten
     // with them: a ban may come a call late at the end of another, never early.
     unsafe {
@@ -172,10 +240,11 @@ unsafe fn count_anew(caller: *mut Caller, since: u64) {
             }
         }
     }
+    0
 }
 
 #[inline(always)]
-fn find_or_add(unit: &Prefix, now: u64) -> Option<*mut Caller> {
+fn find_or_add(unit: &Prefix, policy: &Policy, now: u64) -> Option<*mut Caller> {
     if let Some(caller) = CALLERS.get_ptr_mut(unit) {
         return Some(caller);
     }
@@ -196,6 +265,9 @@ fn find_or_add(unit: &Prefix, now: u64) -> Option<*mut Caller> {
     }
     let caller = CALLERS.get_ptr_mut(unit)?;
     // SAFETY: a live map value
-    unsafe { (*caller).first_seen = now };
+    unsafe {
+        (*caller).generation = policy.generation;
+        (*caller).first_seen = now;
+    }
     Some(caller)
 }

@@ -1,10 +1,7 @@
 //! The time of a packet.
 
 use aya_ebpf::{
-    Global,
-    btf_maps::Array,
-    helpers::generated::bpf_ktime_get_coarse_ns,
-    macros::btf_map,
+    Global, btf_maps::Array, helpers::generated::bpf_ktime_get_coarse_ns, macros::btf_map,
 };
 
 /// Not 0: the time is what `CLOCK` holds, so that a test can walk through a window. It is frozen

@@ -29,7 +29,11 @@ const FORCE_WAKEUP: u64 = 2;
 /// Hands a call to the log, unless this second's budget is spent.
 #[inline(always)]
 pub fn call(packet: &Packet, ingress: &Ingress, reason: Reason) {
-    let Ingress { policy, ifindex, now } = *ingress;
+    let Ingress {
+        policy,
+        ifindex,
+        now,
+    } = *ingress;
     if !within_budget(policy, now) {
         fault(Fault::CallsSuppressed);
         return;

@@ -13,7 +13,10 @@
 //! decided lies in the maps, with absolute deadlines, and holds when the daemon is gone.
 #![no_std]
 #![no_main]
-#![allow(internal_features, reason = "atomics beyond load and store exist as intrinsics alone")]
+#![allow(
+    internal_features,
+    reason = "atomics beyond load and store exist as intrinsics alone"
+)]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod atomic;

@@ -364,7 +364,7 @@ fn bounds_hold_at_the_bound() {
     };
     let pairs = [
         (socket(107), socket(108)),
-        (names(64), names(65)),
+        (names(16), names(17)),
         (extra(1024), extra(1025)),
         (
             "interfaces = [\"abcdefghijklmno\"]".into(),

@@ -12,6 +12,7 @@
 //! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
+//! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
 //! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
@@ -20,6 +21,7 @@
 pub mod daemon;
 pub mod frames;
 pub mod http;
+pub mod kernel;
 pub mod netns;
 pub mod packet;
 pub mod patience;
@@ -28,6 +30,7 @@ pub mod traffic;
 
 pub use daemon::Daemon;
 pub use frames::Frames;
+pub use kernel::Kernel;
 pub use netns::Netns;
 pub use packet::Frame;
 pub use topology::{Family, Lan, Segment};

@@ -40,6 +40,7 @@ pub struct PortSeen(pub u64);
 
 impl PortSeen {
     const PORT_MASK: u64 = 0xffff;
+    const STEP: u64 = 1 << 16;
 
     #[inline(always)]
     pub const fn new(now: u64, port: u16) -> Self {
@@ -62,14 +63,20 @@ impl PortSeen {
     /// Without a branch: over 64 slots the verifier would follow each combination of them.
     #[inline(always)]
     pub const fn fresh(self, now: u64, reach: u64) -> u64 {
-        (now & !Self::PORT_MASK).wrapping_sub(self.at()).wrapping_sub(reach) >> 63
+        (now & !Self::PORT_MASK)
+            .wrapping_sub(self.at())
+            .wrapping_sub(reach)
+            >> 63
     }
 
-    /// How far back a window of `within` reaches at `now` when nothing before `since` counts.
-    /// An empty slot was called at time 0, which no reach includes, however young the clock.
+    /// How far back a window of `within` reaches at `now` when nothing before `since` counts; what
+    /// was called at `since` does. An empty slot was called at time 0, which no reach includes,
+    /// however young the clock.
     #[inline(always)]
     pub const fn reach(now: u64, since: u64, within: u64) -> u64 {
-        let known = (now & !Self::PORT_MASK).saturating_sub(since & !Self::PORT_MASK);
+        let since = since & !Self::PORT_MASK;
+        let earliest = if since == 0 { Self::STEP } else { since };
+        let known = (now & !Self::PORT_MASK).saturating_sub(earliest) + 1;
         if within < known { within } else { known }
     }
 }

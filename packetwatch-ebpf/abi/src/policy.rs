@@ -5,8 +5,9 @@ pub const MAX_RULES: usize = 8;
 pub const MAX_INTERFACES: usize = 16;
 /// Different prefix lengths that are counted, per family.
 pub const MAX_UNITS: usize = 2;
-/// Different prefix lengths of bans, per family: the counted ones and the single address.
-pub const MAX_BAN_LENGTHS: usize = MAX_UNITS + 1;
+/// Different prefix lengths of bans, per family: the counted ones, the single address, and those
+/// of bans that rules now replaced have left.
+pub const MAX_BAN_LENGTHS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub struct Policy {
     pub rules: [Rule; MAX_RULES],
 }
 
-const _: () = assert!(size_of::<Policy>() == 24 + 64 + 16 + 16 + 24 + 8 * size_of::<Rule>());
+const _: () = assert!(size_of::<Policy>() == 24 + 64 + 16 + 16 + 64 + 8 * size_of::<Rule>());
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

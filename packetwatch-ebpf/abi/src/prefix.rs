@@ -73,7 +73,11 @@ impl Prefix {
     /// Bits of a full address of this family.
     #[inline(always)]
     pub const fn full_len(&self) -> u32 {
-        if self.family == Family::V6 as u32 { 128 } else { 32 }
+        if self.family == Family::V6 as u32 {
+            128
+        } else {
+            32
+        }
     }
 }
 

@@ -29,7 +29,11 @@ impl Bucket {
     /// The count if the bucket is of this epoch, else 0.
     #[inline(always)]
     pub const fn count_in(self, epoch: u64) -> u64 {
-        if self.is_of(epoch) { self.0 & COUNT_MASK } else { 0 }
+        if self.is_of(epoch) {
+            self.0 & COUNT_MASK
+        } else {
+            0
+        }
     }
 
     #[inline(always)]

@@ -96,7 +96,7 @@ pub(super) const KEYS: &[Key] = &[
         List,
         interfaces,
         values::interfaces,
-        "Interfaces to filter, at most 64. None listed: the one of the default route."
+        "Interfaces to filter, at most 16. None listed: the one of the default route."
     ),
     key!(
         "mode",

@@ -28,7 +28,7 @@ use crate::rules::RuleSet;
 /// Everything the daemon can be told, complete and within its bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Interfaces to filter, at most 64. Empty: the one of the default route.
+    /// Interfaces to filter, at most 16. Empty: the one of the default route.
     pub interfaces: Vec<String>,
     pub mode: Mode,
     pub xdp_mode: XdpMode,

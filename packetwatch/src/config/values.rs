@@ -24,7 +24,8 @@ pub(super) type Read<T> = Result<T, Vec<Fault>>;
 
 /// `IFNAMSIZ` is 16, its terminating zero included.
 const INTERFACE_NAME: RangeInclusive<usize> = 1..=15;
-const MAX_INTERFACES: usize = 64;
+/// Rows of counters in the XDP program.
+const MAX_INTERFACES: usize = packetwatch_abi::MAX_INTERFACES;
 const MAX_PREFIXES: usize = 1024;
 /// `sun_path` is 108, its terminating zero included.
 const MAX_SOCKET_PATH: usize = 107;

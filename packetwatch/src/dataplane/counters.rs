@@ -83,16 +83,26 @@ impl Dataplane {
     pub fn outcomes(&self) -> Result<Vec<Outcome>, Error> {
         let mut outcomes = Vec::new();
         for (slot, interface) in lock(&self.0.links).slots() {
-            for observed in [false, true] {
-                for &reason in Reason::ALL {
-                    let index = outcome_index(slot, observed, reason as u32);
-                    outcomes.push(Outcome {
-                        interface: interface.clone(),
-                        reason,
-                        observed,
-                        tally: self.0.counters.tally(index)?,
-                    });
-                }
+            for (reason, observed, tally) in self.outcomes_in(slot)? {
+                outcomes.push(Outcome {
+                    interface: interface.clone(),
+                    reason,
+                    observed,
+                    tally,
+                });
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// The same for one row of counters; the last, `MAX_INTERFACES`, is that of any interface
+    /// which the policy does not name.
+    pub fn outcomes_in(&self, slot: u32) -> Result<Vec<(Reason, bool, Tally)>, Error> {
+        let mut outcomes = Vec::new();
+        for observed in [false, true] {
+            for &reason in Reason::ALL {
+                let index = outcome_index(slot, observed, reason as u32);
+                outcomes.push((reason, observed, self.0.counters.tally(index)?));
             }
         }
         Ok(outcomes)

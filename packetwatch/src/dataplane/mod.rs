@@ -18,6 +18,7 @@ mod lists;
 mod object;
 mod pins;
 mod policy;
+mod probe;
 
 use std::{
     path::PathBuf,
@@ -29,10 +30,11 @@ use aya::Ebpf;
 pub use attach::{AttachMode, Attached, XdpMode};
 pub use counters::{MapUse, Outcome};
 pub use error::{AttachError, Error};
-pub use events::Events;
+pub use events::{DebugLog, Events, Stream};
 pub use key::{address, prefix};
 pub use object::{Capacities, Options};
-pub use pins::{Pins, detach};
+pub use pins::{Pins, detach, left_behind};
+pub use probe::Probe;
 
 use attach::Links;
 use bans::Bans;

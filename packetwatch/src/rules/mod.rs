@@ -1,7 +1,9 @@
 //! The rules: what a source must do to be banned, and for how long.
 
 mod ban_length;
+pub mod decide;
 pub mod duration;
+pub mod policy;
 mod set;
 mod text;
 

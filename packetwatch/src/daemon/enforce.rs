@@ -1,0 +1,213 @@
+//! The rule loop: offences in, bans out.
+//!
+//! The XDP program wakes it through a ring buffer. What the ring lost, and what outlived its
+//! welcome, a sweep finds: the kernel's maps are the truth, and the loop can be killed at any point.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use packetwatch_abi::{Caller, Fault, Offence as Seen};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::control::RulesControl;
+use crate::{
+    clock::Clock,
+    dataplane::{self, Dataplane},
+    lists::{BanOrder, BanOutcome, Lists},
+    rules::{
+        Rule, RuleSet, Trigger,
+        decide::{Action, Offence, Standing, decide},
+        duration,
+    },
+};
+
+/// How often ended bans and entries are taken out and lost offences looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often all callers are read, to forget the idle ones.
+const TIDY: Duration = Duration::from_secs(10);
+/// Callers are kept this long for whoever asks who called, or as long as a window, if that is
+/// longer.
+const REMEMBER: Duration = Duration::from_secs(600);
+
+#[derive(Clone)]
+pub struct Enforcer {
+    pub lists: Lists,
+    pub dataplane: Dataplane,
+    pub rules: Arc<RulesControl>,
+    pub clock: Clock,
+    pub capacity: u32,
+}
+
+impl Standing for Lists {
+    fn is_allowed(&self, address: IpAddr) -> bool {
+        !self.covering(address).allow.is_empty()
+    }
+
+    fn holds_allowed(&self, unit: IpNet) -> bool {
+        !self.allowed_inside(unit).is_empty()
+    }
+}
+
+impl Enforcer {
+    /// Judges what the program reports, until `shutdown`.
+    ///
+    /// # Errors
+    /// The event loop has no room for the ring's descriptor.
+    pub async fn run(
+        self,
+        offences: dataplane::Stream<Seen>,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let sweeper = tokio::spawn(self.clone().sweep(shutdown.clone()));
+        let judged = tokio::select! {
+            judged = offences.each(|seen| self.judge(&Offence {
+                unit: dataplane::prefix(&seen.unit),
+                offender: dataplane::address(&seen.source, seen.source.addr),
+                rule: seen.rule as usize,
+                generation: seen.generation,
+            })) => judged,
+            () = shutdown.cancelled() => Ok(()),
+        };
+        sweeper.abort();
+        judged
+    }
+
+    fn judge(&self, offence: &Offence) {
+        let (rules, generation) = self.rules.generation();
+        for action in decide(offence, &rules, generation, &self.lists) {
+            match action {
+                Action::Ban {
+                    prefix,
+                    offender,
+                    rule,
+                } => self.ban(prefix, offender, rule),
+                Action::Forget(unit) => self.warn(self.dataplane.forget_caller(unit)),
+            }
+        }
+    }
+
+    fn ban(&self, prefix: IpNet, offender: IpAddr, rule: &Rule) {
+        let order = BanOrder {
+            prefix,
+            rule: rule.name.clone(),
+            offender,
+            reason: reason(rule),
+            ban: rule.ban,
+            escalate: rule.escalate,
+            max_ban: rule.max_ban,
+            within: rule.within,
+        };
+        match self.lists.ban(order) {
+            Ok(BanOutcome::Banned(_) | BanOutcome::Already) => {}
+            Err(error) => tracing::error!(
+                packetwatch.prefix = %prefix,
+                rule.name = %rule.name,
+                "cannot ban {prefix}: {error}"
+            ),
+        }
+    }
+
+    async fn sweep(self, shutdown: CancellationToken) {
+        let mut ticks = interval(SWEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lost = 0;
+        let mut tidied = Instant::now();
+        while !shutdown.is_cancelled() {
+            ticks.tick().await;
+            let _ended = self.lists.expire();
+            let now_lost = self.lost_offences().unwrap_or(lost);
+            let tidy = tidied.elapsed() >= TIDY;
+            if now_lost != lost || tidy {
+                lost = now_lost;
+                let enforcer = self.clone();
+                // Tens of thousands of callers take tens of milliseconds.
+                let _ = tokio::task::spawn_blocking(move || enforcer.read_callers(tidy)).await;
+            }
+            if tidy {
+                tidied = Instant::now();
+            }
+        }
+    }
+
+    fn lost_offences(&self) -> Option<u64> {
+        let faults = self.dataplane.faults().ok()?;
+        let lost = faults.into_iter().find(|(fault, _)| *fault == Fault::OffencesLost)?;
+        Some(lost.1)
+    }
+
+    /// Judges offences whose wake-up was lost, and forgets callers that are gone.
+    fn read_callers(&self, tidy: bool) {
+        let (rules, _) = self.rules.generation();
+        let now = self.clock.monotonic_ns();
+        let window = rules.longest_within();
+        let mut offences = Vec::new();
+        let mut idle = Vec::new();
+        let mut callers = 0u32;
+        let read = self.dataplane.each_caller(|unit, caller| {
+            callers += 1;
+            if is_pending(caller) {
+                offences.push(Offence {
+                    unit,
+                    offender: dataplane::address(&caller.offender, caller.offender.addr),
+                    rule: caller.offence_rule as usize,
+                    generation: caller.generation,
+                });
+            }
+            let since = Duration::from_nanos(now.saturating_sub(caller.last_seen));
+            if since > window {
+                idle.push((unit, since));
+            }
+        });
+        self.warn(read);
+        for offence in offences {
+            self.judge(&offence);
+        }
+        if tidy {
+            // Where room is short, whoever cannot matter to a window goes at once.
+            let crowded = callers > self.capacity / 4 * 3;
+            let keep = if crowded { window } else { window.max(REMEMBER) };
+            for (unit, _) in idle.into_iter().filter(|(_, since)| *since > keep) {
+                self.warn(self.dataplane.forget_caller(unit));
+            }
+            if let Err(error) = self.rules.refresh() {
+                tracing::error!("cannot refresh the policy: {error}");
+            }
+        }
+    }
+
+    fn warn(&self, result: Result<(), dataplane::Error>) {
+        if let Err(error) = result {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Whether the caller went beyond a rule and was neither banned nor excused since.
+fn is_pending(caller: &Caller) -> bool {
+    caller.offended_at > caller.since
+}
+
+/// For people: `10 distinct ports within 1m`.
+fn reason(rule: &Rule) -> String {
+    let what = match rule.trigger {
+        Trigger::DistinctPorts(n) => format!("{n} distinct ports"),
+        Trigger::Connections(n) => format!("{n} connections"),
+        Trigger::Packets(n) => format!("{n} packets"),
+        Trigger::Bytes(n) => format!("{n} bytes"),
+    };
+    format!("{what} within {}", duration::format(rule.within))
+}
+
+/// Rules for a test or a status line that needs none of the loop.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reads_as_a_sentence_would() {
+        let rule = Rule::new("scan", Trigger::DistinctPorts(10));
+        assert_eq!(reason(&rule), "10 distinct ports within 1m");
+        let _: RuleSet = RuleSet::default();
+    }
+}

@@ -1,0 +1,44 @@
+//! Running the program on a frame of one's own, with `BPF_PROG_TEST_RUN`: no interface, no traffic.
+
+use std::time::Duration;
+
+use aya::{TestRun as _, TestRunOptions};
+use packetwatch_abi::Action;
+
+use super::{Dataplane, Error};
+
+/// What XDP was told, and how long that took on average.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    pub action: Action,
+    pub duration: Duration,
+}
+
+impl Dataplane {
+    /// Judges `frame` (14 bytes at least: the kernel's bound) `repeat` times as if it had come in
+    /// on the loopback interface. It counts as it would on the wire.
+    ///
+    /// # Errors
+    /// The kernel refuses the frame or the call.
+    pub fn probe(&self, frame: &[u8], repeat: u32) -> Result<Probe, Error> {
+        self.with_program(|program| {
+            let run = program.test_run(TestRunOptions {
+                data_in: Some(frame),
+                repeat,
+                ..TestRunOptions::default()
+            });
+            let run = run.map_err(|source| Error::Refused {
+                reason: source.to_string(),
+                source: Box::new(source),
+            })?;
+            const XDP_DROP: u32 = 1;
+            Ok(Probe {
+                action: match run.return_value {
+                    XDP_DROP => Action::Drop,
+                    _ => Action::Pass,
+                },
+                duration: run.duration,
+            })
+        })
+    }
+}

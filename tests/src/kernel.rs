@@ -1,0 +1,193 @@
+//! The real XDP bytecode in the real kernel, on frames and at times of the test's choosing.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use packetwatch::{
+    dataplane::{Capacities, Dataplane, Events, Options},
+    rules::{Rule, RuleSet, policy::compile},
+};
+use packetwatch_abi::{
+    Action, Caller, FOREVER, MAX_BAN_LENGTHS, MAX_INTERFACES, Offence, Policy, Reason, Standing,
+};
+
+/// A loaded program, not attached to anything. Its time stands still until [`Kernel::advance`].
+pub struct Kernel {
+    pub dataplane: Dataplane,
+    pub events: Events,
+    policy: Policy,
+    now: u64,
+}
+
+/// What became of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub action: Action,
+    pub reason: Reason,
+    pub observed: bool,
+}
+
+impl Kernel {
+    /// Counts by single IPv4 addresses and by /64, with no rule.
+    pub fn new() -> Self {
+        Self::with_rules(Vec::new())
+    }
+
+    pub fn with_rules(rules: Vec<Rule>) -> Self {
+        Self::with_capacities(rules, Capacities::default())
+    }
+
+    pub fn with_capacities(rules: Vec<Rule>, capacities: Capacities) -> Self {
+        let options = Options {
+            capacities,
+            clock_from_map: true,
+            ..Options::default()
+        };
+        let (dataplane, events) = Dataplane::load(options).expect("load the XDP program");
+        let mut kernel = Self {
+            dataplane,
+            events,
+            policy: Policy {
+                call_budget: 1_000_000,
+                ..Policy::idle()
+            },
+            now: 0,
+        };
+        kernel.set_rules(rules);
+        // Late enough that no window reaches back before the start of time, and on no boundary.
+        kernel.advance(Duration::from_millis(100_000_123));
+        kernel
+    }
+
+    /// Puts rules in force, as a new generation.
+    pub fn set_rules(&mut self, rules: Vec<Rule>) {
+        let compiled = compile(&RuleSet::validate(rules).expect("rules within their bounds"));
+        let mut ban_lengths = [[0; MAX_BAN_LENGTHS]; 2];
+        for (row, single) in [32, 128].into_iter().enumerate() {
+            let mut lengths = compiled.units[row].to_vec();
+            lengths.retain(|len| *len != 0 && *len != single);
+            lengths.push(single);
+            ban_lengths[row][..lengths.len()].copy_from_slice(&lengths);
+        }
+        self.policy = Policy {
+            generation: self.policy.generation + 1,
+            rule_count: compiled.rule_count,
+            call_rules: compiled.call_rules,
+            volume_rules: compiled.volume_rules,
+            units: compiled.units,
+            unit_rules: compiled.unit_rules,
+            ban_lengths,
+            rules: compiled.rules,
+            ..self.policy
+        };
+        self.dataplane.set_policy(&self.policy).unwrap();
+    }
+
+    pub fn observe(&mut self, observe: bool) {
+        self.policy.observe = observe.into();
+        self.dataplane.set_policy(&self.policy).unwrap();
+    }
+
+    pub fn set_call_budget(&mut self, calls: u32) {
+        self.policy.call_budget = calls;
+        self.dataplane.set_policy(&self.policy).unwrap();
+    }
+
+    /// CLOCK_MONOTONIC as the program sees it, in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub fn advance(&mut self, by: Duration) {
+        self.set_now(self.now + by.as_nanos() as u64);
+    }
+
+    pub fn set_now(&mut self, now: u64) {
+        self.now = now;
+        self.dataplane.set_clock(now).unwrap();
+    }
+
+    /// Judges a frame. The reason is read from the counters: exactly one of them moved, by one
+    /// packet of the frame's length.
+    pub fn judge(&self, frame: &[u8]) -> Outcome {
+        let before = self.outcomes();
+        let probe = self.dataplane.probe(frame, 1).expect("run the program");
+        let moved: Vec<_> = before
+            .into_iter()
+            .zip(self.outcomes())
+            .filter(|(before, after)| before != after)
+            .collect();
+        let [(before, (reason, observed, after))] = moved[..] else {
+            panic!("a packet is counted once, not as {moved:?}");
+        };
+        assert_eq!(after.packets - before.2.packets, 1);
+        assert_eq!(after.bytes - before.2.bytes, frame.len() as u64);
+        Outcome {
+            action: probe.action,
+            reason,
+            observed,
+        }
+    }
+
+    /// The reason alone, for frames whose action follows from it.
+    pub fn reason(&self, frame: &[u8]) -> Reason {
+        let outcome = self.judge(frame);
+        assert_eq!(outcome.action, outcome.reason.action(), "{outcome:?}");
+        outcome.reason
+    }
+
+    fn outcomes(&self) -> Vec<(Reason, bool, packetwatch_abi::Tally)> {
+        self.dataplane.outcomes_in(MAX_INTERFACES as u32).unwrap()
+    }
+
+    pub fn allow(&self, prefix: &str) {
+        self.put(prefix, FOREVER, 0);
+    }
+
+    pub fn deny(&self, prefix: &str) {
+        self.put(prefix, 0, FOREVER);
+    }
+
+    pub fn put(&self, prefix: &str, allow_until: u64, deny_until: u64) {
+        let standing = Standing {
+            allow_until,
+            deny_until,
+            allow_slot: 1,
+            deny_slot: 2,
+        };
+        self.dataplane.put_standing(net(prefix), standing).unwrap();
+    }
+
+    /// Bans for `length` from now.
+    pub fn ban(&self, prefix: &str, length: Duration) {
+        let until = self.now + length.as_nanos() as u64;
+        self.dataplane.ban(net(prefix), until).unwrap();
+    }
+
+    /// The counts of a unit; panics if it was never seen.
+    pub fn caller(&self, unit: &str) -> Caller {
+        let caller = self.dataplane.caller(net(unit)).unwrap();
+        caller.unwrap_or_else(|| panic!("{unit} was not counted"))
+    }
+
+    pub fn is_counted(&self, unit: &str) -> bool {
+        self.dataplane.caller(net(unit)).unwrap().is_some()
+    }
+
+    pub fn offences(&mut self) -> Vec<Offence> {
+        std::iter::from_fn(|| self.events.offences.poll()).collect()
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A prefix or an address.
+pub fn net(text: &str) -> IpNet {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .unwrap_or_else(|_| panic!("{text} is no prefix"))
+}
