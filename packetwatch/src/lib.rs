@@ -1,7 +1,23 @@
-//! The daemon and command line of Packetwatch.
+//! The daemon and command line of Packetwatch, one folder a room.
+//!
+//! ```text
+//!  XDP program ◄─► dataplane   the only door to the kernel
+//!                    ▲    │ offences, calls
+//!                    │    ▼
+//!                  lists ◄─ daemon (rule loop) ── rules (pure)
+//!                  ▲   ▲
+//!            protect   api ◄─ cli
+//!
+//!  config: what it is told    log: what it says    netlink: what the host's network is
+//! ```
 
+pub mod clock;
 pub mod config;
 pub mod dataplane;
 mod document;
+pub mod lists;
+pub mod log;
+pub mod netlink;
 pub mod prefix;
+pub mod protect;
 pub mod rules;

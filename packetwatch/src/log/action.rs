@@ -1,0 +1,82 @@
+//! What each `event.action` is in the words of ECS, so that nobody who logs has to say it.
+
+/// `event.kind`, `event.category` and `event.type` of an action.
+/// <https://www.elastic.co/guide/en/ecs/current/ecs-category-field-values-reference.html>
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Action {
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) categories: &'static [&'static str],
+    pub(super) types: &'static [&'static str],
+    /// `event.outcome`, where the action is an attempt
+    pub(super) outcome: Option<&'static str>,
+}
+
+const NETWORK: &[&str] = &["network"];
+const INTRUSION: &[&str] = &["intrusion_detection", "network"];
+const CONFIGURATION: &[&str] = &["configuration"];
+const PROCESS: &[&str] = &["process"];
+
+/// `connection` of a call that was dropped: the same action, another type.
+pub(super) const DENIED_CONNECTION: &[&str] = &["connection", "denied"];
+
+pub(super) const ACTIONS: &[Action] = &[
+    event("connection", NETWORK, &["connection", "allowed"]),
+    event("connections-suppressed", NETWORK, &["info"]),
+    Action {
+        kind: "alert",
+        ..event("ban", INTRUSION, &["denied"])
+    },
+    event("unban", INTRUSION, &["allowed"]),
+    event("ban-expired", INTRUSION, &["allowed"]),
+    event("allow-added", CONFIGURATION, &["creation"]),
+    event("allow-removed", CONFIGURATION, &["deletion"]),
+    event("deny-added", CONFIGURATION, &["creation"]),
+    event("deny-removed", CONFIGURATION, &["deletion"]),
+    event("list-replaced", CONFIGURATION, &["change"]),
+    event("rules-changed", CONFIGURATION, &["change"]),
+    event("protect-changed", CONFIGURATION, &["change"]),
+    event("mode-changed", CONFIGURATION, &["change"]),
+    attempt("reloaded", CONFIGURATION, &["change"], "success"),
+    attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
+    event("started", PROCESS, &["start"]),
+    event("stopped", PROCESS, &["end"]),
+    attempt("attached", NETWORK, &["start"], "success"),
+    event("detached", NETWORK, &["end"]),
+    attempt("attach-failed", NETWORK, &["info"], "failure"),
+];
+
+const fn event(
+    name: &'static str,
+    categories: &'static [&'static str],
+    types: &'static [&'static str],
+) -> Action {
+    Action {
+        name,
+        kind: "event",
+        categories,
+        types,
+        outcome: None,
+    }
+}
+
+const fn attempt(
+    name: &'static str,
+    categories: &'static [&'static str],
+    types: &'static [&'static str],
+    outcome: &'static str,
+) -> Action {
+    Action {
+        name,
+        kind: "event",
+        categories,
+        types,
+        outcome: Some(outcome),
+    }
+}
+
+impl Action {
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
+        ACTIONS.iter().find(|action| action.name == name)
+    }
+}

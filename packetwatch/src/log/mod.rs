@@ -1,0 +1,133 @@
+//! The daemon's log: one line an event, in the names of the Elastic Common Schema.
+//!
+//! ```text
+//!  tracing event ─► ecs (one line, at most 16 KiB) ─► writer (bounded queue, own thread) ─► stdout
+//!                                   └─► broadcast: lines with an event.action, for /v1/events
+//! ```
+//!
+//! What a line may hold is in `schemas/log-line.schema.json`. Code that logs uses `tracing` alone:
+//! `info!(target: log::EVENT, { event.action = "unban", packetwatch.prefix = %prefix }, "...")`;
+//! with a target, dotted fields need the braces.
+
+mod action;
+mod call;
+mod ecs;
+mod fields;
+mod line;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+pub use call::{call, suppressed};
+use ecs::Ecs;
+use writer::Queue;
+
+/// The target of lines that carry an `event.action`. They are what the daemon is for, so they are
+/// written at every log level unless the filter names this target.
+pub const EVENT: &str = "packetwatch::event";
+
+/// Event lines that a slow subscriber may lag behind; beyond it the oldest are dropped.
+const SUBSCRIBER_BACKLOG: usize = 1024;
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// one JSON object a line
+    #[default]
+    Json,
+    /// `TIME LEVEL MESSAGE KEY=VALUE...`, for people
+    Text,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error(
+        "log filter `{filter}`: {source}; it is a level (error, warn, info, debug, trace) \
+         or a list such as `info,packetwatch::api=debug`"
+    )]
+    Filter {
+        filter: String,
+        source: tracing_subscriber::filter::ParseError,
+    },
+    #[error("duplicate standard output for the log: {0}")]
+    Stdout(#[source] io::Error),
+    #[error("start the log's writer thread: {0}")]
+    Thread(#[source] io::Error),
+    #[error("the log was set up twice in this process: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends what is logged from here on, by `tracing` or by the `log` crate, to standard output.
+///
+/// `filter` is a level or a list of `target=level`.
+pub fn init(format: LogFormat, filter: &str) -> Result<LogHandle, InitError> {
+    let mut levels = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|source| InitError::Filter {
+            filter: filter.to_owned(),
+            source,
+        })?;
+    if !filter.contains(EVENT) {
+        let always = format!("{EVENT}=info");
+        levels = levels.add_directive(always.parse().expect("a target and a level"));
+    }
+    // A duplicate instead of `io::stdout()`: that one flushes at every newline, a system call a line.
+    let stdout = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(InitError::Stdout)?;
+    let handle = LogHandle::new(std::fs::File::from(stdout), format).map_err(InitError::Thread)?;
+    tracing_subscriber::registry()
+        .with(handle.layer(format).with_filter(levels))
+        .try_init()?;
+    Ok(handle)
+}
+
+/// The log as the rest of the daemon sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct LogHandle {
+    queue: Queue,
+    events: broadcast::Sender<Arc<str>>,
+}
+
+impl LogHandle {
+    fn new(sink: impl io::Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
+        Ok(Self {
+            queue: writer::spawn(sink, format)?,
+            events: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
+        })
+    }
+
+    fn layer(&self, format: LogFormat) -> Ecs {
+        Ecs::new(format, self.queue.clone(), self.events.clone())
+    }
+
+    /// Lines with an `event.action` from now on, as JSON whatever the log's format, without the
+    /// newline. A subscriber that lags by more than 1024 lines loses the oldest.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
+        self.events.subscribe()
+    }
+
+    /// Lines that were not written since the start: the queue was full, or standard output refused
+    /// them.
+    pub fn lost(&self) -> u64 {
+        self.queue.lost()
+    }
+
+    /// Waits until what was logged before is written, at most `limit`; false if that was too short.
+    /// It blocks: for the end of `main`, outside the runtime.
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.queue.flush(limit)
+    }
+}

@@ -1,0 +1,198 @@
+//! The addresses that no rule and no deny of a larger prefix may cut off: the host's own, its next
+//! hops, and those its owner is working from. They become allow entries with source "protect".
+
+mod addresses;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt::Display, net::IpAddr, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _};
+use ipnet::IpNet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    log::EVENT,
+    netlink::{self, Change, Netlink},
+};
+
+pub use sessions::{Sessions, starting_shell};
+
+/// Sessions and accepted tokens announce themselves to nobody: they are looked up.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// What to protect: `[protect]` of the configuration, and whose.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub interfaces: Vec<String>,
+    /// own addresses of the interfaces
+    pub own: bool,
+    /// next hops of all routes over the interfaces
+    pub gateway: bool,
+    /// remote hosts of sessions, see [`Sessions`], and API peers
+    pub sessions: bool,
+    pub extra: Vec<IpNet>,
+}
+
+/// Keeps the protected set up to date.
+pub struct Protector {
+    netlink: Netlink,
+    settings: Settings,
+    sessions: Sessions,
+    api_peers: Box<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+}
+
+impl Protector {
+    /// `api_peers` tells the addresses whose API token was accepted lately.
+    pub fn new(
+        netlink: Netlink,
+        settings: Settings,
+        sessions: Sessions,
+        api_peers: impl Fn() -> Vec<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            netlink,
+            settings,
+            sessions,
+            api_peers: Box::new(api_peers),
+        }
+    }
+
+    /// The whole set as it is now, each prefix with the reason. An interface that does not exist
+    /// has nothing to protect. An error says nothing about the set: keep the one before.
+    pub async fn current(&self) -> Result<Vec<(IpNet, String)>, netlink::Error> {
+        let mut set = Set::default();
+        addresses::collect(&self.netlink, &self.settings, &mut set).await?;
+        if self.settings.sessions {
+            for (address, reason) in self.sessions.current() {
+                set.add(address, &reason);
+            }
+            for address in (self.api_peers)() {
+                set.add(address, "API client with a token");
+            }
+        }
+        for prefix in &self.settings.extra {
+            set.add_prefix(*prefix, "protect.extra of the configuration");
+        }
+        Ok(set.0.into_iter().collect())
+    }
+
+    /// Hands the set to `apply` at once, and again whenever it has changed: looked at when the
+    /// kernel tells of a change of links, addresses or routes, and every five seconds. `apply` may
+    /// block; after a failure the same set is offered again.
+    pub async fn run<E: Display>(
+        self,
+        apply: impl Fn(Vec<(IpNet, String)>) -> Result<(), E> + Send + Sync + 'static,
+        shutdown: CancellationToken,
+    ) {
+        let apply = Arc::new(apply);
+        let mut changes = Self::changes();
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut applied = None;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = tick.tick() => changes = changes.or_else(Self::changes),
+                change = next(&mut changes) => {
+                    if change.is_none() {
+                        warn!("netlink tells of no more changes; it is asked anew in five seconds");
+                        changes = None;
+                        continue;
+                    }
+                    tick.reset_at(Instant::now() + EVERY);
+                }
+            }
+            let set = match self.current().await {
+                Ok(set) => set,
+                Err(error) => {
+                    warn!("protected addresses stay as they are: {error}");
+                    continue;
+                }
+            };
+            if applied.as_ref() == Some(&set) {
+                continue;
+            }
+            let outcome = tokio::task::spawn_blocking({
+                let (apply, set) = (Arc::clone(&apply), set.clone());
+                move || apply(set).map_err(|error| error.to_string())
+            });
+            match outcome.await {
+                Ok(Ok(())) => {
+                    tell(applied.as_deref().unwrap_or_default(), &set);
+                    applied = Some(set);
+                }
+                Ok(Err(error)) => warn!("protected addresses stay as they are: {error}"),
+                Err(error) => warn!("protected addresses stay as they are: {error}"),
+            }
+        }
+    }
+
+    fn changes() -> Option<impl Stream<Item = Change> + Send + Unpin> {
+        netlink::changes()
+            .inspect_err(|error| warn!("changes of addresses are seen late: {error}"))
+            .ok()
+    }
+}
+
+/// Waits for ever without a stream.
+async fn next(changes: &mut Option<impl Stream<Item = Change> + Unpin>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(before: &[(IpNet, String)], now: &[(IpNet, String)]) {
+    let missing = |from: &[(IpNet, String)], prefix: &IpNet| from.iter().all(|(p, _)| p != prefix);
+    let added: Vec<_> = now.iter().filter(|(p, _)| missing(before, p)).collect();
+    let removed: Vec<_> = before.iter().filter(|(p, _)| missing(now, p)).collect();
+    for (prefix, reason) in &added {
+        debug!("protect {prefix}: {reason}");
+    }
+    for (prefix, reason) in &removed {
+        debug!("protect {prefix} no more: {reason}");
+    }
+    info!(
+        target: EVENT,
+        {
+            event.action = "protect-changed",
+            packetwatch.entries = now.len(),
+            packetwatch.added = added.len(),
+            packetwatch.removed = removed.len(),
+        },
+        "{} protected prefixes: {} new, {} gone", now.len(), added.len(), removed.len()
+    );
+}
+
+/// A prefix has one reason: the first, so that a session from the gateway does not hide it.
+#[derive(Debug, Default)]
+struct Set(BTreeMap<IpNet, String>);
+
+impl Set {
+    fn add(&mut self, address: IpAddr, reason: &str) {
+        self.add_prefix(IpNet::from(address.to_canonical()), reason);
+    }
+
+    fn add_prefix(&mut self, prefix: IpNet, reason: &str) {
+        let prefix = prefix.trunc();
+        if is_a_host_elsewhere(&prefix) {
+            self.0.entry(prefix).or_insert_with(|| reason.to_owned());
+        }
+    }
+}
+
+/// Loopback never comes in over a wire, and the others are nobody's source address. An allow entry
+/// for one would only help who forges it.
+fn is_a_host_elsewhere(prefix: &IpNet) -> bool {
+    let address = prefix.addr();
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    let whole = prefix.prefix_len() == prefix.max_prefix_len();
+    !(address.is_loopback()
+        || address.is_multicast()
+        || broadcast
+        || (address.is_unspecified() && whole))
+}

@@ -1,0 +1,123 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::time::sleep;
+
+use super::*;
+use crate::netlink::tests::{in_namespace, ip};
+
+fn protector(netlink: &Netlink, own: bool, gateway: bool) -> Protector {
+    let settings = Settings {
+        interfaces: vec!["wan".into(), "no-such-one".into()],
+        own,
+        gateway,
+        sessions: true,
+        extra: vec!["203.0.113.0/24".parse().unwrap()],
+    };
+    let api_peers = || vec!["192.0.2.9".parse().unwrap()];
+    Protector::new(netlink.clone(), settings, Sessions::none(), api_peers)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn settings_say_what_is_protected() {
+    in_namespace(|| async {
+        ip("addr add 198.18.0.1/24 dev wan");
+        ip("addr flush dev wan scope link");
+        ip("route add default via 198.18.0.254");
+        let netlink = Netlink::connect().unwrap();
+        let set = async |own, gateway| -> Vec<String> {
+            let set = protector(&netlink, own, gateway).current().await.unwrap();
+            set.into_iter()
+                .map(|(prefix, reason)| format!("{prefix} {reason}"))
+                .collect()
+        };
+        let own = "198.18.0.1/32 own address of wan";
+        let hop = "198.18.0.254/32 next hop of wan";
+        let others = [
+            "192.0.2.9/32 API client with a token",
+            "203.0.113.0/24 protect.extra of the configuration",
+        ];
+        assert_eq!(set(true, true).await, [others[0], own, hop, others[1]]);
+        assert_eq!(set(true, false).await, [others[0], own, others[1]]);
+        assert_eq!(set(false, true).await, [others[0], hop, others[1]]);
+        assert_eq!(set(false, false).await, others);
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
+    in_namespace(|| async {
+        ip("addr add 198.18.0.1/24 dev wan");
+        let netlink = Netlink::connect().unwrap();
+        let sets: Arc<Mutex<Vec<Vec<IpNet>>>> = Arc::default();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(protector(&netlink, true, true).run(
+            {
+                let sets = Arc::clone(&sets);
+                move |set: Vec<(IpNet, String)>| {
+                    let mut sets = sets.lock().unwrap();
+                    sets.push(set.into_iter().map(|(prefix, _)| prefix).collect());
+                    // The second one is refused, and comes again with the next look.
+                    if sets.len() == 2 { Err("full") } else { Ok(()) }
+                }
+            },
+            shutdown.clone(),
+        ));
+        let added: IpNet = "198.18.0.2/32".parse().unwrap();
+        let offered = || {
+            let sets = sets.lock().unwrap();
+            sets.iter().filter(|set| set.contains(&added)).count()
+        };
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(sets.lock().unwrap().len(), 1);
+
+        ip("addr add 198.18.0.2/24 dev wan");
+        sleep(Duration::from_secs(1)).await;
+        assert_ne!(offered(), 0);
+        // With the next look, at the latest after five seconds.
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!(offered(), 2);
+
+        // A change that adds nothing to protect is not offered.
+        ip("link set lan up");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(sets.lock().unwrap().len(), 3);
+        shutdown.cancel();
+        task.await.unwrap();
+    });
+}
+
+#[test]
+fn loopback_unspecified_and_multicast_are_never_protected() {
+    let mut set = Set::default();
+    for never in [
+        "127.0.0.1/32",
+        "127.0.0.0/8",
+        "::1/128",
+        "0.0.0.0/32",
+        "::/128",
+        "224.0.0.1/32",
+        "ff02::1/128",
+        "255.255.255.255/32",
+    ] {
+        set.add_prefix(never.parse().unwrap(), "test");
+        assert_eq!(set.0.len(), 0, "{never}");
+    }
+    set.add("::ffff:127.0.0.1".parse().unwrap(), "mapped loopback");
+    assert_eq!(set.0.len(), 0);
+}
+
+#[test]
+fn a_prefix_is_canonical_and_keeps_its_first_reason() {
+    let mut set = Set::default();
+    set.add("198.51.100.7".parse().unwrap(), "first");
+    set.add("::ffff:198.51.100.7".parse().unwrap(), "second");
+    set.add_prefix("2001:db8::1/64".parse().unwrap(), "extra");
+    let expected = [("198.51.100.7/32", "first"), ("2001:db8::/64", "extra")];
+    let expected = expected.map(|(prefix, reason)| (prefix.parse().unwrap(), reason.into()));
+    assert_eq!(
+        set.0.into_iter().collect::<Vec<(IpNet, String)>>(),
+        expected
+    );
+}
