@@ -95,7 +95,8 @@ fn a_record_of_a_newer_version_or_none_is_refused() {
 
 #[test]
 fn a_damaged_file_is_refused_with_its_path_and_the_remedy() {
-    let damages: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
         ("no redb file", |bytes| {
             *bytes = b"# a text file\n".repeat(400)
         }),
