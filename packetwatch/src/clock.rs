@@ -1,0 +1,155 @@
+//! The two clocks: CLOCK_MONOTONIC, which the filter compares deadlines with, and UTC, which
+//! people and the disk are told.
+
+use time::{Duration, OffsetDateTime};
+
+use packetwatch_abi::FOREVER;
+
+/// Reads both clocks and converts between them at the present moment.
+///
+/// CLOCK_MONOTONIC stands still while the machine is suspended: suspend prolongs what runs. A step
+/// of the wall clock changes no deadline that was converted before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    #[cfg(test)]
+    skew: Option<&'static skew::Skew>,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_coarse_ns` counts them.
+    pub fn monotonic_ns(&self) -> u64 {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is to a live timespec. The call fails for an unknown clock alone,
+        // and Linux has had this one since 2.6.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        #[cfg(test)]
+        let now = now.saturating_add_signed(self.skew.map_or(0, skew::Skew::monotonic_ns));
+        now
+    }
+
+    pub fn utc(&self) -> OffsetDateTime {
+        let now = OffsetDateTime::now_utc();
+        #[cfg(test)]
+        let now = now + Duration::nanoseconds(self.skew.map_or(0, skew::Skew::utc_ns));
+        now
+    }
+
+    /// The CLOCK_MONOTONIC nanoseconds at which it will be `at`, as things stand now.
+    ///
+    /// What lies before the start of the clock is 0; what lies beyond its 584 years is
+    /// [`FOREVER`].
+    pub fn deadline(&self, at: OffsetDateTime) -> u64 {
+        let ahead = (at - self.utc()).whole_nanoseconds();
+        let deadline = i128::from(self.monotonic_ns()) + ahead;
+        u64::try_from(deadline.max(0)).unwrap_or(FOREVER)
+    }
+
+    /// The UTC time of a deadline; `None` for [`FOREVER`] and for what is beyond the calendar.
+    pub fn utc_of(&self, monotonic_ns: u64) -> Option<OffsetDateTime> {
+        if monotonic_ns == FOREVER {
+            return None;
+        }
+        let ahead = i128::from(monotonic_ns) - i128::from(self.monotonic_ns());
+        let ahead = Duration::new(
+            i64::try_from(ahead / 1_000_000_000).ok()?,
+            (ahead % 1_000_000_000) as i32,
+        );
+        self.utc().checked_add(ahead)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod skew {
+    //! A clock that tests may put forward: time passes without waiting for it.
+
+    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+    use super::Clock;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Skew {
+        monotonic_ns: AtomicI64,
+        utc_ns: AtomicI64,
+    }
+
+    impl Skew {
+        pub(super) fn monotonic_ns(&self) -> i64 {
+            self.monotonic_ns.load(Relaxed)
+        }
+
+        pub(super) fn utc_ns(&self) -> i64 {
+            self.utc_ns.load(Relaxed)
+        }
+    }
+
+    impl Clock {
+        /// A clock that the test alone moves beyond the real one.
+        pub(crate) fn movable() -> Self {
+            Self {
+                skew: Some(Box::leak(Box::default())),
+            }
+        }
+
+        pub(crate) fn advance(&self, by: std::time::Duration) {
+            let ns = by.as_nanos() as i64;
+            let skew = self.skew.expect("a movable clock");
+            skew.monotonic_ns.fetch_add(ns, Relaxed);
+            skew.utc_ns.fetch_add(ns, Relaxed);
+        }
+
+        /// As a reboot would: the same UTC, another CLOCK_MONOTONIC.
+        pub(crate) fn restarted(&self, monotonic_ns: i64) -> Self {
+            let clock = Self::movable();
+            let (old, new) = (self.skew.expect("a movable clock"), clock.skew.unwrap());
+            new.utc_ns.store(old.utc_ns(), Relaxed);
+            new.monotonic_ns.store(monotonic_ns, Relaxed);
+            clock
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLERANCE_NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_deadline_converts_there_and_back() {
+        let clock = Clock::new();
+        let at = clock.utc() + Duration::minutes(10);
+        let deadline = clock.deadline(at);
+        assert!(deadline.abs_diff(clock.monotonic_ns() + 600_000_000_000) < TOLERANCE_NS);
+        let back = clock.utc_of(deadline).unwrap();
+        assert!((back - at).abs() < Duration::seconds(1));
+        let past = clock.utc_of(clock.monotonic_ns() - 1_500_000_000).unwrap();
+        assert!((clock.utc() - past - Duration::milliseconds(1500)).abs() < Duration::seconds(1));
+    }
+
+    #[test]
+    fn conversions_saturate() {
+        let clock = Clock::new();
+        assert_eq!(clock.deadline(OffsetDateTime::UNIX_EPOCH), 0);
+        let far = time::macros::datetime!(9999-12-31 0:00 UTC);
+        assert_eq!(clock.deadline(far), FOREVER);
+        assert_eq!(clock.utc_of(FOREVER), None);
+        assert!(clock.utc_of(FOREVER - 1).is_some());
+    }
+
+    #[test]
+    fn a_moved_clock_moves_both_ways_of_telling_time() {
+        let clock = Clock::movable();
+        let (ns, utc) = (clock.monotonic_ns(), clock.utc());
+        clock.advance(std::time::Duration::from_secs(3600));
+        assert!((clock.monotonic_ns() - ns).abs_diff(3600 * 1_000_000_000) < TOLERANCE_NS);
+        assert!((clock.utc() - utc - Duration::hours(1)).abs() < Duration::seconds(1));
+    }
+}

@@ -1,0 +1,353 @@
+//! Bans in memory and in the kernel, and what is remembered of those who were banned.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use packetwatch_abi::FOREVER;
+
+use super::{
+    entry::{BanEntry, BanOrder, BanOutcome, ByFamily},
+    error::WriteError,
+    event::{self, BanEvent},
+    journal::Batch,
+    maps::Maps,
+    offences::Offences,
+    prefix_map::PrefixMap,
+    record::BanRecord,
+};
+use crate::{clock::Clock, dataplane, rules::BanLength};
+
+/// A ban that the kernel knows of. A spent one has ended, but windows reach back beyond its end.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) entry: BanEntry,
+    /// CLOCK_MONOTONIC nanoseconds
+    pub(super) until: u64,
+    within: Duration,
+    spent: bool,
+}
+
+impl Held {
+    pub(super) fn is_live(&self, now: u64) -> bool {
+        !self.spent && now < self.until
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Bans {
+    held: PrefixMap<Held>,
+    offences: Offences,
+    /// live ones by their end
+    ends: BTreeSet<(u64, IpNet)>,
+    /// spent ones by their end, each with the time to remove it
+    spent: BTreeMap<(u64, IpNet), u64>,
+    counts: ByFamily,
+    capacity: u32,
+    /// rows that the journal does not have as they are here
+    unwritten: BTreeSet<IpNet>,
+}
+
+impl Bans {
+    pub(super) fn new(capacity: u32, offences: Offences) -> Self {
+        Self {
+            held: PrefixMap::default(),
+            offences,
+            ends: BTreeSet::new(),
+            spent: BTreeMap::new(),
+            counts: ByFamily::default(),
+            capacity,
+            unwritten: BTreeSet::new(),
+        }
+    }
+
+    /// Takes a ban from the journal. The kernel's own deadline, if it has one, is the better one:
+    /// the wall clock may have been set while no daemon ran.
+    pub(super) fn restore(
+        &mut self,
+        prefix: IpNet,
+        record: BanRecord,
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<(), dataplane::Error> {
+        let now = clock.monotonic_ns();
+        let (within, spent) = (record.within, record.spent);
+        let entry = record.into_entry(prefix);
+        let mut until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
+        match maps.ban_of(prefix)? {
+            Some(ban) if spent || now < ban.until => until = ban.until,
+            None if spent => {
+                self.unwritten.insert(prefix);
+                return Ok(());
+            }
+            _ if now < until => maps.ban(prefix, until)?,
+            _ => {}
+        }
+        self.hold(Held {
+            entry,
+            until,
+            within,
+            spent,
+        });
+        Ok(())
+    }
+
+    /// Bans as ordered, for as long as the remembered offences of the prefix make it.
+    pub(super) fn ban(
+        &mut self,
+        order: BanOrder,
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<BanOutcome, WriteError> {
+        let prefix = order.prefix.trunc();
+        let (now, utc) = (clock.monotonic_ns(), clock.utc());
+        if self.live(prefix, now).is_some() {
+            return Ok(BanOutcome::Already);
+        }
+        self.make_room(prefix, maps, clock)?;
+        let repeat = self.offences.count(prefix, now).saturating_add(1);
+        let length = match order.ban {
+            BanLength::Forever => None,
+            BanLength::For(first) => Some(escalated(first, order.escalate, order.max_ban, repeat)),
+        };
+        // A length beyond the calendar is for ever, on both clocks.
+        let expires_at = length
+            .and_then(|length| time::Duration::try_from(length).ok())
+            .and_then(|length| utc.checked_add(length));
+        let until = match (expires_at, length) {
+            (Some(_), Some(length)) => after(now, length),
+            _ => FOREVER,
+        };
+        maps.ban(prefix, until)?;
+        let entry = BanEntry {
+            prefix,
+            rule: order.rule,
+            reason: order.reason,
+            offender: order.offender,
+            repeat,
+            created_at: utc,
+            expires_at,
+        };
+        self.drop_held(prefix);
+        self.hold(Held {
+            entry: entry.clone(),
+            until,
+            within: order.within,
+            spent: false,
+        });
+        let forgotten = self.offences.remember(prefix, repeat, until, order.max_ban);
+        self.unwritten.extend(forgotten);
+        self.unwritten.insert(prefix);
+        event::ban(BanEvent::Ban, &entry);
+        Ok(BanOutcome::Banned(entry))
+    }
+
+    /// What the journal is to hold of a ban that is lifted now.
+    pub(super) fn lifted(&self, prefix: IpNet, clock: Clock) -> Option<BanRecord> {
+        let held = self.live(prefix, clock.monotonic_ns())?;
+        let mut entry = held.entry.clone();
+        entry.expires_at = Some(clock.utc());
+        Some(BanRecord::new(&entry, held.within, true))
+    }
+
+    /// Lifts a ban and forgets the offences of its prefix. `None` if it ended in the meantime.
+    pub(super) fn lift(
+        &mut self,
+        prefix: IpNet,
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<Option<BanEntry>, dataplane::Error> {
+        self.unwritten.insert(prefix);
+        let now = clock.monotonic_ns();
+        let is_live = self.live(prefix, now).is_some();
+        if is_live {
+            maps.ban(prefix, now)?;
+        }
+        self.offences.forget(prefix);
+        let Some(mut held) = is_live.then(|| self.drop_held(prefix)).flatten() else {
+            return Ok(None);
+        };
+        let entry = held.entry.clone();
+        held.entry.expires_at = Some(clock.utc());
+        held.until = now;
+        held.spent = true;
+        self.hold(held);
+        event::ban(BanEvent::Unban, &entry);
+        Ok(Some(entry))
+    }
+
+    /// Turns bans that have ended into spent ones and returns them; removes spent ones that no
+    /// window reaches, and offences beyond memory.
+    pub(super) fn sweep(&mut self, maps: &dyn Maps, now: u64) -> Vec<BanEntry> {
+        let last = |&(end, _): &(u64, IpNet)| end <= now;
+        let ended: Vec<IpNet> = self
+            .ends
+            .iter()
+            .copied()
+            .take_while(last)
+            .map(|e| e.1)
+            .collect();
+        let ended = ended
+            .into_iter()
+            .filter_map(|prefix| {
+                let mut held = self.drop_held(prefix)?;
+                let entry = held.entry.clone();
+                held.spent = true;
+                self.hold(held);
+                self.unwritten.insert(prefix);
+                event::ban(BanEvent::Expired, &entry);
+                Some(entry)
+            })
+            .collect();
+        let due: Vec<IpNet> = self
+            .spent
+            .iter()
+            .filter(|(_, remove_at)| **remove_at <= now)
+            .map(|((_, prefix), _)| *prefix)
+            .collect();
+        for prefix in due {
+            // Kept on failure: the next sweep tries again.
+            match maps.remove_ban(prefix) {
+                Ok(()) => {
+                    self.drop_held(prefix);
+                    self.unwritten.insert(prefix);
+                }
+                Err(error) => event::kernel_refused(
+                    "removing an ended ban, tried again within a second",
+                    Some(prefix),
+                    &error,
+                ),
+            }
+        }
+        self.unwritten.extend(self.offences.sweep(now));
+        ended
+    }
+
+    pub(super) fn live(&self, prefix: IpNet, now: u64) -> Option<&Held> {
+        self.held.get(prefix).filter(|held| held.is_live(now))
+    }
+
+    /// Live bans behind `cursor`, in order.
+    pub(super) fn after(&self, cursor: Option<IpNet>, now: u64) -> impl Iterator<Item = &Held> {
+        let held = self.held.after(cursor).map(|(_, held)| held);
+        held.filter(move |held| held.is_live(now))
+    }
+
+    /// Live bans that cover a prefix, the most specific first.
+    pub(super) fn covering(&self, prefix: IpNet, now: u64) -> impl Iterator<Item = &Held> {
+        let held = self.held.covering(prefix).map(|(_, held)| held);
+        held.filter(move |held| held.is_live(now))
+    }
+
+    /// Bans that have not ended.
+    pub(super) fn counts(&self) -> ByFamily {
+        self.counts
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn mark_unwritten(&mut self, rows: impl IntoIterator<Item = IpNet>) {
+        self.unwritten.extend(rows);
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Moves the rows that the journal lacks into `batch`.
+    pub(super) fn take_unwritten(&mut self, batch: &mut Batch, clock: Clock) {
+        for prefix in std::mem::take(&mut self.unwritten) {
+            let ban = self.held.get(prefix);
+            let ban = ban.map(|held| BanRecord::new(&held.entry, held.within, held.spent));
+            batch.bans.push((prefix, ban));
+            batch
+                .offences
+                .push((prefix, self.offences.record(prefix, clock)));
+        }
+    }
+
+    /// At capacity the spent ban that ended first makes room; windows from before its end must
+    /// then not count either.
+    fn make_room(
+        &mut self,
+        prefix: IpNet,
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<(), WriteError> {
+        if self.held.len() < self.capacity as usize || self.held.get(prefix).is_some() {
+            return Ok(());
+        }
+        self.sweep(maps, clock.monotonic_ns());
+        if self.held.len() < self.capacity as usize {
+            return Ok(());
+        }
+        let Some((&(_, oldest), _)) = self.spent.first_key_value() else {
+            return Err(WriteError::Full {
+                list: "bans",
+                capacity: self.capacity,
+            });
+        };
+        maps.forget_caller(oldest)?;
+        maps.remove_ban(oldest)?;
+        self.drop_held(oldest);
+        self.unwritten.insert(oldest);
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held) {
+        let (prefix, until) = (held.entry.prefix, held.until);
+        if held.spent {
+            self.spent
+                .insert((until, prefix), after(until, held.within));
+        } else {
+            *self.counts.of(prefix) += 1;
+            if until != FOREVER {
+                self.ends.insert((until, prefix));
+            }
+        }
+        self.held.insert(prefix, held);
+    }
+
+    fn drop_held(&mut self, prefix: IpNet) -> Option<Held> {
+        let held = self.held.remove(prefix)?;
+        if held.spent {
+            self.spent.remove(&(held.until, prefix));
+        } else {
+            *self.counts.of(prefix) -= 1;
+            self.ends.remove(&(held.until, prefix));
+        }
+        Some(held)
+    }
+}
+
+/// The length of the `repeat`-th ban: `first * escalate^(repeat-1)`, at most `max`.
+fn escalated(first: Duration, escalate: f64, max: Duration, repeat: u32) -> Duration {
+    let exponent = i32::try_from(repeat - 1).unwrap_or(i32::MAX);
+    let seconds = first.as_secs_f64() * escalate.powi(exponent);
+    Duration::try_from_secs_f64(seconds).map_or(max, |length| length.min(max))
+}
+
+/// A deadline `length` after another.
+pub(super) fn after(ns: u64, length: Duration) -> u64 {
+    ns.saturating_add(u64::try_from(length.as_nanos()).unwrap_or(FOREVER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_multiply_up_to_the_longest() {
+        let (first, max) = (Duration::from_secs(600), Duration::from_secs(86_400));
+        let minutes = |repeat| escalated(first, 2.0, max, repeat).as_secs() / 60;
+        let lengths: Vec<u64> = (1..=9).map(minutes).collect();
+        assert_eq!(lengths, [10, 20, 40, 80, 160, 320, 640, 1280, 1440]);
+        assert_eq!(escalated(first, 100.0, max, u32::MAX), max);
+        assert_eq!(escalated(first, 1.0, max, u32::MAX), first);
+        assert_eq!(escalated(first, 100.0, Duration::MAX, 99), Duration::MAX);
+    }
+}

@@ -1,0 +1,157 @@
+//! Log lines of the lists. The fields are those of the Elastic Common Schema.
+
+use ipnet::IpNet;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tracing::{Level, event};
+
+use super::{
+    entry::{BanEntry, Entry, List},
+    state::Shelf,
+};
+
+/// Lines with this target are events: they have an `event.action` and are streamed.
+const TARGET: &str = "packetwatch::event";
+
+pub(super) fn added(list: List, entry: &Entry, created: bool) {
+    let Entry {
+        prefix,
+        reason,
+        source,
+        created_at: _,
+        expires_at,
+    } = entry;
+    let verb = if created { "added to" } else { "changed in" };
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = match list {
+            List::Allow => "allow-added",
+            List::Deny => "deny-added",
+        },
+        packetwatch.list = list.as_str(),
+        packetwatch.prefix = %prefix,
+        packetwatch.source = source.as_str(),
+        packetwatch.reason = reason.as_deref(),
+        packetwatch.expires_at = rfc3339(*expires_at),
+        "{prefix} {verb} the {list} list"
+    );
+}
+
+/// One line for many entries: a list of a million is no million lines.
+pub(super) fn added_many(list: List, added: usize, updated: usize) {
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = match list {
+            List::Allow => "allow-added",
+            List::Deny => "deny-added",
+        },
+        packetwatch.list = list.as_str(),
+        packetwatch.added = added,
+        packetwatch.updated = updated,
+        "{added} added to the {list} list, {updated} changed in it"
+    );
+}
+
+pub(super) fn removed(shelf: Shelf, entry: &Entry, ended: bool) {
+    let list = shelf.list();
+    let prefix = entry.prefix;
+    let cause = if ended { "its time is over" } else { "removed" };
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = match list {
+            List::Allow => "allow-removed",
+            List::Deny => "deny-removed",
+        },
+        packetwatch.list = list.as_str(),
+        packetwatch.prefix = %prefix,
+        packetwatch.source = entry.source.as_str(),
+        packetwatch.reason = entry.reason.as_deref(),
+        packetwatch.expires_at = rfc3339(entry.expires_at),
+        "{prefix} is no longer in the {list} list: {cause}"
+    );
+}
+
+pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize) {
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = "list-replaced",
+        packetwatch.list = list.as_str(),
+        packetwatch.added = added,
+        packetwatch.updated = updated,
+        packetwatch.removed = removed,
+        "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"
+    );
+}
+
+/// What happened to a ban.
+#[derive(Clone, Copy)]
+pub(super) enum BanEvent {
+    Ban,
+    Unban,
+    Expired,
+}
+
+pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
+    let BanEntry {
+        prefix,
+        rule,
+        reason,
+        offender,
+        repeat,
+        created_at: _,
+        expires_at,
+    } = ban;
+    let (action, words) = match event {
+        BanEvent::Ban => ("ban", "banned"),
+        BanEvent::Unban => ("unban", "unbanned"),
+        BanEvent::Expired => ("ban-expired", "no longer banned: the ban has ended"),
+    };
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = action,
+        packetwatch.prefix = %prefix,
+        source.ip = %offender,
+        rule.name = rule.as_str(),
+        packetwatch.reason = reason.as_str(),
+        packetwatch.repeat = repeat,
+        packetwatch.expires_at = rfc3339(*expires_at),
+        "{prefix} {words}"
+    );
+}
+
+/// A line for each: they are few, and whoever is locked out wants to read which.
+pub(super) fn protected(now_protected: &[Entry], no_longer: &[Entry]) {
+    for entry in now_protected {
+        added(List::Allow, entry, true);
+    }
+    for entry in no_longer {
+        removed(Shelf::Protected, entry, false);
+    }
+}
+
+pub(super) fn not_written(error: &dyn std::error::Error, retry_in: std::time::Duration) {
+    tracing::error!(
+        error.message = %error,
+        "bans are not written to the journal; tried again in {retry_in:?}. See to the state directory's disk"
+    );
+}
+
+pub(super) fn kernel_refused(
+    operation: &str,
+    prefix: Option<IpNet>,
+    error: &crate::dataplane::Error,
+) {
+    tracing::error!(
+        error.message = %error,
+        packetwatch.prefix = prefix.map(tracing::field::display),
+        "{operation}: the kernel refused"
+    );
+}
+
+fn rfc3339(at: Option<OffsetDateTime>) -> Option<String> {
+    at.and_then(|at| at.format(&Rfc3339).ok())
+}

@@ -1,0 +1,302 @@
+//! The lists on disk: one redb file, one transaction a change.
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
+    StorageBackend, StorageError, TableDefinition, backends::FileBackend,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    entry::List,
+    error::{JournalError, OpenError},
+    record::{self, BanRecord, EntryRecord, OffenceRecord, Unreadable, VERSION},
+};
+
+/// Keys are prefixes as people write them, values are JSON records.
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const ALLOW: Table = TableDefinition::new("allow");
+const DENY: Table = TableDefinition::new("deny");
+const BANS: Table = TableDefinition::new("bans");
+const OFFENCES: Table = TableDefinition::new("offences");
+
+/// The row of [`META`] with the version of the tables.
+const VERSION_KEY: &str = "version";
+
+/// The lists are in memory as it is; redb's default of 1 GiB would hold them twice.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Everything the journal holds.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Contents {
+    pub(super) entries: Vec<(List, IpNet, EntryRecord)>,
+    pub(super) bans: Vec<(IpNet, BanRecord)>,
+    pub(super) offences: Vec<(IpNet, OffenceRecord)>,
+}
+
+/// Rows to be written in one transaction; `None` removes.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) entries: Vec<(List, IpNet, Option<EntryRecord>)>,
+    pub(super) bans: Vec<(IpNet, Option<BanRecord>)>,
+    pub(super) offences: Vec<(IpNet, Option<OffenceRecord>)>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self {
+            entries,
+            bans,
+            offences,
+        } = self;
+        entries.is_empty() && bans.is_empty() && offences.is_empty()
+    }
+}
+
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
+/// The only writer of the file, which it keeps locked against other processes.
+pub(super) struct Journal {
+    /// `None` after a failed write: redb takes no more until it is opened again.
+    database: Option<Database>,
+    open: Opener,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("path", &self.path).finish()
+    }
+}
+
+impl Journal {
+    const FILE: &str = "journal.redb";
+
+    /// Opens `journal.redb` in `state_dir`; makes both if they are not there.
+    pub(super) fn open(state_dir: &Path) -> Result<(Self, Contents), OpenError> {
+        let directory = |source| OpenError::Directory {
+            path: state_dir.to_owned(),
+            source,
+        };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(state_dir).map_err(directory)?;
+        let path = state_dir.join(Self::FILE);
+        let file = path.clone();
+        let opened = Self::over(path, move || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).mode(0o600);
+            FileBackend::new(options.open(&file)?)
+        })?;
+        // The name of a new file is on disk when its directory is.
+        let synced = File::open(state_dir).and_then(|dir| dir.sync_all());
+        synced.map_err(directory)?;
+        Ok(opened)
+    }
+
+    /// Opens a journal over any storage; `path` names it in errors. `storage` is called again
+    /// after a failed write.
+    pub(super) fn over<B: StorageBackend>(
+        path: PathBuf,
+        storage: impl Fn() -> Result<B, DatabaseError> + Send + 'static,
+    ) -> Result<(Self, Contents), OpenError> {
+        let open: Opener = Box::new(move || {
+            Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(true)
+                .create_with_backend(storage()?)
+        });
+        let database = open().map_err(|error| unopened(&path, error))?;
+        let contents = load(&database, &path)?;
+        let journal = Self {
+            database: Some(database),
+            open,
+            path,
+        };
+        Ok((journal, contents))
+    }
+
+    /// Writes the batch in one transaction. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// When the store fails. Whether the batch is on disk is then unknown: the caller writes the
+    /// rows again as they should be.
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), JournalError> {
+        let outcome = self.try_commit(batch);
+        if outcome.is_err() {
+            self.database = None;
+        }
+        outcome.map_err(JournalError::from)
+    }
+
+    fn try_commit(&mut self, batch: &Batch) -> Result<(), redb::Error> {
+        let database = match &mut self.database {
+            Some(database) => database,
+            closed => closed.insert((self.open)()?),
+        };
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let mut allow = transaction.open_table(ALLOW)?;
+            let mut deny = transaction.open_table(DENY)?;
+            for (list, prefix, record) in &batch.entries {
+                let table = match list {
+                    List::Allow => &mut allow,
+                    List::Deny => &mut deny,
+                };
+                write(table, *prefix, record.as_ref())?;
+            }
+            let mut bans = transaction.open_table(BANS)?;
+            for (prefix, record) in &batch.bans {
+                write(&mut bans, *prefix, record.as_ref())?;
+            }
+            let mut offences = transaction.open_table(OFFENCES)?;
+            for (prefix, record) in &batch.offences {
+                write(&mut offences, *prefix, record.as_ref())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn write<R: Serialize>(
+    table: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    prefix: IpNet,
+    record: Option<&R>,
+) -> Result<(), StorageError> {
+    let key = prefix.to_string();
+    match record {
+        Some(record) => table.insert(key.as_str(), record::encode(record).as_slice())?,
+        None => table.remove(key.as_str())?,
+    };
+    Ok(())
+}
+
+/// Makes the tables of a new file, reads those of an old one.
+fn load(database: &Database, path: &Path) -> Result<Contents, OpenError> {
+    let failed = |error: redb::Error| unread(path, error);
+    let version = prepare(database).map_err(failed)?;
+    if version > VERSION {
+        return Err(newer(path, version));
+    }
+    let mut contents = Contents::default();
+    for (list, table) in [(List::Allow, ALLOW), (List::Deny, DENY)] {
+        let rows = read(database, table, path)?;
+        let rows = rows.into_iter();
+        contents
+            .entries
+            .extend(rows.map(|(prefix, record)| (list, prefix, record)));
+    }
+    contents.bans = read(database, BANS, path)?;
+    contents.offences = read(database, OFFENCES, path)?;
+    Ok(contents)
+}
+
+/// The version of the tables; sets it if there is none. A newer file is left as it is.
+fn prepare(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let found = {
+        let mut meta = transaction.open_table(META)?;
+        let found = meta.get(VERSION_KEY)?.map(|version| version.value());
+        if found.is_none() {
+            meta.insert(VERSION_KEY, VERSION)?;
+        }
+        found
+    };
+    if found.is_some_and(|version| version >= VERSION) {
+        transaction.abort()?;
+    } else {
+        for table in [ALLOW, DENY, BANS, OFFENCES] {
+            transaction.open_table(table)?;
+        }
+        transaction.commit()?;
+    }
+    Ok(found.unwrap_or(VERSION))
+}
+
+fn read<R: DeserializeOwned>(
+    database: &Database,
+    table: Table,
+    path: &Path,
+) -> Result<Vec<(IpNet, R)>, OpenError> {
+    let rows = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+        let table = database.begin_read()?.open_table(table)?;
+        let mut rows = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            rows.push((key.value().to_owned(), value.value().to_owned()));
+        }
+        Ok(rows)
+    };
+    let damaged = |key: &str, cause: String| OpenError::Damaged {
+        path: path.to_owned(),
+        cause: format!("{key}: {cause}"),
+    };
+    rows()
+        .map_err(|error| unread(path, error))?
+        .into_iter()
+        .map(|(key, value)| {
+            let prefix: IpNet = key
+                .parse()
+                .map_err(|error: ipnet::AddrParseError| damaged(&key, error.to_string()))?;
+            let record = record::decode(&value).map_err(|unreadable| match unreadable {
+                Unreadable::Newer(version) => newer(path, version),
+                Unreadable::Damaged(cause) => damaged(&key, cause),
+            })?;
+            Ok((prefix.trunc(), record))
+        })
+        .collect()
+}
+
+fn newer(path: &Path, found: u64) -> OpenError {
+    OpenError::Newer {
+        path: path.to_owned(),
+        found,
+        known: VERSION,
+    }
+}
+
+fn unopened(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::Locked { path }
+        }
+        error => unread(&path, error.into()),
+    }
+}
+
+/// Tells a damaged file from a disk that fails.
+fn unread(path: &Path, error: redb::Error) -> OpenError {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    let path = path.to_owned();
+    let damaged = match &error {
+        redb::Error::Io(io) => matches!(io.kind(), InvalidData | UnexpectedEof),
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TypeDefinitionChanged { .. } => true,
+        _ => false,
+    };
+    if damaged {
+        let cause = error.to_string();
+        OpenError::Damaged { path, cause }
+    } else {
+        let source = error.into();
+        OpenError::Journal { path, source }
+    }
+}

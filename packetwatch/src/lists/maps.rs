@@ -1,0 +1,25 @@
+//! The kernel side of the lists.
+
+use ipnet::IpNet;
+use packetwatch_abi::{Ban, Standing, Tally};
+
+use crate::dataplane::Error;
+
+/// The maps that the lists are projected into.
+///
+/// Removing or forgetting what is not there is no error. Times are CLOCK_MONOTONIC nanoseconds.
+pub trait Maps: Send + Sync + 'static {
+    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), Error>;
+    fn remove_standing(&self, prefix: IpNet) -> Result<(), Error>;
+    /// All at once: no packet sees a mixture of the former standings and these.
+    fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error>;
+    /// What the entry with this slot decided on, over all CPUs.
+    fn list_hits(&self, slot: u32) -> Result<Tally, Error>;
+    fn clear_list_hits(&self, slot: u32) -> Result<(), Error>;
+    /// Bans until `until_ns`, or moves the end of a ban there.
+    fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error>;
+    fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error>;
+    fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
+    /// Forgets what was counted of a unit.
+    fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
+}

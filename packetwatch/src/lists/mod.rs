@@ -1,0 +1,212 @@
+//! The allow and deny lists and the bans: one writer, a journal, a projection into kernel maps.
+//!
+//! ```text
+//! api, cli ──► put, remove, add, replace ──► journal (fsync) ──► state ──► projection ──► maps
+//! rule loop ─► ban ──► bans and their map ──► journal, by group commit
+//! ```
+//!
+//! Three locks, taken in this order: the journal by whoever writes lists, for the whole write with
+//! its fsync; then, for moments, the state or the bans. So readers and bans never wait for a disk.
+
+mod bans;
+mod entry;
+mod error;
+mod event;
+mod flusher;
+mod journal;
+mod maps;
+mod offences;
+mod prefix_map;
+mod projection;
+mod reads;
+mod record;
+mod state;
+mod sweep;
+mod writes;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use packetwatch_abi::FOREVER;
+
+pub use entry::{
+    Added, BanEntry, BanOrder, BanOutcome, BanRow, ByFamily, Capacity, Counts, Covering, Entry,
+    Expired, Force, List, NewEntry, Page, PageQuery, Put, Replaced, Row, Source,
+};
+pub use error::{JournalError, OpenError, WriteError};
+pub use maps::Maps;
+
+use crate::clock::Clock;
+use bans::Bans;
+use flusher::{Flusher, Wake};
+use journal::{Contents, Journal};
+use offences::Offences;
+use projection::Projection;
+use state::{Change, Draft, State};
+
+/// The lists. Clones share them; the last one to go writes what is not yet in the journal.
+///
+/// Methods that write block for an fsync: async callers use `spawn_blocking`.
+#[derive(Clone)]
+pub struct Lists(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    /// Dropped with the last clone of [`Lists`]: it ends the thread after a last flush.
+    _flusher: Flusher,
+}
+
+/// What the lists and the thread of the group commit share.
+struct Shared {
+    maps: Box<dyn Maps>,
+    clock: Clock,
+    capacity: Capacity,
+    /// The right to write lists.
+    journal: Mutex<Journal>,
+    state: Mutex<State>,
+    bans: Mutex<Bans>,
+    wake: Wake,
+}
+
+impl fmt::Debug for Lists {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lists")
+            .field("capacity", &self.0.shared.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lists {
+    /// Reads the journal in `state_dir`, which is made if need be, and projects it into `maps`.
+    ///
+    /// # Errors
+    /// [`OpenError`]. A damaged, newer or locked journal is left as it is.
+    pub fn open(
+        state_dir: &Path,
+        maps: impl Maps,
+        capacity: Capacity,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let (journal, contents) = Journal::open(state_dir)?;
+        Self::start(journal, contents, Box::new(maps), capacity, clock)
+    }
+
+    fn start(
+        journal: Journal,
+        contents: Contents,
+        maps: Box<dyn Maps>,
+        capacity: Capacity,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let Contents {
+            entries,
+            bans,
+            offences,
+        } = contents;
+        let state = restore_entries(entries, &*maps, capacity.lists, clock)?;
+        let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
+        let shared = Arc::new(Shared {
+            maps,
+            clock,
+            capacity,
+            journal: Mutex::new(journal),
+            state: Mutex::new(state),
+            bans: Mutex::new(bans),
+            wake: Wake::default(),
+        });
+        let flusher = Flusher::start(Arc::clone(&shared)).map_err(OpenError::Thread)?;
+        Ok(Self(Arc::new(Handle {
+            shared,
+            _flusher: flusher,
+        })))
+    }
+
+    /// Writes what the journal lacks. On failure it is logged and tried again in the background.
+    pub fn flush(&self) {
+        self.0.shared.flush();
+    }
+}
+
+impl Shared {
+    // A panic under a lock may have left memory and kernel apart: who comes after panics as well,
+    // and the journal is read again at the next start.
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().expect("no writer panicked")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no writer panicked")
+    }
+
+    fn bans(&self) -> MutexGuard<'_, Bans> {
+        self.bans.lock().expect("no writer panicked")
+    }
+}
+
+fn restore_entries(
+    entries: Vec<(List, ipnet::IpNet, record::EntryRecord)>,
+    maps: &dyn Maps,
+    capacity: u32,
+    clock: Clock,
+) -> Result<State, OpenError> {
+    if entries.len() > capacity as usize {
+        return Err(OpenError::Capacity {
+            table: "lists",
+            found: entries.len(),
+            capacity,
+        });
+    }
+    let changes = entries.into_iter().map(|(list, prefix, record)| {
+        let forced = record.forced;
+        let entry = record.into_entry(prefix);
+        let until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
+        Change {
+            shelf: list.into(),
+            prefix,
+            to: Some(Draft {
+                entry,
+                until,
+                forced,
+            }),
+        }
+    });
+    let mut state = State::new(capacity);
+    let (_, slots) = state.apply(changes.collect());
+    for slot in slots {
+        maps.clear_list_hits(slot)?;
+    }
+    Projection::whole(&state, clock.monotonic_ns()).write(maps)?;
+    Ok(state)
+}
+
+fn restore_bans(
+    rows: Vec<(ipnet::IpNet, record::BanRecord)>,
+    offences: Vec<(ipnet::IpNet, record::OffenceRecord)>,
+    maps: &dyn Maps,
+    capacity: u32,
+    clock: Clock,
+) -> Result<Bans, OpenError> {
+    if rows.len() > capacity as usize {
+        return Err(OpenError::Capacity {
+            table: "bans",
+            found: rows.len(),
+            capacity,
+        });
+    }
+    let mut remembered = Offences::default();
+    for (prefix, record) in &offences {
+        remembered.restore(*prefix, record, clock);
+    }
+    let mut bans = Bans::new(capacity, remembered);
+    for (prefix, record) in rows {
+        bans.restore(prefix, record, maps, clock)?;
+    }
+    Ok(bans)
+}
+
+#[cfg(test)]
+mod tests;

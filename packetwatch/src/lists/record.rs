@@ -1,0 +1,175 @@
+//! What the journal holds of an entry, a ban and an offence: JSON with a version, so that a later
+//! daemon can tell what it reads.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use time::{OffsetDateTime, serde::rfc3339};
+
+use super::entry::{BanEntry, Entry, Source};
+
+/// Version of the tables and of every record in them.
+pub(super) const VERSION: u64 = 1;
+
+/// The value of a prefix in the allow or the deny list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct EntryRecord {
+    reason: Option<String>,
+    source: Source,
+    #[serde(with = "rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+    /// a deny that takes a protected prefix out of protection
+    pub(super) forced: bool,
+}
+
+/// The value of a banned prefix, kept while the kernel knows of the ban.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct BanRecord {
+    rule: String,
+    reason: String,
+    offender: IpAddr,
+    repeat: u32,
+    #[serde(with = "rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+    /// how long the kernel keeps the ban after its end
+    pub(super) within: Duration,
+    /// ended, and its end was told
+    pub(super) spent: bool,
+}
+
+/// The value of a prefix that was banned and may be again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct OffenceRecord {
+    /// bans so far
+    pub(super) count: u32,
+    /// end of the last one
+    #[serde(with = "rfc3339::option")]
+    pub(super) ban_ends_at: Option<OffsetDateTime>,
+    /// how long after that it is remembered
+    pub(super) memory: Duration,
+}
+
+impl EntryRecord {
+    pub(super) fn new(entry: &Entry, forced: bool) -> Self {
+        let Entry {
+            prefix: _,
+            reason,
+            source,
+            created_at,
+            expires_at,
+        } = entry.clone();
+        Self {
+            reason,
+            source,
+            created_at,
+            expires_at,
+            forced,
+        }
+    }
+
+    pub(super) fn into_entry(self, prefix: IpNet) -> Entry {
+        Entry {
+            prefix,
+            reason: self.reason,
+            source: self.source,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+impl BanRecord {
+    pub(super) fn new(ban: &BanEntry, within: Duration, spent: bool) -> Self {
+        let BanEntry {
+            prefix: _,
+            rule,
+            reason,
+            offender,
+            repeat,
+            created_at,
+            expires_at,
+        } = ban.clone();
+        Self {
+            rule,
+            reason,
+            offender,
+            repeat,
+            created_at,
+            expires_at,
+            within,
+            spent,
+        }
+    }
+
+    pub(super) fn into_entry(self, prefix: IpNet) -> BanEntry {
+        BanEntry {
+            prefix,
+            rule: self.rule,
+            reason: self.reason,
+            offender: self.offender,
+            repeat: self.repeat,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    v: u64,
+    #[serde(flatten)]
+    record: T,
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unreadable {
+    Newer(u64),
+    Damaged(String),
+}
+
+pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    let versioned = Versioned { v: VERSION, record };
+    serde_json::to_vec(&versioned).expect("records are maps of strings, numbers and options")
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+    let Version { v } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if v > VERSION {
+        return Err(Unreadable::Newer(v));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let record = OffenceRecord {
+            count: 3,
+            ban_ends_at: Some(OffsetDateTime::UNIX_EPOCH),
+            memory: Duration::MAX,
+        };
+        assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn a_newer_record_is_told_from_a_damaged_one() {
+        let newer = decode::<OffenceRecord>(br#"{"v":2,"tally":{}}"#);
+        assert_eq!(newer, Err(Unreadable::Newer(2)));
+        let damaged = decode::<OffenceRecord>(br#"{"v":1,"count":"#);
+        assert!(matches!(damaged, Err(Unreadable::Damaged(_))));
+    }
+}

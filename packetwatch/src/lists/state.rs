@@ -1,0 +1,302 @@
+//! The allow and deny lists in memory, the source of what the kernel is told.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use packetwatch_abi::FOREVER;
+
+use super::{
+    entry::{ByFamily, Entry, List},
+    journal::Batch,
+    prefix_map::{PrefixMap, address},
+    record::EntryRecord,
+};
+
+/// Where an entry stands. Protected entries allow, but are derived and not journaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shelf {
+    Allow,
+    Deny,
+    Protected,
+}
+
+impl Shelf {
+    /// The list that people see it in.
+    pub(super) fn list(self) -> List {
+        match self {
+            Self::Allow | Self::Protected => List::Allow,
+            Self::Deny => List::Deny,
+        }
+    }
+}
+
+impl From<List> for Shelf {
+    fn from(list: List) -> Self {
+        match list {
+            List::Allow => Self::Allow,
+            List::Deny => Self::Deny,
+        }
+    }
+}
+
+/// An entry and what the kernel needs to know of it.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) entry: Entry,
+    /// CLOCK_MONOTONIC nanoseconds
+    pub(super) until: u64,
+    /// a deny that takes the protection of its prefix away
+    pub(super) forced: bool,
+}
+
+/// A draft that was given a slot in the table of hits.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) draft: Draft,
+    pub(super) slot: u32,
+}
+
+impl Listed {
+    pub(super) fn is_live(&self, now: u64) -> bool {
+        now < self.draft.until
+    }
+}
+
+/// Everything listed under one prefix.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    allow: Option<Listed>,
+    deny: Option<Listed>,
+    protected: Option<Listed>,
+}
+
+impl Node {
+    pub(super) fn on(&self, shelf: Shelf) -> Option<&Listed> {
+        match shelf {
+            Shelf::Allow => self.allow.as_ref(),
+            Shelf::Deny => self.deny.as_ref(),
+            Shelf::Protected => self.protected.as_ref(),
+        }
+    }
+
+    fn on_mut(&mut self, shelf: Shelf) -> &mut Option<Listed> {
+        match shelf {
+            Shelf::Allow => &mut self.allow,
+            Shelf::Deny => &mut self.deny,
+            Shelf::Protected => &mut self.protected,
+        }
+    }
+
+    /// The protection of this prefix, unless a forced deny of it stands.
+    pub(super) fn protection(&self, now: u64) -> Option<&Listed> {
+        let forced = |deny: &Listed| deny.draft.forced && deny.is_live(now);
+        self.protected
+            .as_ref()
+            .filter(|_| !self.deny.as_ref().is_some_and(forced))
+    }
+
+    /// The live entry that `list` shows of this prefix: what people wrote rather than what was
+    /// derived.
+    pub(super) fn shown(&self, list: List, now: u64) -> Option<&Listed> {
+        let written = self.on(list.into()).filter(|listed| listed.is_live(now));
+        match list {
+            List::Allow => written.or_else(|| self.protection(now)),
+            List::Deny => written,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.allow.is_none() && self.deny.is_none() && self.protected.is_none()
+    }
+}
+
+/// Puts a draft on a shelf, or with `None` takes off what is there.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) shelf: Shelf,
+    pub(super) prefix: IpNet,
+    pub(super) to: Option<Draft>,
+}
+
+/// What [`Lists`](super::Lists) remembers between two calls.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) nodes: PrefixMap<Node>,
+    slots: Slots,
+    counts: [ByFamily; 3],
+    /// what ends, by its end
+    ends: BTreeSet<(u64, Shelf, IpNet)>,
+    /// rows that the journal does not have as they are here
+    unwritten: BTreeSet<(List, IpNet)>,
+}
+
+impl State {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self {
+            nodes: PrefixMap::default(),
+            slots: Slots::new(capacity),
+            counts: [ByFamily::default(); 3],
+            ends: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
+        }
+    }
+
+    /// Entries that the capacity has room for.
+    pub(super) fn room(&self) -> usize {
+        self.slots.left()
+    }
+
+    pub(super) fn count(&self, shelf: Shelf) -> ByFamily {
+        self.counts[shelf as usize]
+    }
+
+    pub(super) fn listed(&self, shelf: Shelf, prefix: IpNet) -> Option<&Listed> {
+        self.nodes.get(prefix)?.on(shelf)
+    }
+
+    /// Everything on a shelf, in order.
+    pub(super) fn on(&self, shelf: Shelf) -> impl Iterator<Item = &Listed> {
+        self.nodes
+            .iter()
+            .filter_map(move |(_, node)| node.on(shelf))
+    }
+
+    /// Live entries of `list` that cover an address, the most specific first.
+    pub(super) fn covering(&self, list: List, addr: IpAddr, now: u64) -> Vec<Entry> {
+        self.nodes
+            .covering(address(addr))
+            .filter_map(|(_, node)| node.shown(list, now))
+            .map(|listed| listed.draft.entry.clone())
+            .collect()
+    }
+
+    /// Makes the changes, those that take away first. The caller has seen to it that there is
+    /// room. Returns the changes that undo these and the slots that changed hands.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> (Vec<Change>, Vec<u32>) {
+        let (put, removed): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| change.to.is_some());
+        let mut undo = Vec::with_capacity(put.len() + removed.len());
+        let mut given = Vec::new();
+        for Change { shelf, prefix, to } in removed.into_iter().chain(put) {
+            let (former, slot) = match to {
+                None => (self.take(shelf, prefix), None),
+                Some(draft) => self.put(shelf, draft),
+            };
+            given.extend(slot);
+            undo.push(Change {
+                shelf,
+                prefix,
+                to: former.map(|listed| listed.draft),
+            });
+        }
+        (undo, given)
+    }
+
+    /// What ended by `now`.
+    pub(super) fn ended(&self, now: u64) -> Vec<(Shelf, IpNet)> {
+        self.ends
+            .range(..=(now, Shelf::Protected, greatest()))
+            .map(|(_, shelf, prefix)| (*shelf, *prefix))
+            .collect()
+    }
+
+    /// The journal is to get the present state of these rows.
+    pub(super) fn mark_unwritten(&mut self, rows: impl IntoIterator<Item = (List, IpNet)>) {
+        self.unwritten.extend(rows);
+    }
+
+    /// Moves the rows that the journal lacks into `batch`.
+    pub(super) fn take_unwritten(&mut self, batch: &mut Batch) {
+        for (list, prefix) in std::mem::take(&mut self.unwritten) {
+            let record = self
+                .listed(list.into(), prefix)
+                .map(|listed| EntryRecord::new(&listed.draft.entry, listed.draft.forced));
+            batch.entries.push((list, prefix, record));
+        }
+    }
+
+    fn put(&mut self, shelf: Shelf, draft: Draft) -> (Option<Listed>, Option<u32>) {
+        let prefix = draft.entry.prefix;
+        if draft.until != FOREVER {
+            self.ends.insert((draft.until, shelf, prefix));
+        }
+        if self.nodes.get(prefix).is_none() {
+            self.nodes.insert(prefix, Node::default());
+        }
+        let node = self.nodes.get_mut(prefix).expect("inserted above");
+        let place = node.on_mut(shelf);
+        match place {
+            Some(listed) => {
+                let former = listed.clone();
+                listed.draft = draft;
+                let unchanged = former.draft.until == listed.draft.until;
+                if !unchanged {
+                    self.ends.remove(&(former.draft.until, shelf, prefix));
+                }
+                (Some(former), None)
+            }
+            None => {
+                let slot = self.slots.take();
+                *place = Some(Listed { draft, slot });
+                *self.counts[shelf as usize].of(prefix) += 1;
+                (None, Some(slot))
+            }
+        }
+    }
+
+    fn take(&mut self, shelf: Shelf, prefix: IpNet) -> Option<Listed> {
+        let node = self.nodes.get_mut(prefix)?;
+        let former = node.on_mut(shelf).take()?;
+        if node.is_empty() {
+            self.nodes.remove(prefix);
+        }
+        self.ends.remove(&(former.draft.until, shelf, prefix));
+        self.slots.give_back(former.slot);
+        *self.counts[shelf as usize].of(prefix) -= 1;
+        Some(former)
+    }
+}
+
+/// No prefix sorts behind it.
+fn greatest() -> IpNet {
+    address(IpAddr::from([0xff; 16]))
+}
+
+/// Indices into the kernel's table of hits. The one given back longest ago is given next, so that
+/// a former owner's last packets are seldom counted for the new one.
+#[derive(Debug)]
+struct Slots {
+    next: u32,
+    capacity: u32,
+    given_back: VecDeque<u32>,
+}
+
+impl Slots {
+    fn new(capacity: u32) -> Self {
+        Self {
+            next: 0,
+            capacity,
+            given_back: VecDeque::new(),
+        }
+    }
+
+    fn left(&self) -> usize {
+        (self.capacity - self.next) as usize + self.given_back.len()
+    }
+
+    fn take(&mut self) -> u32 {
+        if self.next < self.capacity {
+            self.next += 1;
+            self.next - 1
+        } else {
+            self.given_back.pop_front().expect("room was seen to")
+        }
+    }
+
+    fn give_back(&mut self, slot: u32) {
+        self.given_back.push_back(slot);
+    }
+}

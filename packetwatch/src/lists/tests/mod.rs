@@ -1,0 +1,250 @@
+//! The lists over a temporary journal and maps in memory.
+
+mod bans;
+mod journal;
+mod projection;
+mod reload;
+mod writes;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use packetwatch_abi::{Ban, Standing, Tally};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{dataplane, rules::BanLength};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const CAPACITY: Capacity = Capacity { lists: 64, bans: 8 };
+
+/// What the kernel holds.
+#[derive(Debug, Default)]
+struct Kernel {
+    standings: BTreeMap<IpNet, Standing>,
+    hits: HashMap<u32, Tally>,
+    bans: BTreeMap<IpNet, Ban>,
+    forgotten: Vec<IpNet>,
+    /// times that all standings were replaced at once
+    switches: usize,
+    /// writes that are still taken, if not all are
+    takes: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FakeMaps(Arc<Mutex<Kernel>>);
+
+/// As a map that is full refuses.
+fn refusal() -> dataplane::Error {
+    dataplane::Error {
+        map: "LISTS",
+        operation: "update",
+        full: true,
+    }
+}
+
+impl FakeMaps {
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.0.lock().unwrap()
+    }
+
+    fn writing(&self) -> Result<MutexGuard<'_, Kernel>, dataplane::Error> {
+        let mut kernel = self.kernel();
+        match &mut kernel.takes {
+            Some(0) => return Err(refusal()),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(kernel)
+    }
+
+    /// As the XDP program judges by the lists.
+    fn verdict(&self, addr: IpAddr, now: u64) -> Option<List> {
+        let kernel = self.kernel();
+        let covering = kernel
+            .standings
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(&addr));
+        let (_, standing) = covering.max_by_key(|(prefix, _)| prefix.prefix_len())?;
+        match () {
+            () if now < standing.allow_until => Some(List::Allow),
+            () if now < standing.deny_until => Some(List::Deny),
+            () => None,
+        }
+    }
+}
+
+impl Maps for FakeMaps {
+    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), dataplane::Error> {
+        self.writing()?.standings.insert(prefix, standing);
+        Ok(())
+    }
+
+    fn remove_standing(&self, prefix: IpNet) -> Result<(), dataplane::Error> {
+        self.writing()?.standings.remove(&prefix);
+        Ok(())
+    }
+
+    fn replace_standings(&self, all: Vec<(IpNet, Standing)>) -> Result<(), dataplane::Error> {
+        let mut kernel = self.writing()?;
+        kernel.standings = all.into_iter().collect();
+        kernel.switches += 1;
+        Ok(())
+    }
+
+    fn list_hits(&self, slot: u32) -> Result<Tally, dataplane::Error> {
+        Ok(self.kernel().hits.get(&slot).copied().unwrap_or_default())
+    }
+
+    fn clear_list_hits(&self, slot: u32) -> Result<(), dataplane::Error> {
+        self.writing()?.hits.remove(&slot);
+        Ok(())
+    }
+
+    fn ban(&self, prefix: IpNet, until: u64) -> Result<(), dataplane::Error> {
+        let ban = Ban {
+            until,
+            ..Ban::default()
+        };
+        self.writing()?.bans.insert(prefix, ban);
+        Ok(())
+    }
+
+    fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, dataplane::Error> {
+        Ok(self.kernel().bans.get(&prefix).copied())
+    }
+
+    fn remove_ban(&self, prefix: IpNet) -> Result<(), dataplane::Error> {
+        self.writing()?.bans.remove(&prefix);
+        Ok(())
+    }
+
+    fn forget_caller(&self, unit: IpNet) -> Result<(), dataplane::Error> {
+        self.writing()?.forgotten.push(unit);
+        Ok(())
+    }
+}
+
+struct Fixture {
+    lists: Lists,
+    maps: FakeMaps,
+    clock: Clock,
+    dir: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (maps, clock) = (FakeMaps::default(), Clock::movable());
+        let lists = Lists::open(dir.path(), maps.clone(), CAPACITY, clock).unwrap();
+        Self {
+            lists,
+            maps,
+            clock,
+            dir,
+        }
+    }
+
+    /// Another daemon after this one, with the maps of this one or fresh ones.
+    fn reopened(self, maps: FakeMaps, clock: Clock) -> Self {
+        let Self { lists, dir, .. } = self;
+        drop(lists);
+        let lists = Lists::open(dir.path(), maps.clone(), CAPACITY, clock).unwrap();
+        Self {
+            lists,
+            maps,
+            clock,
+            dir,
+        }
+    }
+
+    fn put(&self, list: List, prefix: &str) -> Put {
+        self.lists.put(list, new(prefix), Force(false)).unwrap()
+    }
+
+    fn verdict(&self, addr: &str) -> Option<List> {
+        let addr = addr.parse().unwrap();
+        self.maps.verdict(addr, self.clock.monotonic_ns())
+    }
+
+    /// Prefixes of a listing.
+    fn listed(&self, list: List) -> Vec<String> {
+        let page = self.lists.page(list, PageQuery::default()).unwrap();
+        page.entries
+            .iter()
+            .map(|row| row.prefix.to_string())
+            .collect()
+    }
+
+    fn protect(&self, prefixes: &[&str]) -> Result<(), WriteError> {
+        let reason = "own address of eth0".to_owned();
+        let set = prefixes.iter().map(|p| (net(p), reason.clone()));
+        self.lists.protect(set.collect())
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn new(prefix: &str) -> NewEntry {
+    NewEntry {
+        prefix: net(prefix),
+        reason: None,
+        ttl: None,
+    }
+}
+
+fn brief(prefix: &str, ttl: Duration) -> NewEntry {
+    NewEntry {
+        ttl: Some(ttl),
+        ..new(prefix)
+    }
+}
+
+/// The i-th host of 198.51.100.0/24.
+fn host(i: u8) -> IpNet {
+    IpNet::from(IpAddr::from([198, 51, 100, i]))
+}
+
+/// Ten minutes, doubled up to an hour, by a rule that looks a minute back.
+fn order(prefix: IpNet) -> BanOrder {
+    BanOrder {
+        prefix,
+        rule: "port-scan".to_owned(),
+        offender: prefix.addr(),
+        reason: "10 ports in 60s".to_owned(),
+        ban: BanLength::For(10 * MINUTE),
+        escalate: 2.0,
+        max_ban: 60 * MINUTE,
+        within: MINUTE,
+    }
+}
+
+/// Addresses of few bits, so that prefixes overlap often.
+pub(super) fn any_address() -> impl Strategy<Value = IpAddr> {
+    let byte = || prop::sample::select(vec![0u8, 1, 127, 128, 255]);
+    let v4 = [byte(), byte(), byte(), byte()].prop_map(IpAddr::from);
+    let v6 = [byte(), byte(), byte(), byte()].prop_map(|bytes| {
+        let mut address = [0; 16];
+        for (i, byte) in bytes.into_iter().enumerate() {
+            address[i * 5] = byte;
+        }
+        IpAddr::from(address)
+    });
+    prop_oneof![v4, v6]
+}
+
+pub(super) fn any_prefix() -> impl Strategy<Value = IpNet> {
+    (any_address(), 0..=128u8).prop_map(|(addr, len)| {
+        let full = IpNet::from(addr).max_prefix_len();
+        IpNet::new(addr, len % (full + 1)).unwrap().trunc()
+    })
+}

@@ -1,0 +1,188 @@
+//! What the kernel is told decides as a scan over all entries would.
+
+use std::collections::BTreeMap;
+
+use packetwatch_abi::FOREVER;
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+use crate::lists::{
+    projection::Projection,
+    state::{Change, Draft, Shelf, State},
+};
+
+#[derive(Clone, Debug)]
+struct Step {
+    shelf: Shelf,
+    prefix: IpNet,
+    /// `None` removes
+    ttl: Option<u64>,
+    forced: bool,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let shelf = select(vec![
+        Shelf::Allow,
+        Shelf::Deny,
+        Shelf::Deny,
+        Shelf::Protected,
+    ]);
+    let ttl = prop_oneof![
+        2 => Just(None),
+        3 => (1..30u64).prop_map(Some),
+        3 => Just(Some(FOREVER)),
+    ];
+    (shelf, any_prefix(), ttl, any::<bool>()).prop_map(|(shelf, prefix, ttl, forced)| {
+        // Protection has no end. That of a forced deny is the sweep's affair, not the kernel's.
+        let forced = forced && shelf == Shelf::Deny;
+        let lasting = forced || shelf == Shelf::Protected;
+        Step {
+            shelf,
+            prefix,
+            ttl: ttl.map(|ttl| if lasting { FOREVER } else { ttl }),
+            forced,
+        }
+    })
+}
+
+/// Every entry by itself: its end, and whether it was forced.
+type Scan = BTreeMap<(Shelf, IpNet), (u64, bool)>;
+
+fn scan_verdict(scan: &Scan, addr: IpAddr, now: u64) -> Option<List> {
+    let live =
+        |shelf: Shelf, prefix: IpNet| scan.get(&(shelf, prefix)).filter(|(until, _)| now < *until);
+    let covering = |(_, prefix): &&(Shelf, IpNet)| prefix.contains(&addr);
+    let mut is_denied = false;
+    for (shelf, prefix) in scan.keys().filter(covering) {
+        if live(*shelf, *prefix).is_none() {
+            continue;
+        }
+        match shelf {
+            Shelf::Allow => return Some(List::Allow),
+            Shelf::Deny => is_denied = true,
+            Shelf::Protected => {
+                if !live(Shelf::Deny, *prefix).is_some_and(|(_, forced)| *forced) {
+                    return Some(List::Allow);
+                }
+            }
+        }
+    }
+    is_denied.then_some(List::Deny)
+}
+
+fn change(step: &Step, now: u64) -> Change {
+    let draft = |ttl: u64| Draft {
+        entry: Entry {
+            prefix: step.prefix,
+            reason: None,
+            source: Source::Api,
+            created_at: time::OffsetDateTime::UNIX_EPOCH,
+            expires_at: None,
+        },
+        until: now.saturating_add(ttl),
+        forced: step.forced,
+    };
+    Change {
+        shelf: step.shelf,
+        prefix: step.prefix,
+        to: step.ttl.map(draft),
+    }
+}
+
+fn apply(state: &mut State, maps: &FakeMaps, changes: Vec<Change>, now: u64) {
+    let (undo, _) = state.apply(changes);
+    let prefixes: Vec<IpNet> = undo.iter().map(|change| change.prefix).collect();
+    Projection::of(state, &prefixes, now).write(maps).unwrap();
+}
+
+fn removal((shelf, prefix): (Shelf, IpNet)) -> Change {
+    Change {
+        shelf,
+        prefix,
+        to: None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_longest_match_decides_as_a_scan_does(
+        steps in prop::collection::vec(any_step(), 1..60),
+        addresses in prop::collection::vec(any_address(), 40),
+    ) {
+        let (maps, rebuilt) = (FakeMaps::default(), FakeMaps::default());
+        let mut state = State::new(64);
+        let mut scan = Scan::new();
+        for (now, step) in (1u64..).zip(&steps) {
+            apply(&mut state, &maps, vec![change(step, now)], now);
+            match step.ttl {
+                Some(ttl) => {
+                    let until = now.saturating_add(ttl);
+                    scan.insert((step.shelf, step.prefix), (until, step.forced));
+                }
+                None => {
+                    scan.remove(&(step.shelf, step.prefix));
+                }
+            }
+            for addr in &addresses {
+                prop_assert_eq!(
+                    maps.verdict(*addr, now),
+                    scan_verdict(&scan, *addr, now),
+                    "{} at {}", addr, now
+                );
+            }
+        }
+
+        let now = steps.len() as u64 + 10;
+        for addr in &addresses {
+            prop_assert_eq!(maps.verdict(*addr, now), scan_verdict(&scan, *addr, now));
+        }
+        let swept: Vec<Change> = state.ended(now).into_iter().map(removal).collect();
+        apply(&mut state, &maps, swept, now);
+        prop_assert!(state.ended(now).is_empty());
+        Projection::whole(&state, now).write(&rebuilt).unwrap();
+        prop_assert_eq!(&maps.kernel().standings, &rebuilt.kernel().standings);
+
+        let live = scan.values().filter(|(until, _)| now < *until).count();
+        prop_assert_eq!(state.room(), 64 - live);
+        let all: Vec<Change> = scan.keys().copied().map(removal).collect();
+        apply(&mut state, &maps, all, now);
+        prop_assert!(maps.kernel().standings.is_empty());
+        prop_assert_eq!(state.room(), 64);
+    }
+}
+
+#[test]
+fn hits_go_to_the_most_specific_live_entry() {
+    let f = Fixture::new();
+    f.put(List::Deny, "10.0.0.0/8");
+    let entry = brief("10.1.0.0/16", MINUTE);
+    f.lists.put(List::Deny, entry, Force(false)).unwrap();
+    f.put(List::Allow, "10.1.1.0/24");
+    let slot = |prefix: &str| f.maps.kernel().standings[&net(prefix)].deny_slot;
+    assert_ne!(slot("10.0.0.0/8"), slot("10.1.0.0/16"));
+    assert_eq!(slot("10.1.0.0/16"), slot("10.1.1.0/24"));
+    f.clock.advance(MINUTE);
+    f.lists.expire();
+    assert_eq!(slot("10.0.0.0/8"), slot("10.1.1.0/24"));
+}
+
+#[test]
+fn many_changes_are_one_switch() {
+    let maps = FakeMaps::default();
+    let mut state = State::new(5_000);
+    let step = |i: u32| Step {
+        shelf: Shelf::Deny,
+        prefix: IpNet::from(IpAddr::from((i << 8).to_be_bytes())),
+        ttl: Some(FOREVER),
+        forced: false,
+    };
+    let few = (0..1024).map(|i| change(&step(i), 1)).collect();
+    apply(&mut state, &maps, few, 1);
+    assert_eq!(maps.kernel().switches, 0);
+    let many = (2000..3025).map(|i| change(&step(i), 1)).collect();
+    apply(&mut state, &maps, many, 1);
+    assert_eq!(maps.kernel().switches, 1);
+    assert_eq!(maps.kernel().standings.len(), 2049);
+}
