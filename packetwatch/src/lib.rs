@@ -13,6 +13,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
 mod document;
 pub mod lists;

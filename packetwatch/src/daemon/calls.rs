@@ -1,6 +1,13 @@
 //! The call log: a line a call, within a budget; beyond it a line a second with what was left out.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use packetwatch_abi::{Call, Fault};
 use tokio::time::interval;
@@ -25,16 +32,47 @@ impl CallLog {
         calls: dataplane::Stream<Call>,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let reporter = tokio::spawn(report_left_out(self.dataplane.clone(), shutdown.clone()));
+        let over_budget = Arc::new(AtomicU64::new(0));
+        let reporter = tokio::spawn(report_left_out(
+            self.dataplane.clone(),
+            Arc::clone(&over_budget),
+            shutdown.clone(),
+        ));
         let mut names = Names::new(self.dataplane);
+        let mut budget = Budget::default();
         let written = tokio::select! {
-            written = calls.each(|call| log::call(&call, names.of(call.ifindex), &self.clock)) => {
-                written
-            }
+            written = calls.each(|call| {
+                // The program's budget is each CPU's; this one is for all of them.
+                if budget.spend(call.at, self.rules.call_budget()) {
+                    let at = self.clock.utc_of(call.at).unwrap_or_else(|| self.clock.utc());
+                    log::call(&call, names.of(call.ifindex), at);
+                } else {
+                    over_budget.fetch_add(1, Relaxed);
+                }
+            }) => written,
             () = shutdown.cancelled() => Ok(()),
         };
         reporter.abort();
         written
+    }
+}
+
+/// Lines of a second.
+#[derive(Default)]
+struct Budget {
+    second: u64,
+    spent: u32,
+}
+
+impl Budget {
+    /// Whether a call at `now` (nanoseconds) still gets its line.
+    fn spend(&mut self, now: u64, budget: u32) -> bool {
+        let second = now / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, spent: 0 };
+        }
+        self.spent = self.spent.saturating_add(1);
+        self.spent <= budget
     }
 }
 
@@ -57,12 +95,18 @@ impl Names {
             let attached = self.dataplane.interfaces().into_iter();
             self.by_index = attached.map(|held| (held.ifindex, held.name)).collect();
         }
-        self.by_index.get(&ifindex).map_or("unknown", String::as_str)
+        self.by_index
+            .get(&ifindex)
+            .map_or("unknown", String::as_str)
     }
 }
 
 /// Once a second: how many calls the program kept back, over the budget or for want of room.
-async fn report_left_out(dataplane: Dataplane, shutdown: CancellationToken) {
+async fn report_left_out(
+    dataplane: Dataplane,
+    over_budget: Arc<AtomicU64>,
+    shutdown: CancellationToken,
+) {
     let mut ticks = interval(Duration::from_secs(1));
     let mut reported = 0;
     while !shutdown.is_cancelled() {
@@ -74,10 +118,26 @@ async fn report_left_out(dataplane: Dataplane, shutdown: CancellationToken) {
             .into_iter()
             .filter(|(fault, _)| matches!(fault, Fault::CallsSuppressed | Fault::CallsLost))
             .map(|(_, count)| count)
-            .sum();
+            .sum::<u64>()
+            + over_budget.load(Relaxed);
         if left_out > reported {
             log::suppressed(left_out - reported);
             reported = left_out;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_its_budget_and_no_more() {
+        let mut budget = Budget::default();
+        let granted = |budget: &mut Budget, now| (0..10).filter(|_| budget.spend(now, 3)).count();
+        assert_eq!(granted(&mut budget, 5_000_000_000), 3);
+        assert_eq!(granted(&mut budget, 5_999_999_999), 0);
+        assert_eq!(granted(&mut budget, 6_000_000_000), 3);
+        assert!(!Budget::default().spend(0, 0));
     }
 }

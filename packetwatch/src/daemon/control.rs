@@ -11,8 +11,9 @@ use std::{
 use packetwatch_abi::{MAX_BAN_LENGTHS, Policy};
 
 use crate::{
-    config::{Config, Mode},
+    config::{Config, Mode, Word as _},
     dataplane::{self, Dataplane},
+    log::EVENT,
     prefix::Family,
     rules::{
         Rule, RuleErrors, RuleSet, RulesTextError,
@@ -128,6 +129,11 @@ impl RulesControl {
         self.state().mode
     }
 
+    /// Calls a second that get a line in the log.
+    pub fn call_budget(&self) -> u32 {
+        self.state().call_budget
+    }
+
     /// Validates, writes `rules.toml`, puts in force. Blocks on the disk.
     ///
     /// # Errors
@@ -169,10 +175,9 @@ impl RulesControl {
         if state.mode != config.mode {
             state.mode = config.mode;
             tracing::warn!(
-                target: "packetwatch::event",
-                event.action = "mode-changed",
-                packetwatch.mode = ?config.mode,
-                "mode changed"
+                target: EVENT,
+                { event.action = "mode-changed", packetwatch.mode = config.mode.word() },
+                "mode changed to {}", config.mode.word()
             );
         }
         if matches!(state.from, RulesFrom::Configuration(_)) && state.rules != config.rules {
@@ -203,10 +208,12 @@ impl RulesControl {
         state.from = from;
         self.enforce(state)?;
         tracing::info!(
-            target: "packetwatch::event",
-            event.action = "rules-changed",
-            packetwatch.rules = state.rules.len() as u64,
-            packetwatch.rules_from = %state.from,
+            target: EVENT,
+            {
+                event.action = "rules-changed",
+                packetwatch.rules = state.rules.len() as u64,
+                packetwatch.rules_from = %state.from,
+            },
             "{} rules in force", state.rules.len()
         );
         Ok(state.rules.clone())

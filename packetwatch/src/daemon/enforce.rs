@@ -16,7 +16,7 @@ use crate::{
     dataplane::{self, Dataplane},
     lists::{BanOrder, BanOutcome, Lists},
     rules::{
-        Rule, RuleSet, Trigger,
+        BanLength, Rule, Trigger,
         decide::{Action, Offence, Standing, decide},
         duration,
     },
@@ -81,13 +81,13 @@ impl Enforcer {
                     prefix,
                     offender,
                     rule,
-                } => self.ban(prefix, offender, rule),
+                } => self.ban(prefix, offender, rule, rules.longest_within()),
                 Action::Forget(unit) => self.warn(self.dataplane.forget_caller(unit)),
             }
         }
     }
 
-    fn ban(&self, prefix: IpNet, offender: IpAddr, rule: &Rule) {
+    fn ban(&self, prefix: IpNet, offender: IpAddr, rule: &Rule, longest_within: Duration) {
         let order = BanOrder {
             prefix,
             rule: rule.name.clone(),
@@ -95,8 +95,12 @@ impl Enforcer {
             reason: reason(rule),
             ban: rule.ban,
             escalate: rule.escalate,
-            max_ban: rule.max_ban,
-            within: rule.within,
+            max_ban: match rule.max_ban {
+                BanLength::For(length) => length,
+                BanLength::Forever => Duration::MAX,
+            },
+            // A spent ban tells the program to count anew, for as long as any window reaches back.
+            within: longest_within,
         };
         match self.lists.ban(order) {
             Ok(BanOutcome::Banned(_) | BanOutcome::Already) => {}
@@ -132,7 +136,9 @@ impl Enforcer {
 
     fn lost_offences(&self) -> Option<u64> {
         let faults = self.dataplane.faults().ok()?;
-        let lost = faults.into_iter().find(|(fault, _)| *fault == Fault::OffencesLost)?;
+        let lost = faults
+            .into_iter()
+            .find(|(fault, _)| *fault == Fault::OffencesLost)?;
         Some(lost.1)
     }
 
@@ -166,7 +172,11 @@ impl Enforcer {
         if tidy {
             // Where room is short, whoever cannot matter to a window goes at once.
             let crowded = callers > self.capacity / 4 * 3;
-            let keep = if crowded { window } else { window.max(REMEMBER) };
+            let keep = if crowded {
+                window
+            } else {
+                window.max(REMEMBER)
+            };
             for (unit, _) in idle.into_iter().filter(|(_, since)| *since > keep) {
                 self.warn(self.dataplane.forget_caller(unit));
             }
@@ -199,7 +209,6 @@ fn reason(rule: &Rule) -> String {
     format!("{what} within {}", duration::format(rule.within))
 }
 
-/// Rules for a test or a status line that needs none of the loop.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +217,5 @@ mod tests {
     fn a_reason_reads_as_a_sentence_would() {
         let rule = Rule::new("scan", Trigger::DistinctPorts(10));
         assert_eq!(reason(&rule), "10 distinct ports within 1m");
-        let _: RuleSet = RuleSet::default();
     }
 }

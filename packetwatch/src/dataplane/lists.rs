@@ -25,7 +25,7 @@ pub(super) struct Standings {
     outer: ArrayOfMaps<MapData, Trie>,
     /// the one in force
     trie: Trie,
-    /// Nodes of a trie. A replaced list lives beside the old one until the switch.
+    /// Nodes of a trie, as configured. A replaced list lives beside the old one until the switch.
     capacity: u32,
 }
 
@@ -51,7 +51,9 @@ impl Standings {
 
 fn create(capacity: u32) -> Result<Trie, Error> {
     const NO_PREALLOC: u32 = 1;
-    Trie::create(capacity, NO_PREALLOC).map_err(map_error(MAP, "create", capacity))
+    // One more than is used: before 6.13 a full trie refuses to change even a node it has.
+    Trie::create(capacity.saturating_add(1), NO_PREALLOC)
+        .map_err(map_error(MAP, "create", capacity))
 }
 
 fn node(prefix: IpNet) -> Key<Prefix> {

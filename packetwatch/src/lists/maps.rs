@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use packetwatch_abi::{Ban, Standing, Tally};
 
-use crate::dataplane::Error;
+use crate::dataplane::{Dataplane, Error};
 
 /// The maps that the lists are projected into.
 ///
@@ -22,4 +22,42 @@ pub trait Maps: Send + Sync + 'static {
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
     /// Forgets what was counted of a unit.
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
+}
+
+impl Maps for Dataplane {
+    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), Error> {
+        Self::put_standing(self, prefix, standing)
+    }
+
+    fn remove_standing(&self, prefix: IpNet) -> Result<(), Error> {
+        Self::remove_standing(self, prefix)
+    }
+
+    fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error> {
+        Self::replace_standings(self, standings)
+    }
+
+    fn list_hits(&self, slot: u32) -> Result<Tally, Error> {
+        Self::list_hits(self, slot)
+    }
+
+    fn clear_list_hits(&self, slot: u32) -> Result<(), Error> {
+        Self::clear_list_hits(self, slot)
+    }
+
+    fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error> {
+        Self::ban(self, prefix, until_ns)
+    }
+
+    fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {
+        Self::ban_of(self, prefix)
+    }
+
+    fn remove_ban(&self, prefix: IpNet) -> Result<(), Error> {
+        Self::remove_ban(self, prefix)
+    }
+
+    fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {
+        Self::forget_caller(self, unit)
+    }
 }

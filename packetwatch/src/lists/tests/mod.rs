@@ -43,10 +43,9 @@ struct FakeMaps(Arc<Mutex<Kernel>>);
 
 /// As a map that is full refuses.
 fn refusal() -> dataplane::Error {
-    dataplane::Error {
+    dataplane::Error::Full {
         map: "LISTS",
-        operation: "update",
-        full: true,
+        capacity: 64,
     }
 }
 
