@@ -1,7 +1,70 @@
 //! The daemon: puts the rooms together and keeps them running.
+//!
+//! `run` assembles and serves; `enforce` is the rule loop; `calls` the call log; `control` the
+//! rules and the mode in force; `interfaces` attaches; `reload` is SIGHUP.
 
 mod calls;
 mod control;
 mod enforce;
+mod interfaces;
+mod readiness;
+mod reload;
+mod run;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 
 pub use control::{RulesControl, RulesError, RulesFrom};
+pub use readiness::Readiness;
+
+use crate::{
+    cli::DetachArgs,
+    config::{self, Flags},
+    dataplane, log,
+};
+
+/// `packetwatch run`: the daemon, in the foreground, until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What kept it from starting, or ended it.
+pub fn run(flags: Flags) -> Result<()> {
+    let config = run::load(flags.clone())?;
+    let format = match config.log.format {
+        config::LogFormat::Json => log::LogFormat::Json,
+        config::LogFormat::Text => log::LogFormat::Text,
+    };
+    // `debug` turns the XDP program's own messages on.
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let log = log::init(format, &filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    let ended = runtime.block_on(run::run(config, flags, log.clone()));
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    log.flush(Duration::from_secs(2));
+    ended
+}
+
+/// `packetwatch detach`: takes off what a process left behind.
+///
+/// # Errors
+/// There is nothing to take off, or a living process holds it.
+pub fn detach(args: DetachArgs) -> Result<()> {
+    let DetachArgs { interfaces, bpffs } = args;
+    let interfaces = if interfaces.is_empty() {
+        dataplane::left_behind(&bpffs)
+    } else {
+        interfaces
+    };
+    if interfaces.is_empty() {
+        anyhow::bail!("no interface here has a filter that was left behind");
+    }
+    for interface in interfaces {
+        dataplane::detach(&bpffs, &interface)?;
+        println!("detached from {interface}");
+    }
+    Ok(())
+}

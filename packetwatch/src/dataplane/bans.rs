@@ -2,7 +2,7 @@
 
 use aya::{
     Ebpf,
-    maps::{HashMap, IterableMap, MapData, MapError},
+    maps::{HashMap, IterableMap, MapData},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{Ban, Prefix};
@@ -10,7 +10,7 @@ use packetwatch_abi::{Ban, Prefix};
 use super::{
     Dataplane, Error, MapUse, batch,
     counters::usage,
-    error::map_error,
+    error::{is_absent, map_error},
     key::{self, key},
     lock,
     object::take,
@@ -38,7 +38,7 @@ impl Bans {
     fn get(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {
         match self.map.get(&key(prefix), 0) {
             Ok(ban) => Ok(Some(ban)),
-            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(map_error(MAP, "read", self.capacity)(error)),
         }
     }
@@ -68,8 +68,10 @@ impl Dataplane {
     pub fn remove_ban(&self, prefix: IpNet) -> Result<(), Error> {
         let mut bans = lock(&self.0.bans);
         match bans.map.remove(&key(prefix)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error(MAP, "remove from", bans.capacity)(error)),
+            Err(error) if !is_absent(&error) => {
+                Err(map_error(MAP, "remove from", bans.capacity)(error))
+            }
+            _ => Ok(()),
         }
     }
 

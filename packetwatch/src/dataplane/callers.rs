@@ -4,14 +4,14 @@ use std::sync::Mutex;
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{Caller, Prefix};
 
 use super::{
     Dataplane, Error, batch,
-    error::map_error,
+    error::{is_absent, map_error},
     key::{self, key},
     lock,
     object::{data, take},
@@ -58,7 +58,7 @@ impl Dataplane {
     pub fn caller(&self, unit: IpNet) -> Result<Option<Caller>, Error> {
         match lock(&self.0.callers.map).get(&key(unit), 0) {
             Ok(caller) => Ok(Some(caller)),
-            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(map_error(MAP, "read", 0)(error)),
         }
     }
@@ -66,8 +66,8 @@ impl Dataplane {
     /// Forgets a caller: its next packet counts from zero.
     pub fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {
         match lock(&self.0.callers.map).remove(&key(unit)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error(MAP, "remove from", 0)(error)),
+            Err(error) if !is_absent(&error) => Err(map_error(MAP, "remove from", 0)(error)),
+            _ => Ok(()),
         }
     }
 }

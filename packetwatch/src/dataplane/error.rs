@@ -60,6 +60,11 @@ pub(super) fn map_error(
     }
 }
 
+/// Whether the key is not there: look-ups and removals say it in different ways.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound) || error.errno() == Some(libc::ENOENT)
+}
+
 pub(super) trait Errno {
     fn errno(&self) -> Option<i32>;
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use aya::{
     Ebpf,
     maps::{
-        IterableMap, MapData, MapError,
+        IterableMap, MapData,
         lpm_trie::{Key, LpmTrie},
         of_maps::ArrayOfMaps,
     },
@@ -14,7 +14,12 @@ use ipnet::IpNet;
 use packetwatch_abi::{Prefix, Standing};
 
 use super::{
-    Dataplane, Error, MapUse, counters::usage, error::map_error, key::key, lock, object::take,
+    Dataplane, Error, MapUse,
+    counters::usage,
+    error::{is_absent, map_error},
+    key::key,
+    lock,
+    object::take,
 };
 
 type Trie = LpmTrie<MapData, Prefix, Standing>;
@@ -124,9 +129,4 @@ impl Dataplane {
             })
             .collect()
     }
-}
-
-fn is_absent(error: &MapError) -> bool {
-    use super::error::Errno as _;
-    matches!(error, MapError::KeyNotFound) || error.errno() == Some(libc::ENOENT)
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use rtnetlink::packet_route::{
     address::AddressAttribute,
-    link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
+    link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia},
 };
 
@@ -16,13 +16,17 @@ pub(super) fn link(message: LinkMessage) -> Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
         xdp_program_id: None,
+        xdp_generic: false,
         mtu: 0,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Xdp(xdp) => link.xdp_program_id = xdp_program(&xdp),
+            LinkAttribute::Xdp(xdp) => {
+                link.xdp_program_id = xdp_program(&xdp);
+                link.xdp_generic = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+            }
             _ => {}
         }
     }

@@ -44,6 +44,8 @@ pub struct Link {
     pub up: bool,
     /// the XDP program that is attached, whoever did it; the native one if there are several
     pub xdp_program_id: Option<u32>,
+    /// it runs in the network stack instead of the driver
+    pub xdp_generic: bool,
     /// bytes
     pub mtu: u32,
 }

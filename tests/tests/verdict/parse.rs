@@ -1,13 +1,13 @@
 //! Every way through the parser.
 
 use packetwatch_abi::Reason;
-use packetwatch_tests::{Frame, Kernel, packet::*};
+use packetwatch_tests::{Frame, Kernel, kernel::net, packet::*};
 
 use super::{CALLER, FAMILIES, HOST, UNIT, addr, call, from};
 
-/// What one packet does to its caller: calls counted.
-fn calls(frame: &[u8], source: &str, unit: &str) -> u64 {
-    let kernel = Kernel::new();
+/// What one packet does to a caller that was not seen before: calls counted.
+fn calls(kernel: &Kernel, frame: &[u8], source: &str, unit: &str) -> u64 {
+    kernel.dataplane.forget_caller(net(unit)).unwrap();
     let reason = kernel.reason(frame);
     assert_eq!(reason, Reason::Pass, "from {source}");
     let caller = kernel.caller(unit);
@@ -18,6 +18,7 @@ fn calls(frame: &[u8], source: &str, unit: &str) -> u64 {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn a_call_is_a_syn_without_ack() {
+    let kernel = Kernel::new();
     for family in FAMILIES {
         let table = [
             (SYN, 1),
@@ -33,7 +34,7 @@ fn a_call_is_a_syn_without_ack() {
         ];
         for (flags, expected) in table {
             let frame = from(CALLER[family]).tcp(40_000, 80, flags).build();
-            let seen = calls(&frame, CALLER[family], UNIT[family]);
+            let seen = calls(&kernel, &frame, CALLER[family], UNIT[family]);
             assert_eq!(seen, expected, "flags {flags:#04x} from {}", CALLER[family]);
         }
     }
@@ -42,6 +43,7 @@ fn a_call_is_a_syn_without_ack() {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn udp_icmp_and_other_protocols_are_counted_as_packets() {
+    let kernel = Kernel::new();
     for family in FAMILIES {
         let source = CALLER[family];
         let frames = [
@@ -53,7 +55,7 @@ fn udp_icmp_and_other_protocols_are_counted_as_packets() {
             from(source).protocol(NO_NEXT_HEADER).build(),
         ];
         for frame in frames {
-            assert_eq!(calls(&frame, source, UNIT[family]), 0);
+            assert_eq!(calls(&kernel, &frame, source, UNIT[family]), 0);
         }
     }
 }
@@ -116,10 +118,11 @@ fn what_is_not_ip_passes_and_is_counted() {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn ipv4_options_of_any_length_are_stepped_over() {
+    let kernel = Kernel::new();
     for length in (0..=40).step_by(4) {
         let frame = from(CALLER[0]).options(length).tcp(1, 80, SYN).build();
         assert_eq!(
-            calls(&frame, CALLER[0], UNIT[0]),
+            calls(&kernel, &frame, CALLER[0], UNIT[0]),
             1,
             "{length} bytes of options"
         );
@@ -129,6 +132,7 @@ fn ipv4_options_of_any_length_are_stepped_over() {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn up_to_eight_extension_headers_are_followed() {
+    let kernel = Kernel::new();
     for kind in [
         HOP_BY_HOP,
         ROUTING,
@@ -143,11 +147,11 @@ fn up_to_eight_extension_headers_are_followed() {
                 let frame =
                     (0..count).fold(from(CALLER[1]), |frame, _| frame.extension(kind, units));
                 let syn = frame.clone().tcp(1, 80, SYN).build();
-                let seen = calls(&syn, CALLER[1], UNIT[1]);
+                let seen = calls(&kernel, &syn, CALLER[1], UNIT[1]);
                 assert_eq!(seen, 1, "{count} headers of kind {kind} and {units} units");
                 let ack = frame.tcp(1, 80, ACK).build();
                 assert_eq!(
-                    calls(&ack, CALLER[1], UNIT[1]),
+                    calls(&kernel, &ack, CALLER[1], UNIT[1]),
                     0,
                     "the flags are read behind them"
                 );
@@ -164,7 +168,10 @@ fn up_to_eight_extension_headers_are_followed() {
     let frame = mixed
         .iter()
         .fold(from(CALLER[1]), |frame, kind| frame.extension(*kind, 2));
-    assert_eq!(calls(&frame.tcp(1, 80, SYN).build(), CALLER[1], UNIT[1]), 1);
+    assert_eq!(
+        calls(&kernel, &frame.tcp(1, 80, SYN).build(), CALLER[1], UNIT[1]),
+        1
+    );
 }
 
 #[test]
@@ -183,39 +190,49 @@ fn behind_more_than_eight_extension_headers_a_call_is_assumed() {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn fragments() {
+    let kernel = Kernel::new();
     for family in FAMILIES {
         let source = CALLER[family];
         let whole = |offset, more| from(source).fragment(offset, more);
         // The first one shows the flags.
         let first = whole(0, true).tcp(1, 80, SYN).payload([0; 8]).build();
-        assert_eq!(calls(&first, source, UNIT[family]), 1);
+        assert_eq!(calls(&kernel, &first, source, UNIT[family]), 1);
         let first = whole(0, true).tcp(1, 80, ACK).payload([0; 8]).build();
-        assert_eq!(calls(&first, source, UNIT[family]), 0);
+        assert_eq!(calls(&kernel, &first, source, UNIT[family]), 0);
         // Eight bytes show the port and not the flags: it may be a call, whatever comes next.
         let eight = [0x9c, 0x40, 0x00, 0x50, 0, 0, 0, 1];
         let tiny = whole(0, true).protocol(TCP).payload(eight).build();
-        assert_eq!(calls(&tiny, source, UNIT[family]), 1);
+        assert_eq!(calls(&kernel, &tiny, source, UNIT[family]), 1);
         // The same bytes further on are payload.
         for offset in [1, 185, 8191] {
             let later = whole(offset, true).protocol(TCP).payload(eight).build();
-            assert_eq!(calls(&later, source, UNIT[family]), 0, "offset {offset}");
+            assert_eq!(
+                calls(&kernel, &later, source, UNIT[family]),
+                0,
+                "offset {offset}"
+            );
             let last = whole(offset, false)
                 .protocol(TCP)
                 .payload([0xff; 40])
                 .build();
-            assert_eq!(calls(&last, source, UNIT[family]), 0, "offset {offset}");
+            assert_eq!(
+                calls(&kernel, &last, source, UNIT[family]),
+                0,
+                "offset {offset}"
+            );
         }
         // A fragment header with nothing more to come is a whole packet.
         let atomic = whole(0, false).tcp(1, 80, SYN).build();
-        assert_eq!(calls(&atomic, source, UNIT[family]), 1);
+        assert_eq!(calls(&kernel, &atomic, source, UNIT[family]), 1);
         let udp = whole(0, true).udp(53, 53).payload([0; 8]).build();
-        assert_eq!(calls(&udp, source, UNIT[family]), 0);
+        assert_eq!(calls(&kernel, &udp, source, UNIT[family]), 0);
     }
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn a_tiny_fragment_is_not_read_into_its_padding() {
+    let kernel = Kernel::new();
     // 14 + 20 + 8 bytes, padded to the 60 that Ethernet sends at least: the flags of the TCP header
     // would lie in the padding.
     let eight = [0x9c, 0x40, 0x00, 0x50, 0, 0, 0, 1];
@@ -225,21 +242,22 @@ fn a_tiny_fragment_is_not_read_into_its_padding() {
         .payload(eight)
         .build();
     frame.resize(60, 0);
-    assert_eq!(calls(&frame, CALLER[0], UNIT[0]), 1);
+    assert_eq!(calls(&kernel, &frame, CALLER[0], UNIT[0]), 1);
     // Nor does padding make a call of what is none.
     let mut ack = from(CALLER[0]).udp(1, 2).build();
     ack.resize(60, SYN);
-    assert_eq!(calls(&ack, CALLER[0], UNIT[0]), 0);
+    assert_eq!(calls(&kernel, &ack, CALLER[0], UNIT[0]), 0);
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn what_is_shorter_than_its_headers_say_is_malformed() {
+    let kernel = Kernel::new();
     for family in FAMILIES {
         let whole = call(CALLER[family], 80);
         let network = 14 + [20, 40][family];
         for length in 14..whole.len() {
-            let kernel = Kernel::new();
+            kernel.dataplane.forget_caller(net(UNIT[family])).unwrap();
             let frame = &whole[..length];
             let reason = kernel.reason(frame);
             // The flags are the 14th byte of the TCP header; nothing beyond them is needed.
