@@ -1,0 +1,310 @@
+//! `/v1/callers`: who calls, how much, and how that stands.
+
+use std::{cmp::Reverse, net::IpAddr};
+
+use axum::{Json, extract::State};
+use ipnet::IpNet;
+use packetwatch_abi::Caller;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{
+    App, blocking,
+    extract::{Params, PathAddress},
+    lists::NoParams,
+    page::limit_in_bounds,
+    problem::Problem,
+    windows::{Count, Moment, counts, distinct_ports, ports_shown},
+};
+use crate::{dataplane, prefix::Family, rules::RuleSet};
+
+/// How a caller stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallerState {
+    Counted,
+    /// A rule's N lie in the window: the next call is dropped.
+    OverThreshold,
+    Banned,
+    Allowed,
+}
+
+/// An address, or a unit that a rule counts by, and what was seen of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CallerEntry {
+    #[schema(value_type = String, example = "198.51.100.7/32")]
+    pub prefix: IpNet,
+    /// Calls (TCP SYN without ACK) since it was first seen.
+    pub connections: u64,
+    /// Ports that it called within the longest window of a rule over ports; at most 64 are known.
+    pub distinct_ports: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    /// Packets dropped by a threshold or by its ban.
+    pub dropped: u64,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub first_seen: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub last_seen: OffsetDateTime,
+    pub state: CallerState,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Callers {
+    pub callers: Vec<CallerEntry>,
+}
+
+/// What callers are sorted by, most first.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sort {
+    #[default]
+    Connections,
+    Packets,
+    Bytes,
+    Ports,
+}
+
+impl Sort {
+    /// The word in a query.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Packets => "packets",
+            Self::Bytes => "bytes",
+            Self::Ports => "ports",
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CallersParams {
+    #[serde(default)]
+    #[param(inline)]
+    sort: Sort,
+    /// Callers at most.
+    #[param(minimum = 1, maximum = 10_000, default = 100)]
+    limit: Option<usize>,
+}
+
+/// Who calls, most first.
+#[utoipa::path(get, path = "/v1/callers", tag = "callers", params(CallersParams), responses(
+    (status = 200, body = Callers),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn list_callers(
+    State(app): State<App>,
+    Params(CallersParams { sort, limit }): Params<CallersParams>,
+) -> Result<Json<Callers>, Problem> {
+    let limit = limit_in_bounds(limit)?;
+    blocking(move || {
+        let view = View::of(&app);
+        let found = app.dataplane.callers().map_err(unreadable)?;
+        let callers = most(found, limit, |caller| view.key(sort, caller));
+        let entries = callers
+            .iter()
+            .map(|(unit, caller)| view.entry(*unit, caller));
+        let callers = entries.collect::<Result<_, _>>().map_err(unreadable)?;
+        Ok(Json(Callers { callers }))
+    })
+    .await
+}
+
+/// One address, and the units that it is counted by; none if it was not seen.
+#[utoipa::path(get, path = "/v1/callers/{*address}", tag = "callers",
+    params(("address" = String, Path, description = "one address")),
+    responses(
+    (status = 200, body = Callers),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn get_caller(
+    State(app): State<App>,
+    PathAddress(address): PathAddress,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Json<Callers>, Problem> {
+    blocking(move || {
+        let view = View::of(&app);
+        let mut callers = Vec::new();
+        for unit in units(address, &view.rules) {
+            if let Some(caller) = app.dataplane.caller(unit).map_err(unreadable)? {
+                callers.push(view.entry(unit, &caller).map_err(unreadable)?);
+            }
+        }
+        Ok(Json(Callers { callers }))
+    })
+    .await
+}
+
+pub(super) fn unreadable(error: dataplane::Error) -> Problem {
+    Problem::internal("read the kernel's maps", &error)
+}
+
+/// The first `limit` by descending key; equal ones by prefix.
+fn most<K: Ord>(
+    mut callers: Vec<(IpNet, Caller)>,
+    limit: usize,
+    key: impl Fn(&Caller) -> K,
+) -> Vec<(IpNet, Caller)> {
+    callers.sort_by_cached_key(|(unit, caller)| (Reverse(key(caller)), *unit));
+    callers.truncate(limit);
+    callers
+}
+
+/// The prefixes that an address may be counted and banned by, most specific first.
+pub(super) fn units(address: IpAddr, rules: &RuleSet) -> Vec<IpNet> {
+    let single = IpNet::from(address);
+    let family = if address.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let mut lengths = rules.units(family);
+    lengths.push(single.max_prefix_len());
+    lengths.sort_unstable_by_key(|length| Reverse(*length));
+    lengths.dedup();
+    let unit = |length| IpNet::new(address, length).ok().map(|unit| unit.trunc());
+    lengths.into_iter().filter_map(unit).collect()
+}
+
+/// All that the maps are judged against, read once a request.
+pub(super) struct View<'a> {
+    app: &'a App,
+    pub rules: RuleSet,
+    pub now: u64,
+    generation: u32,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of(app: &'a App) -> Self {
+        let (rules, generation) = app.rules.generation();
+        Self {
+            app,
+            rules,
+            now: app.clock.monotonic_ns(),
+            generation,
+        }
+    }
+
+    /// What the rules count of a caller.
+    pub(super) fn counts(
+        &self,
+        unit: IpNet,
+        caller: &Caller,
+    ) -> Result<Vec<Count<'_>>, dataplane::Error> {
+        let ended = self.app.dataplane.ban_of(unit)?.map_or(0, |ban| ban.until);
+        // A ban that stands does not void what led to it.
+        let ended = if ended <= self.now { ended } else { 0 };
+        Ok(counts(unit, caller, &self.rules, self.moment(ended)))
+    }
+
+    /// The bans in force that hold this unit: its own and those of wider ones.
+    pub(super) fn bans(
+        &self,
+        unit: IpNet,
+    ) -> Result<Vec<(IpNet, packetwatch_abi::Ban)>, dataplane::Error> {
+        let mut bans = Vec::new();
+        for wider in units(unit.addr(), &self.rules) {
+            if wider.prefix_len() <= unit.prefix_len()
+                && let Some(ban) = self.app.dataplane.ban_of(wider)?
+                && self.now < ban.until
+            {
+                bans.push((wider, ban));
+            }
+        }
+        Ok(bans)
+    }
+
+    fn moment(&self, ended: u64) -> Moment {
+        Moment {
+            now: self.now,
+            generation: self.generation,
+            ended,
+        }
+    }
+
+    fn key(&self, sort: Sort, caller: &Caller) -> u64 {
+        match sort {
+            Sort::Connections => caller.calls,
+            Sort::Packets => caller.packets,
+            Sort::Bytes => caller.bytes,
+            Sort::Ports => distinct_ports(caller, ports_shown(&self.rules), self.moment(0)),
+        }
+    }
+
+    fn entry(&self, unit: IpNet, caller: &Caller) -> Result<CallerEntry, dataplane::Error> {
+        let allowed = self.app.lists.allowed_inside(unit);
+        let state = if allowed.iter().any(|allowed| allowed.contains(&unit)) {
+            CallerState::Allowed
+        } else if !self.bans(unit)?.is_empty() {
+            CallerState::Banned
+        } else if self.counts(unit, caller)?.iter().any(Count::is_full) {
+            CallerState::OverThreshold
+        } else {
+            CallerState::Counted
+        };
+        let ban = self.app.dataplane.ban_of(unit)?;
+        let utc = |at| {
+            self.app
+                .clock
+                .utc_of(at)
+                .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        Ok(CallerEntry {
+            prefix: unit,
+            connections: caller.calls,
+            distinct_ports: self.key(Sort::Ports, caller),
+            packets: caller.packets,
+            bytes: caller.bytes,
+            dropped: caller.dropped + ban.map_or(0, |ban| ban.packets),
+            first_seen: utc(caller.first_seen),
+            last_seen: utc(caller.last_seen),
+            state,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::windows::tests::caller;
+
+    #[test]
+    fn most_come_first_and_equals_by_prefix() {
+        let of = |prefix: &str, calls| {
+            let caller = Caller { calls, ..caller() };
+            (prefix.parse::<IpNet>().unwrap(), caller)
+        };
+        let all = vec![
+            of("198.51.100.9/32", 3),
+            of("2001:db8::/64", 7),
+            of("198.51.100.1/32", 3),
+        ];
+        let order = |limit| {
+            let sorted = most(all.clone(), limit, |caller| caller.calls);
+            sorted
+                .iter()
+                .map(|(unit, _)| unit.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order(9),
+            ["2001:db8::/64", "198.51.100.1/32", "198.51.100.9/32"]
+        );
+        assert_eq!(order(1), ["2001:db8::/64"]);
+    }
+
+    #[test]
+    fn an_address_has_the_units_of_the_rules_and_itself() {
+        let shown = |address: &str| {
+            let units = units(address.parse().unwrap(), &RuleSet::default());
+            units.iter().map(IpNet::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("198.51.100.7"), ["198.51.100.7/32"]);
+        assert_eq!(shown("2001:db8::7"), ["2001:db8::7/128", "2001:db8::/64"]);
+    }
+}

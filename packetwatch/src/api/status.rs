@@ -1,0 +1,244 @@
+//! `/v1/status`, and what machines ask for: health, metrics, the description of the API.
+
+use std::sync::LazyLock;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use packetwatch_abi::Action;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App, blocking, callers::unreadable, extract::Params, lists::NoParams, problem::Problem,
+};
+use crate::{config::Word as _, dataplane::Outcome, metrics};
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    pub version: String,
+    /// `enforce`, or `observe`: nothing is dropped.
+    pub mode: String,
+    pub uptime_seconds: u64,
+    /// `default`, `file` or `api`.
+    pub rules_from: String,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub lists: ListCounts,
+    pub packets: PacketCounts,
+    pub memory: Memory,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct InterfaceStatus {
+    pub name: String,
+    pub state: String,
+    /// `native` or `generic`; null until the kernel was asked.
+    pub xdp_mode: Option<String>,
+    /// The kernel's id of the program, as `bpftool prog` shows it.
+    pub program_id: u32,
+    /// Why it is not native, where that was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_native: Option<String>,
+}
+
+/// Live entries.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ListCounts {
+    pub allow: usize,
+    pub deny: usize,
+    pub bans: usize,
+}
+
+/// Since the filter was attached, over all interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PacketCounts {
+    pub passed: u64,
+    pub dropped: u64,
+    /// Of those passed: what would have been dropped but for observe mode.
+    pub observed: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Memory {
+    /// Of the daemon in user space, if the kernel tells.
+    pub resident_bytes: Option<u64>,
+    /// Of all maps in the kernel.
+    pub maps_bytes: u64,
+    pub maps: Vec<MapStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MapStatus {
+    pub map: String,
+    /// Null where counting them costs a walk.
+    pub entries: Option<u64>,
+    pub capacity: u64,
+    pub bytes: u64,
+}
+
+/// What answers to a probe.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Probe {
+    #[schema(example = "ok")]
+    pub status: String,
+}
+
+/// How the daemon is.
+#[utoipa::path(get, path = "/v1/status", tag = "status", responses(
+    (status = 200, body = Status),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn status(
+    State(app): State<App>,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Json<Status>, Problem> {
+    blocking(move || read(&app).map(Json)).await
+}
+
+fn read(app: &App) -> Result<Status, Problem> {
+    let interfaces = app
+        .dataplane
+        .interfaces()
+        .into_iter()
+        .map(|attached| InterfaceStatus {
+            name: attached.name,
+            state: "attached".to_owned(),
+            xdp_mode: attached.mode.map(|mode| mode.to_string()),
+            program_id: attached.program_id,
+            not_native: attached.not_native,
+        });
+    let counts = app.lists.counts();
+    let maps = app.dataplane.capacities().map_err(unreadable)?;
+    let maps = maps.into_iter().map(|used| MapStatus {
+        map: used.map.to_owned(),
+        entries: used.entries,
+        capacity: used.capacity,
+        bytes: used.bytes,
+    });
+    let maps: Vec<MapStatus> = maps.collect();
+    Ok(Status {
+        version: app.version.to_owned(),
+        mode: app.rules.mode().word().to_owned(),
+        uptime_seconds: app.started.elapsed().as_secs(),
+        rules_from: app.rules.current().1.to_string(),
+        interfaces: interfaces.collect(),
+        lists: ListCounts {
+            allow: counts.allow.total(),
+            deny: counts.deny.total(),
+            bans: counts.bans.total(),
+        },
+        packets: packets(&app.dataplane.outcomes().map_err(unreadable)?),
+        memory: Memory {
+            resident_bytes: resident_bytes(),
+            maps_bytes: maps.iter().map(|map| map.bytes).sum(),
+            maps,
+        },
+    })
+}
+
+fn packets(outcomes: &[Outcome]) -> PacketCounts {
+    let mut counts = PacketCounts::default();
+    for outcome in outcomes {
+        let packets = outcome.tally.packets;
+        match (outcome.reason.action(), outcome.observed) {
+            (Action::Drop, false) => counts.dropped += packets,
+            (Action::Drop, true) => {
+                counts.passed += packets;
+                counts.observed += packets;
+            }
+            (Action::Pass, _) => counts.passed += packets,
+        }
+    }
+    counts
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+/// Whether the process answers; open to anybody.
+#[utoipa::path(get, path = "/healthz", tag = "status", security(()),
+    responses((status = 200, body = Probe)))]
+pub(super) async fn healthz() -> Json<Probe> {
+    Json(Probe {
+        status: "ok".to_owned(),
+    })
+}
+
+/// Whether the filter is attached and the rules are carried out.
+#[utoipa::path(get, path = "/readyz", tag = "status", responses(
+    (status = 200, body = Probe),
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Problem> {
+    let ready = blocking(move || Ok(app.readiness.is_ready())).await?;
+    ready.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))?;
+    Ok(Json(Probe {
+        status: "ready".to_owned(),
+    }))
+}
+
+/// Metrics in the OpenMetrics text format.
+#[utoipa::path(get, path = "/metrics", tag = "status", responses(
+    (status = 200, body = String, content_type = "application/openmetrics-text"),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    let text = blocking(move || Ok(metrics::encode(&app))).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "status", responses(
+    (status = 200, description = "OpenAPI", content_type = "application/json"),
+    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn openapi_json() -> impl IntoResponse {
+    static DOCUMENT: LazyLock<String> =
+        LazyLock::new(|| super::openapi().to_json().unwrap_or_default());
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        DOCUMENT.as_str(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use packetwatch_abi::{Reason, Tally};
+
+    use super::*;
+
+    #[test]
+    fn what_observe_mode_let_pass_has_passed() {
+        let outcome = |reason, observed, packets| Outcome {
+            interface: "eth0".to_owned(),
+            observed,
+            reason,
+            tally: Tally { packets, bytes: 0 },
+        };
+        let outcomes = [
+            outcome(Reason::Pass, false, 1),
+            outcome(Reason::Pass, true, 2),
+            outcome(Reason::Ban, false, 4),
+            outcome(Reason::Deny, true, 8),
+        ];
+        let expected = PacketCounts {
+            passed: 11,
+            dropped: 4,
+            observed: 8,
+        };
+        assert_eq!(packets(&outcomes), expected);
+    }
+
+    #[test]
+    fn a_process_has_memory() {
+        assert!(resident_bytes() > Some(100_000));
+    }
+}

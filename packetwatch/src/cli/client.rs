@@ -1,0 +1,372 @@
+//! Asking the daemon, over its unix socket or TCP.
+
+use std::{error::Error as _, io, path::PathBuf, time::Duration};
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::api::Problem;
+
+/// Where the daemon listens unless it is told otherwise.
+pub(super) const DEFAULT_SOCKET: &str = "/run/packetwatch/api.sock";
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// More than the daemon takes for any request.
+const ANSWER: Duration = Duration::from_secs(150);
+
+/// How to reach the daemon.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Daemon")]
+pub(super) struct Connection {
+    /// Unix socket of the daemon
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, global = true)]
+    pub socket: PathBuf,
+    /// Ask over TCP instead, as in http://127.0.0.1:7300
+    #[arg(long, value_name = "URL", global = true)]
+    pub url: Option<String>,
+    /// Token for --url
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "PACKETWATCH_TOKEN",
+        hide_env_values = true,
+        global = true
+    )]
+    pub token: Option<String>,
+}
+
+/// Why there is no answer, or not the one asked for.
+#[derive(Debug, Error)]
+pub(super) enum ClientError {
+    #[error(
+        "no daemon answers on {at}: start it with `systemctl start packetwatch` or \
+             `packetwatch run`, or say where it listens with --socket or --url"
+    )]
+    NotRunning { at: String },
+    #[error("you may not use the socket {}: ask as root or as a member of the group packetwatch", .0.display())]
+    NotAllowed(PathBuf),
+    #[error("{0:?} is no URL of a daemon: write it like http://127.0.0.1:7300")]
+    Url(String),
+    #[error(
+        "the token has characters that no token has: copy it from the file token in the daemon's state directory"
+    )]
+    Token,
+    #[error("{at} did not answer in time: see the daemon's log")]
+    Slow { at: String },
+    #[error("asking {at} failed: {cause}")]
+    Broken { at: String, cause: String },
+    #[error("{}", problem_line(.0))]
+    Refused(Box<Problem>),
+    #[error("{at} answered {status}, and not as a Packetwatch daemon does: is it one?")]
+    Foreign { at: String, status: StatusCode },
+}
+
+/// The problem as a line, and the faults it lists below it.
+fn problem_line(problem: &Problem) -> String {
+    let mut text = match &problem.field {
+        // What was typed as the argument needs no name.
+        Some(field)
+            if !["body", "prefix", "address"].contains(&&**field)
+                && !problem.detail.contains(&**field) =>
+        {
+            format!("{field}: {}", problem.detail)
+        }
+        _ => problem.detail.clone(),
+    };
+    for fault in &problem.errors {
+        let place = match (fault.line, fault.index) {
+            (Some(line), _) => format!("line {line}: "),
+            (None, Some(index)) => format!("entry {}: ", index + 1),
+            (None, None) => String::new(),
+        };
+        text.push_str(&format!("\n  {place}{}", fault.detail));
+    }
+    let more = problem
+        .errors_total
+        .unwrap_or(0)
+        .saturating_sub(problem.errors.len());
+    if more > 0 {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    text
+}
+
+/// A daemon to ask.
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<header::HeaderValue>,
+    /// For messages.
+    at: String,
+    socket: Option<PathBuf>,
+}
+
+impl Client {
+    /// Connects with the first request.
+    ///
+    /// # Errors
+    /// A URL or token that cannot be one.
+    pub(super) fn new(connection: Connection) -> Result<Self, ClientError> {
+        let Connection { socket, url, token } = connection;
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT);
+        let (builder, base, at, socket) = match url {
+            Some(url) => {
+                let base = url.trim_end_matches('/').to_owned();
+                let known = base
+                    .strip_prefix("http://")
+                    .is_some_and(|host| !host.is_empty());
+                if !known || reqwest::Url::parse(&base).is_err() {
+                    return Err(ClientError::Url(url));
+                }
+                (builder, base.clone(), base, None)
+            }
+            None => {
+                let at = socket.display().to_string();
+                let builder = builder.unix_socket(socket.as_path());
+                (builder, "http://packetwatch".to_owned(), at, Some(socket))
+            }
+        };
+        let token = token.filter(|token| !token.is_empty()).map(|token| {
+            let mut value = header::HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+                .map_err(|_| ClientError::Token)?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let http = builder.build().map_err(|error| ClientError::Broken {
+            at: at.clone(),
+            cause: root_cause(&error),
+        })?;
+        Ok(Self {
+            http,
+            base,
+            token: token.transpose()?,
+            at,
+            socket,
+        })
+    }
+
+    /// Asks for JSON.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.read(self.request(Method::GET, path)).await
+    }
+
+    /// Sends a body of JSON.
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.read(self.request(method, path).json(body)).await
+    }
+
+    /// Sends a body of text.
+    pub(super) async fn send_text<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        media: &'static str,
+    ) -> Result<T, ClientError> {
+        let request = self
+            .request(method, path)
+            .header(header::CONTENT_TYPE, media);
+        self.read(request.body(body)).await
+    }
+
+    /// Deletes; whatever the answer says is dropped.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, path).timeout(ANSWER);
+        self.answer(request).await.map(drop)
+    }
+
+    /// Opens a stream that ends when the daemon stops.
+    pub(super) async fn stream(&self, path: &str) -> Result<Response, ClientError> {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    /// Asks and reads JSON, whatever the method.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        self.read(self.request(method, path)).await
+    }
+
+    /// What the daemon said, or why it broke off.
+    pub(super) fn broken(&self, error: &reqwest::Error) -> ClientError {
+        let at = self.at.clone();
+        let cause = io_error(error);
+        let kind = cause.map(io::Error::kind);
+        match (kind, &self.socket) {
+            (Some(io::ErrorKind::PermissionDenied), Some(socket)) => {
+                ClientError::NotAllowed(socket.clone())
+            }
+            (Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused), _) => {
+                ClientError::NotRunning { at }
+            }
+            _ if error.is_timeout() => ClientError::Slow { at },
+            _ => ClientError::Broken {
+                at,
+                cause: root_cause(error),
+            },
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, token.clone()),
+            None => request,
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.answer(request.timeout(ANSWER)).await?;
+        let status = response.status();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.broken(&error))?;
+        serde_json::from_slice(&body).map_err(|_| ClientError::Foreign {
+            at: self.at.clone(),
+            status,
+        })
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.broken(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.broken(&error))?;
+        Err(match serde_json::from_slice(&body) {
+            Ok(problem) => ClientError::Refused(Box::new(problem)),
+            Err(_) => ClientError::Foreign {
+                at: self.at.clone(),
+                status,
+            },
+        })
+    }
+}
+
+/// A prefix or address as the end of a path.
+pub(super) fn path_of(base: &str, last: &str) -> String {
+    let mut path = base.to_owned();
+    path.push('/');
+    for byte in last.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b':' | b'-' | b'_' => {
+                path.push(char::from(byte));
+            }
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+fn io_error(error: &reqwest::Error) -> Option<&io::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<io::Error>())
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let last = causes(error).last();
+    last.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: Option<&(dyn std::error::Error + 'static)> = error.source();
+    std::iter::successors(first, |cause| (*cause).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::api::Fault;
+
+    fn client(connection: Connection) -> Result<Client, ClientError> {
+        Client::new(connection)
+    }
+
+    fn over(socket: &Path, url: Option<&str>) -> Connection {
+        Connection {
+            socket: socket.to_owned(),
+            url: url.map(str::to_owned),
+            token: None,
+        }
+    }
+
+    #[test]
+    fn a_prefix_keeps_its_slash_in_one_segment() {
+        assert_eq!(
+            path_of("/v1/allow", "2001:db8::/32"),
+            "/v1/allow/2001:db8::%2F32"
+        );
+        assert_eq!(path_of("/v1/allow", "a b?#"), "/v1/allow/a%20b%3F%23");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_run_is_told_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        for left_over in [false, true] {
+            if left_over {
+                drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+            }
+            let client = client(over(&socket, None)).unwrap();
+            let error = client
+                .get::<serde_json::Value>("/v1/status")
+                .await
+                .unwrap_err();
+            assert!(matches!(error, ClientError::NotRunning { .. }), "{error:?}");
+            assert!(error.to_string().contains("packetwatch run"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_checked_before_it_is_asked() {
+        let socket = Path::new(DEFAULT_SOCKET);
+        for url in ["http://127.0.0.1:7300", "http://[::1]:7300/"] {
+            assert!(client(over(socket, Some(url))).is_ok(), "{url}");
+        }
+        for url in [
+            "127.0.0.1:7300",
+            "https://127.0.0.1",
+            "http://",
+            "http://a b",
+        ] {
+            let error = client(over(socket, Some(url))).err().unwrap();
+            assert!(matches!(error, ClientError::Url(_)), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_problem_reads_as_a_line_and_its_faults() {
+        let fault = |line, detail: &str| Fault {
+            line: Some(line),
+            index: None,
+            field: None,
+            detail: detail.to_owned(),
+        };
+        let problem = Problem::refused("body", "2 lines are wrong");
+        let problem = problem.listing(vec![fault(2, "bad"), fault(9, "worse")], 5);
+        let expected = "2 lines are wrong\n  line 2: bad\n  line 9: worse\n  and 3 more";
+        assert_eq!(problem_line(&problem), expected);
+        assert_eq!(
+            problem_line(&Problem::bad("cursor", "too long")),
+            "cursor: too long"
+        );
+        let problem = Problem::bad("limit", "limit is 0: ask for more");
+        assert_eq!(problem_line(&problem), "limit is 0: ask for more");
+    }
+}

@@ -1,0 +1,140 @@
+//! `packetwatch status`.
+
+use std::time::Duration;
+
+use super::{
+    Asking,
+    output::{Format, size},
+};
+use crate::api::Status;
+
+pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
+    let (client, mut out) = asking.open()?;
+    let status: Status = client.get("/v1/status").await?;
+    match out.format {
+        Format::Json | Format::Jsonl => out.json(&status)?,
+        Format::Table => lines(&status).iter().try_for_each(|line| out.line(line))?,
+    }
+    out.flush()
+}
+
+fn lines(status: &Status) -> Vec<String> {
+    let Status {
+        version,
+        mode,
+        uptime_seconds,
+        rules_from,
+        interfaces,
+        lists,
+        packets,
+        memory,
+    } = status;
+    let uptime = humantime::format_duration(Duration::from_secs(*uptime_seconds));
+    let observing = if mode == "observe" {
+        ", dropping nothing"
+    } else {
+        ""
+    };
+    let mut lines = vec![
+        format!("version     {version}"),
+        format!("mode        {mode}{observing}"),
+        format!("uptime      {uptime}"),
+        format!("rules from  {rules_from}"),
+    ];
+    lines.extend(interfaces.iter().map(|interface| {
+        format!(
+            "interface   {}: {}, {} mode, program {}",
+            interface.name,
+            interface.state,
+            interface.xdp_mode.as_deref().unwrap_or("unknown"),
+            interface.program_id
+        )
+    }));
+    lines.push(format!(
+        "lists       {} allowed, {} denied, {} banned",
+        lists.allow, lists.deny, lists.bans
+    ));
+    let observed = match packets.observed {
+        0 => String::new(),
+        n => format!(", {n} of them only because of observe mode"),
+    };
+    let (passed, dropped) = (packets.passed, packets.dropped);
+    lines.push(format!(
+        "packets     {dropped} dropped, {passed} passed{observed}"
+    ));
+    let daemon = memory
+        .resident_bytes
+        .map(|bytes| format!("daemon {}, ", size(bytes)));
+    let maps = size(memory.maps_bytes);
+    lines.push(format!(
+        "memory      {}maps {maps}",
+        daemon.unwrap_or_default()
+    ));
+    let full = memory
+        .maps
+        .iter()
+        .filter(|map| map.entries >= Some(map.capacity));
+    lines.extend(full.map(|map| {
+        format!(
+            "full        {} holds its {} entries; raise [capacity]",
+            map.map, map.capacity
+        )
+    }));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts};
+
+    #[test]
+    fn the_state_fits_a_few_lines() {
+        let map = |entries| MapStatus {
+            map: "bans".to_owned(),
+            entries,
+            capacity: 2,
+            bytes: 2048,
+        };
+        let status = Status {
+            version: "1.2.3".to_owned(),
+            mode: "observe".to_owned(),
+            uptime_seconds: 61,
+            rules_from: "file".to_owned(),
+            interfaces: vec![InterfaceStatus {
+                name: "eth0".to_owned(),
+                state: "attached".to_owned(),
+                xdp_mode: Some("native".to_owned()),
+                program_id: 7,
+                not_native: None,
+            }],
+            lists: ListCounts {
+                allow: 1,
+                deny: 2,
+                bans: 3,
+            },
+            packets: PacketCounts {
+                passed: 10,
+                dropped: 0,
+                observed: 4,
+            },
+            memory: Memory {
+                resident_bytes: Some(1024),
+                maps_bytes: 2048,
+                maps: vec![map(Some(2)), map(Some(1)), map(None)],
+            },
+        };
+        let expected = [
+            "version     1.2.3",
+            "mode        observe, dropping nothing",
+            "uptime      1m 1s",
+            "rules from  file",
+            "interface   eth0: attached, native mode, program 7",
+            "lists       1 allowed, 2 denied, 3 banned",
+            "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
+            "memory      daemon 1.0 KiB, maps 2.0 KiB",
+            "full        bans holds its 2 entries; raise [capacity]",
+        ];
+        assert_eq!(lines(&status), expected);
+    }
+}

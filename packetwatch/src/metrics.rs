@@ -1,0 +1,379 @@
+//! Metrics for Prometheus, read from the kernel and the lists when they are asked for.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use packetwatch_abi::{Action, Fault, Tally};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use crate::{
+    api::App,
+    dataplane::{self, Outcome},
+};
+
+/// OpenMetrics; [`encode`] writes nothing else.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Rules that have a series of their own; bans of further ones are counted as `other`. Over the
+/// API rules get ever new names.
+const MAX_RULE_NAMES: usize = 64;
+
+/// What happens in the daemon and is counted nowhere else. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(Arc<Mutex<Counted>>);
+
+#[derive(Clone, Debug, Default)]
+struct Counted {
+    bans: BTreeMap<String, u64>,
+    map_full: BTreeMap<&'static str, u64>,
+    map_errors: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+impl Counters {
+    /// A rule has set a ban.
+    pub fn ban(&self, rule: &str) {
+        self.with(|counted| {
+            let known = counted.bans.contains_key(rule) || counted.bans.len() < MAX_RULE_NAMES;
+            let name = if known { rule } else { "other" };
+            *counted.bans.entry(name.to_owned()).or_default() += 1;
+        });
+    }
+
+    /// A write found the map at capacity: `lists` or `bans`.
+    pub fn map_full(&self, map: &'static str) {
+        self.with(|counted| *counted.map_full.entry(map).or_default() += 1);
+    }
+
+    /// A map could not be read or written.
+    pub fn map_error(&self, map: &'static str, error: &'static str) {
+        self.with(|counted| *counted.map_errors.entry((map, error)).or_default() += 1);
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Counted) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Everything that is exported, in the OpenMetrics text format.
+///
+/// What the kernel does not tell is left out and counted as a map error.
+pub fn encode(app: &App) -> String {
+    let mut registry = Registry::with_prefix("packetwatch");
+    registry.register_collector(Box::new(Snapshot::read(app)));
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = text::encode(&mut text, &registry);
+    text
+}
+
+/// One moment's values.
+#[derive(Default)]
+struct Snapshot {
+    outcomes: Vec<Outcome>,
+    connections: Vec<(String, Tally)>,
+    faults: Vec<(Fault, u64)>,
+    /// list, family, entries
+    lists: Vec<(&'static str, &'static str, u64)>,
+    maps: Vec<(String, Option<u64>, u64)>,
+    log_lost: u64,
+    counted: Counted,
+    version: &'static str,
+    git: &'static str,
+}
+
+impl Snapshot {
+    fn read(app: &App) -> Self {
+        let counts = app.lists.counts();
+        let by_list = [
+            ("allow", counts.allow),
+            ("deny", counts.deny),
+            ("bans", counts.bans),
+        ];
+        let lists = by_list.into_iter().flat_map(|(list, count)| {
+            [
+                (list, "ipv4", count.v4 as u64),
+                (list, "ipv6", count.v6 as u64),
+            ]
+        });
+        let maps = told(app, "all", app.dataplane.capacities()).into_iter();
+        let maps = maps.map(|used| (used.map.to_lowercase(), used.entries, used.capacity));
+        Self {
+            outcomes: told(app, "outcomes", app.dataplane.outcomes()),
+            connections: told(app, "outcomes", app.dataplane.connections()),
+            faults: told(app, "faults", app.dataplane.faults()),
+            lists: lists.collect(),
+            maps: maps.collect(),
+            log_lost: app.log.lost(),
+            counted: app.counters.with(|counted| counted.clone()),
+            version: app.version,
+            git: app.git,
+        }
+    }
+
+    fn fault(&self, fault: Fault) -> u64 {
+        let of = self.faults.iter().filter(|(kind, _)| *kind == fault);
+        of.map(|(_, count)| count).sum()
+    }
+}
+
+fn told<T: Default>(app: &App, map: &'static str, read: Result<T, dataplane::Error>) -> T {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(error.message = %error, "metrics: cannot read a map");
+        app.counters.map_error(map, "read");
+        T::default()
+    })
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// A counter or gauge with a sample for each set of labels.
+fn family<'a>(
+    encoder: &mut DescriptorEncoder,
+    (name, help, kind): (&str, &str, MetricType),
+    samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in samples {
+        let labels = labels.as_slice();
+        let mut sample = family.encode_family(&labels)?;
+        match kind {
+            MetricType::Counter => {
+                sample.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+            }
+            _ => sample.encode_gauge(&value)?,
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+        let encoder = &mut encoder;
+        let by_reason = |value: fn(&Tally) -> u64| {
+            self.outcomes.iter().map(move |outcome| {
+                let verdict = match (outcome.reason.action(), outcome.observed) {
+                    (Action::Pass, _) => "pass",
+                    (Action::Drop, false) => "drop",
+                    (Action::Drop, true) => "observe",
+                };
+                let labels = vec![
+                    ("interface", outcome.interface.as_str()),
+                    ("verdict", verdict),
+                    ("reason", outcome.reason.as_str()),
+                ];
+                (labels, value(&outcome.tally))
+            })
+        };
+        let packets = "Packets by outcome; verdict observe is a drop that observe mode let pass";
+        family(
+            encoder,
+            ("packets", packets, Counter),
+            summed(by_reason(|tally| tally.packets)),
+        )?;
+        let bytes = "Bytes of those packets, from the Ethernet header on";
+        family(
+            encoder,
+            ("bytes", bytes, Counter),
+            summed(by_reason(|tally| tally.bytes)),
+        )?;
+        let calls = self.connections.iter();
+        let calls = calls.map(|(name, tally)| (vec![("interface", name.as_str())], tally.packets));
+        family(
+            encoder,
+            ("connections", "Calls: TCP SYN without ACK", Counter),
+            calls,
+        )?;
+
+        let lists = self.lists.iter();
+        let lists = lists.map(|(list, family, n)| (vec![("list", *list), ("family", *family)], *n));
+        family(
+            encoder,
+            ("list_entries", "Live entries of the lists", Gauge),
+            lists,
+        )?;
+        let maps = self.maps.iter();
+        let entries = maps.filter_map(|(map, n, _)| Some((vec![("map", map.as_str())], (*n)?)));
+        family(
+            encoder,
+            ("map_entries", "Entries of a kernel map", Gauge),
+            entries,
+        )?;
+        let maps = self.maps.iter();
+        let capacity = maps.map(|(map, _, capacity)| (vec![("map", map.as_str())], *capacity));
+        family(
+            encoder,
+            ("map_capacity", "Entries that it holds at most", Gauge),
+            capacity,
+        )?;
+
+        let counted = &self.counted;
+        let full = [
+            ("callers", self.fault(Fault::CallersFull)),
+            ("lists", counted.map_full.get("lists").copied().unwrap_or(0)),
+            ("bans", counted.map_full.get("bans").copied().unwrap_or(0)),
+        ];
+        let full = full.map(|(map, n)| (vec![("map", map)], n));
+        family(
+            encoder,
+            ("map_full", "Entries refused by a full map", Counter),
+            full,
+        )?;
+        let kernel = [
+            (("callers", "insert"), self.fault(Fault::CallersError)),
+            (("counters", "contended"), self.fault(Fault::Contended)),
+        ];
+        let errors = counted
+            .map_errors
+            .iter()
+            .map(|(key, n)| (*key, *n))
+            .chain(kernel);
+        let errors = errors.map(|((map, error), n)| (vec![("map", map), ("error", error)], n));
+        family(
+            encoder,
+            ("map_errors", "What maps did not do as asked", Counter),
+            errors,
+        )?;
+        let lost = [
+            ("calls", self.fault(Fault::CallsLost)),
+            ("calls-suppressed", self.fault(Fault::CallsSuppressed)),
+            ("offences", self.fault(Fault::OffencesLost)),
+            ("log", self.log_lost),
+        ];
+        let lost = lost.map(|(stage, n)| (vec![("stage", stage)], n));
+        family(
+            encoder,
+            ("events_lost", "Events that were not handed on", Counter),
+            lost,
+        )?;
+
+        let bans = counted
+            .bans
+            .iter()
+            .map(|(rule, n)| (vec![("rule", rule.as_str())], *n));
+        family(encoder, ("bans", "Bans that rules have set", Counter), bans)?;
+        let build = [(vec![("version", self.version), ("git", self.git)], 1)];
+        family(
+            encoder,
+            ("build_info", "What this daemon was built from", Gauge),
+            build,
+        )
+    }
+}
+
+/// Adds up equal labels: what passes does so in either mode.
+fn summed<'a>(samples: impl Iterator<Item = (Labels<'a>, u64)>) -> BTreeMap<Labels<'a>, u64> {
+    let mut sums = BTreeMap::new();
+    samples.for_each(|(labels, value)| *sums.entry(labels).or_insert(0) += value);
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use packetwatch_abi::Reason;
+
+    use super::*;
+
+    fn text(snapshot: Snapshot) -> String {
+        let mut registry = Registry::with_prefix("packetwatch");
+        registry.register_collector(Box::new(snapshot));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    fn outcome(reason: Reason, observed: bool, packets: u64) -> Outcome {
+        Outcome {
+            interface: "eth0".to_owned(),
+            observed,
+            reason,
+            tally: Tally {
+                packets,
+                bytes: 60 * packets,
+            },
+        }
+    }
+
+    #[test]
+    fn names_and_labels_are_the_interface() {
+        let counters = Counters::default();
+        counters.ban("port-scan");
+        counters.map_full("lists");
+        counters.map_error("outcomes", "read");
+        let text = text(Snapshot {
+            outcomes: vec![
+                outcome(Reason::Pass, false, 2),
+                outcome(Reason::Pass, true, 3),
+                outcome(Reason::Ban, false, 4),
+                outcome(Reason::Ban, true, 5),
+            ],
+            connections: vec![(
+                "eth0".to_owned(),
+                Tally {
+                    packets: 1,
+                    bytes: 60,
+                },
+            )],
+            faults: vec![(Fault::CallersFull, 6)],
+            lists: vec![("allow", "ipv4", 7)],
+            maps: vec![
+                ("bans".to_owned(), Some(8), 9),
+                ("calls".to_owned(), None, 10),
+            ],
+            log_lost: 11,
+            counted: counters.with(|counted| counted.clone()),
+            version: "1.2.3",
+            git: "abc",
+        });
+        let lines = [
+            r#"packetwatch_packets_total{interface="eth0",verdict="pass",reason="pass"} 5"#,
+            r#"packetwatch_packets_total{interface="eth0",verdict="drop",reason="ban"} 4"#,
+            r#"packetwatch_packets_total{interface="eth0",verdict="observe",reason="ban"} 5"#,
+            r#"packetwatch_bytes_total{interface="eth0",verdict="drop",reason="ban"} 240"#,
+            r#"packetwatch_connections_total{interface="eth0"} 1"#,
+            r#"packetwatch_list_entries{list="allow",family="ipv4"} 7"#,
+            r#"packetwatch_map_entries{map="bans"} 8"#,
+            r#"packetwatch_map_capacity{map="calls"} 10"#,
+            r#"packetwatch_map_full_total{map="callers"} 6"#,
+            r#"packetwatch_map_full_total{map="lists"} 1"#,
+            r#"packetwatch_map_errors_total{map="outcomes",error="read"} 1"#,
+            r#"packetwatch_events_lost_total{stage="log"} 11"#,
+            r#"packetwatch_bans_total{rule="port-scan"} 1"#,
+            r#"packetwatch_build_info{version="1.2.3",git="abc"} 1"#,
+            "# EOF",
+        ];
+        for line in lines {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line}\nin\n{text}"
+            );
+        }
+        assert!(!text.contains("map_entries{map=\"calls\"}"), "{text}");
+    }
+
+    #[test]
+    fn rule_names_are_bounded() {
+        let counters = Counters::default();
+        for n in 0..MAX_RULE_NAMES + 2 {
+            counters.ban(&format!("rule-{n}"));
+        }
+        counters.ban("rule-0");
+        let bans = counters.with(|counted| counted.bans.clone());
+        assert_eq!(bans.len(), MAX_RULE_NAMES + 1);
+        assert_eq!((bans["other"], bans["rule-0"]), (2, 2));
+    }
+}
