@@ -11,6 +11,8 @@
 //!  config: what it is told    log: what it says    netlink: what the host's network is
 //! ```
 
+pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
@@ -18,6 +20,7 @@ pub mod dataplane;
 mod document;
 pub mod lists;
 pub mod log;
+pub mod metrics;
 pub mod netlink;
 pub mod prefix;
 pub mod protect;

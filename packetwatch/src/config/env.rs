@@ -13,6 +13,13 @@ use crate::document::{self, Value};
 
 const START: &str = "PACKETWATCH_";
 
+/// What client commands read, and the build: no settings of the daemon, and no mistakes either.
+const NOT_SETTINGS: [&str; 3] = [
+    "PACKETWATCH_TOKEN",
+    "PACKETWATCH_BIN",
+    "PACKETWATCH_EBPF_TOOLCHAIN",
+];
+
 /// A variable that names a key.
 pub(super) struct Variable {
     pub(super) name: String,
@@ -25,7 +32,7 @@ pub(super) fn variables(env: &[(OsString, OsString)]) -> Vec<Result<Variable, Vi
     let mut found: Vec<_> = env
         .iter()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
-        .filter(|(name, _)| name.starts_with(START))
+        .filter(|(name, _)| name.starts_with(START) && !NOT_SETTINGS.contains(&name.as_str()))
         .collect();
     found.sort();
     let read = |(name, value): (String, &OsString)| {

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::control::RulesControl;
 use crate::{clock::Clock, dataplane, dataplane::Dataplane, log};
 
-pub struct CallLog {
-    pub dataplane: Dataplane,
-    pub rules: Arc<RulesControl>,
-    pub clock: Clock,
+pub(super) struct CallLog {
+    pub(super) dataplane: Dataplane,
+    pub(super) rules: Arc<RulesControl>,
+    pub(super) clock: Clock,
 }
 
 impl CallLog {
@@ -27,7 +27,7 @@ impl CallLog {
     ///
     /// # Errors
     /// The event loop has no room for the ring's descriptor.
-    pub async fn run(
+    pub(super) async fn run(
         self,
         calls: dataplane::Stream<Call>,
         shutdown: CancellationToken,

@@ -30,14 +30,14 @@ pub enum RulesFrom {
     /// the configuration: the built-in ones, a file, a variable
     Configuration(String),
     /// `rules.toml` in the state directory, written by the API
-    Api(PathBuf),
+    Api,
 }
 
 impl fmt::Display for RulesFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(origin) => f.write_str(origin),
-            Self::Api(path) => write!(f, "api ({})", path.display()),
+            Self::Api => f.write_str("api"),
         }
     }
 }
@@ -107,7 +107,7 @@ impl RulesControl {
         let mut state = control.state();
         if let Some(rules) = control.read_file()? {
             state.rules = rules;
-            state.from = RulesFrom::Api(control.path.clone());
+            state.from = RulesFrom::Api;
         }
         control.enforce(&state)?;
         drop(state);
@@ -143,7 +143,7 @@ impl RulesControl {
         let mut state = self.state();
         self.check_lengths(&rules)?;
         self.write_file(&rules.to_toml())?;
-        self.replace(&mut state, rules, RulesFrom::Api(self.path.clone()))
+        self.replace(&mut state, rules, RulesFrom::Api)
     }
 
     /// Back to the configuration's rules. Blocks on the disk.

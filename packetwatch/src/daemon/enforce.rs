@@ -14,7 +14,8 @@ use super::control::RulesControl;
 use crate::{
     clock::Clock,
     dataplane::{self, Dataplane},
-    lists::{BanOrder, BanOutcome, Lists},
+    lists::{BanOrder, BanOutcome, Lists, WriteError},
+    metrics::Counters,
     rules::{
         BanLength, Rule, Trigger,
         decide::{Action, Offence, Standing, decide},
@@ -31,12 +32,14 @@ const TIDY: Duration = Duration::from_secs(10);
 const REMEMBER: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
-pub struct Enforcer {
-    pub lists: Lists,
-    pub dataplane: Dataplane,
-    pub rules: Arc<RulesControl>,
-    pub clock: Clock,
-    pub capacity: u32,
+pub(super) struct Enforcer {
+    pub(super) lists: Lists,
+    pub(super) dataplane: Dataplane,
+    pub(super) rules: Arc<RulesControl>,
+    pub(super) counters: Counters,
+    pub(super) clock: Clock,
+    /// callers that the kernel has room for
+    pub(super) capacity: u32,
 }
 
 impl Standing for Lists {
@@ -54,7 +57,7 @@ impl Enforcer {
     ///
     /// # Errors
     /// The event loop has no room for the ring's descriptor.
-    pub async fn run(
+    pub(super) async fn run(
         self,
         offences: dataplane::Stream<Seen>,
         shutdown: CancellationToken,
@@ -103,12 +106,18 @@ impl Enforcer {
             within: longest_within,
         };
         match self.lists.ban(order) {
-            Ok(BanOutcome::Banned(_) | BanOutcome::Already) => {}
-            Err(error) => tracing::error!(
-                packetwatch.prefix = %prefix,
-                rule.name = %rule.name,
-                "cannot ban {prefix}: {error}"
-            ),
+            Ok(BanOutcome::Banned(_)) => self.counters.ban(&rule.name),
+            Ok(BanOutcome::Already) => {}
+            Err(error) => {
+                if let WriteError::Full { list, .. } = error {
+                    self.counters.map_full(list);
+                }
+                tracing::error!(
+                    packetwatch.prefix = %prefix,
+                    rule.name = %rule.name,
+                    "cannot ban {prefix}: {error}"
+                );
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfac
 use crate::{
     api::{self, App, Listeners, Tokens},
     clock::Clock,
-    config::{Config, Flags, OnExit, Sources},
+    config::{Config, Flags, OnExit, Sources, Word as _},
     dataplane::{Capacities, Dataplane, Options, Pins},
     lists::{Capacity, Lists},
     log::{EVENT, LogHandle},
@@ -75,7 +75,9 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         let readiness = Readiness::starting();
         let mut tasks = JoinSet::new();
         protector.keep(&config);
+        let counters = Counters::default();
         let enforcer = Enforcer {
+            counters: counters.clone(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
@@ -100,7 +102,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             readiness: readiness.clone(),
             tokens,
             log,
-            counters: Counters::default(),
+            counters,
             clock,
             started,
             version: VERSION,
