@@ -145,8 +145,20 @@ pub fn left_behind(bpffs: &Path) -> Vec<String> {
 }
 
 /// Held for as long as a process filters an interface, so that no second one takes it over. The
-/// kernel lets go of it when the process ends, however it ends.
-pub(super) type Hold = Flock<fs::File>;
+/// kernel lets go of it when the process ends, however it ends; the file goes with a clean end.
+pub(super) struct Hold {
+    file: Flock<fs::File>,
+    path: PathBuf,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Before the lock is gone: whoever comes next makes a file of its own.
+        if is_same(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
 
 pub(super) fn hold(interface: &str) -> Result<Hold, AttachError> {
     let error = |operation, path: &Path, source| AttachError::Pin {
@@ -158,16 +170,31 @@ pub(super) fn hold(interface: &str) -> Result<Hold, AttachError> {
     let dir = Path::new("/run/packetwatch");
     fs::create_dir_all(dir).map_err(|source| error("create", dir, source))?;
     let path = dir.join(format!("{interface}@{namespace}.lock"));
-    let file = fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|source| error("open", &path, source))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| AttachError::HeldByUs {
-        interface: interface.to_owned(),
-        lock: path,
-    })
+    loop {
+        let file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|source| error("open", &path, source))?;
+        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Err(AttachError::HeldByUs {
+                interface: interface.to_owned(),
+                lock: path,
+            });
+        };
+        // The one before may have removed the file between the two: its lock then locks nothing.
+        if is_same(&file, &path) {
+            return Ok(Hold { file, path });
+        }
+    }
+}
+
+fn is_same(file: &fs::File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
 }
 
 const NAMESPACE: &str = "/proc/self/ns/net";
