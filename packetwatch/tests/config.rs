@@ -3,7 +3,8 @@
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use packetwatch::{
-    config::{Config, ConfigError, Flags, LogFormat, Mode, OnExit, Sources, XdpMode, template},
+    config::{Config, ConfigError, Flags, Mode, OnExit, Sources, XdpMode, template},
+    log::LogFormat,
     rules::RuleSet,
 };
 use tempfile::TempDir;

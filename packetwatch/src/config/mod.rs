@@ -19,7 +19,7 @@ pub use error::{ConfigError, Origin, Violation};
 pub use flags::Flags;
 pub use load::{DEFAULT_FILE, Sources};
 pub use sections::{
-    Api, Capacity, Capture, Fleet, Log, LogFormat, Mode, OnExit, Protect, Transport, Word, XdpMode,
+    Api, Capacity, Capture, Fleet, Log, Mode, OnExit, Protect, Transport, Word, XdpMode,
 };
 pub use template::template;
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::prefix::Parsed;
+use crate::{log::LogFormat, prefix::Parsed};
 
 /// A key that takes one of a few words.
 pub trait Word: Copy + PartialEq + 'static {
@@ -56,13 +56,6 @@ pub enum OnExit {
 impl Word for OnExit {
     const WORDS: &'static [(&'static str, Self)] =
         &[("detach", Self::Detach), ("keep", Self::Keep)];
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One Elastic Common Schema object a line.
-    Json,
-    Text,
 }
 
 impl Word for LogFormat {

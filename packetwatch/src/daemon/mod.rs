@@ -18,11 +18,7 @@ use anyhow::{Context as _, Result};
 pub use control::{RulesControl, RulesError, RulesFrom};
 pub use readiness::Readiness;
 
-use crate::{
-    cli::DetachArgs,
-    config::{self, Flags},
-    dataplane, log,
-};
+use crate::{cli::DetachArgs, config::Flags, dataplane, log};
 
 /// `packetwatch run`: the daemon, in the foreground, until SIGINT or SIGTERM.
 ///
@@ -30,13 +26,9 @@ use crate::{
 /// What kept it from starting, or ended it.
 pub fn run(flags: Flags) -> Result<()> {
     let config = run::load(flags.clone())?;
-    let format = match config.log.format {
-        config::LogFormat::Json => log::LogFormat::Json,
-        config::LogFormat::Text => log::LogFormat::Text,
-    };
     // `debug` turns the XDP program's own messages on.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
-    let log = log::init(format, &filter)?;
+    let log = log::init(config.log.format, &filter)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
