@@ -61,7 +61,16 @@ impl fmt::Display for Position {
 ///
 /// Only the first syntax error is told: those after it are mostly its consequences.
 pub(crate) fn parse(text: &str) -> Result<DeTable<'_>, Fault> {
-    Ok(DeTable::parse(text)?.into_inner())
+    let parsed = DeTable::parse(text).map_err(|error| {
+        let mut fault = Fault::from(error);
+        // The parser points at the key and leaves its name out.
+        if fault.message == "duplicate key" {
+            let key = text.get(fault.span.clone()).unwrap_or_default();
+            fault.message = format!("duplicate key {key}: keep one of them");
+        }
+        fault
+    })?;
+    Ok(parsed.into_inner())
 }
 
 /// The known name a mistyped one most likely stands for.
@@ -110,6 +119,6 @@ mod tests {
         let text = "mode = \"enforce\"\nmode = \"observe\"\n";
         let fault = parse(text).unwrap_err();
         assert_eq!(Position::of(text, fault.span.start).to_string(), "2:1");
-        assert_eq!(fault.message, "duplicate key");
+        assert_eq!(fault.message, "duplicate key mode: keep one of them");
     }
 }

@@ -308,7 +308,10 @@ fn what_is_no_toml_has_its_place() {
         "packetwatch.toml:2:5: unclosed table, expected `]`"
     );
     let setup = Setup::new().file("mode = \"observe\"\nmode = \"enforce\"\n");
-    assert_eq!(setup.refusal(), "packetwatch.toml:2:1: duplicate key");
+    assert_eq!(
+        setup.refusal(),
+        "packetwatch.toml:2:1: duplicate key mode: keep one of them"
+    );
 }
 
 #[test]

@@ -58,19 +58,27 @@ impl<'a> Request<'a> {
         }
         request.push_str("\r\n");
         stream.write_all(&[request.as_bytes(), body].concat())?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-        Response::parse(&answer).ok_or_else(|| {
-            let start = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("no complete HTTP answer to {method} {path}: {start:?}"),
-            )
-        })
+        Response::read(stream)
     }
 }
 
 impl Response {
+    /// Reads an answer to the end of the connection.
+    ///
+    /// # Errors
+    /// As [`Request::exchange`].
+    pub fn read(stream: impl Read) -> io::Result<Self> {
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+        Self::parse(&answer).ok_or_else(|| {
+            let start = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("no complete HTTP answer: {start:?}"),
+            )
+        })
+    }
+
     /// The value of a header, named in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers

@@ -283,6 +283,10 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
             app.counters.map_full(list);
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
         }
+        WriteError::Journal(_) => {
+            tracing::error!(error.message = %detail, "API: a write was refused");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
         error => Problem::internal("write the lists", &error),
     }
 }

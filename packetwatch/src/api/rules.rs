@@ -20,7 +20,7 @@ use crate::{
 pub struct Rules {
     #[schema(value_type = Vec<RuleText>)]
     pub rules: Vec<RuleText>,
-    /// `default`, `file` or `api`.
+    /// `built-in`, `api`, or the file or variable that they were read from.
     pub rules_from: String,
 }
 

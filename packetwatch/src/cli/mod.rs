@@ -20,7 +20,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config::Flags;
+use crate::config::{ConfigError, Flags};
 use client::{Client, Connection};
 use output::{Closed, Out, OutputArgs};
 
@@ -124,10 +124,28 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, handlers: &Handlers) 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("packetwatch: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("packetwatch: {}", told(&error));
+            match error.downcast_ref::<ConfigError>() {
+                Some(error) if error.is_usage() => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
+}
+
+/// The error and its causes, each once: many a message quotes its cause.
+fn told(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .fold(error.to_string(), |text, cause| {
+            let cause = cause.to_string();
+            if text.contains(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        })
 }
 
 fn dispatch(command: Command, handlers: &Handlers) -> anyhow::Result<()> {

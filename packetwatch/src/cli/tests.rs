@@ -121,3 +121,14 @@ fn helps(mut command: clap::Command, text: &mut String) {
         }
     }
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    let cause = std::io::Error::other("disk full");
+    let quoting = anyhow::Error::new(cause).context("cannot write: disk full");
+    assert_eq!(told(&quoting), "cannot write: disk full");
+    let silent = anyhow::anyhow!("disk full")
+        .context("cannot write")
+        .context("start");
+    assert_eq!(told(&silent), "start: cannot write: disk full");
+}

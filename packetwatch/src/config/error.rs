@@ -73,3 +73,15 @@ pub enum ConfigError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<Violation>),
 }
+
+impl ConfigError {
+    /// Whether flags alone are wrong, which is wrong usage of the command line.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => false,
+            Self::Invalid(violations) => violations
+                .iter()
+                .all(|violation| matches!(violation.origin, Origin::Flag(_))),
+        }
+    }
+}

@@ -8,6 +8,8 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub enum Error {
     #[error("cannot load the XDP program: {0}")]
     Load(#[source] Box<EbpfError>),
+    #[error("loading the XDP program needs CAP_BPF and CAP_NET_ADMIN, or root")]
+    NotPermitted,
     #[error(
         "the kernel refuses the XDP program: {reason}. Packetwatch needs Linux 5.18 or later and \
          CAP_BPF with CAP_NET_ADMIN, or root"

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError},
     programs::{ProgramError, Xdp},
 };
@@ -82,7 +82,7 @@ impl Dataplane {
             .map_max_entries("CALLERS", callers)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
-            .map_err(|source| Error::Load(Box::new(source)))?;
+            .map_err(unloadable)?;
         let events = Events::new(&mut ebpf, options.debug)?;
         let standings = Standings::new(&mut ebpf, lists)?;
         let rooms = Rooms {
@@ -110,6 +110,13 @@ impl Dataplane {
             .try_into()
             .map_err(refused)?;
         run(program)
+    }
+}
+
+fn unloadable(source: EbpfError) -> Error {
+    match &source {
+        EbpfError::MapError(error) if error.errno() == Some(libc::EPERM) => Error::NotPermitted,
+        _ => Error::Load(Box::new(source)),
     }
 }
 

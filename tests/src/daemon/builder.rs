@@ -91,7 +91,7 @@ impl Builder {
             process: None,
             netns: self.netns,
             arguments,
-            _pins: pins,
+            pins,
             home,
         };
         daemon.start();

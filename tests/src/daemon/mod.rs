@@ -6,8 +6,8 @@ mod process;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -38,7 +38,7 @@ pub struct Daemon {
     process: Option<Process>,
     netns: Netns,
     arguments: Vec<String>,
-    _pins: PinDirectory,
+    pins: PinDirectory,
     home: TempDir,
 }
 
@@ -99,6 +99,14 @@ impl Daemon {
             .expect("run nsenter (package util-linux)")
     }
 
+    /// The command that this daemon is started by: `packetwatch run` on its configuration and pins. Flags
+    /// that are added outrank the configuration.
+    pub fn command(&self) -> Command {
+        let mut command = self.netns.command(binary());
+        command.args(&self.arguments);
+        command
+    }
+
     /// The unix socket of the API.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("api.sock")
@@ -107,6 +115,11 @@ impl Daemon {
     /// Where it keeps its journal, token and rules.
     pub fn state_dir(&self) -> PathBuf {
         self.home.path().join("state")
+    }
+
+    /// Where it pins its filter.
+    pub fn bpffs(&self) -> &Path {
+        self.pins.path()
     }
 
     /// The process id, as long as it runs.
@@ -145,9 +158,7 @@ impl Daemon {
     }
 
     fn start(&mut self) {
-        let mut command = self.netns.command(binary());
-        command.args(&self.arguments);
-        self.process = Some(Process::start(command));
+        self.process = Some(Process::start(self.command()));
         let ready = crate::patience::until(READY_LIMIT, || {
             if let Some(status) = self.running_mut().exited() {
                 panic!("the daemon ended with {status} before it was ready");

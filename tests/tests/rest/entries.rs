@@ -1,0 +1,143 @@
+//! One entry at a time: made, changed, removed; what is carved out of it and what is protected from it.
+
+use packetwatch_tests::Family;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::stage::{Stage, entries, keys, problem, text};
+
+const LISTS: [&str; 2] = ["allow", "deny"];
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn an_entry_is_made_changed_read_and_removed() {
+    let stage = Stage::shared();
+    for list in LISTS {
+        let path = format!("/v1/{list}/192.0.2.16%2F28");
+        let body = json!({"reason": "a guest", "ttl": "10m"});
+        let made = stage.ask("PUT", &path, Some(body));
+        assert_eq!(made.status, 201, "{made:?}");
+        let entry = made.json();
+        let expected = ["created_at", "expires_at", "prefix", "reason", "source"];
+        assert_eq!(keys(&entry), expected);
+        assert_eq!(entry["prefix"], "192.0.2.16/28");
+        assert_eq!(
+            (&entry["reason"], &entry["source"]),
+            (&json!("a guest"), &json!("api"))
+        );
+        let length = time(&entry["expires_at"]) - time(&entry["created_at"]);
+        assert!((length - time::Duration::minutes(10)).abs() < time::Duration::SECOND);
+
+        let page = stage.expect(200, "GET", &format!("/v1/{list}?contains=192.0.2.20"));
+        let page = page.json();
+        assert_eq!(keys(&page), ["entries", "next"]);
+        let [listed] = &entries(&page)[..] else {
+            panic!("one entry covers the address: {page}");
+        };
+        let expected = [
+            "bytes",
+            "created_at",
+            "expires_at",
+            "packets",
+            "prefix",
+            "reason",
+            "source",
+        ];
+        assert_eq!(keys(listed), expected);
+        assert_eq!(
+            (&listed["packets"], &listed["bytes"]),
+            (&json!(0), &json!(0))
+        );
+
+        // Without a body the entry is replaced whole: no reason, no end.
+        let changed = stage.expect(200, "PUT", &path).json();
+        assert_eq!(
+            (&changed["reason"], &changed["expires_at"]),
+            (&Value::Null, &Value::Null)
+        );
+
+        let removed = stage.expect(204, "DELETE", &path);
+        assert!(removed.body.is_empty(), "{removed:?}");
+        problem(&stage.ask("DELETE", &path, None), 404, Some("prefix"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_deny_works_around_what_is_allowed_and_says_so() {
+    let stage = Stage::shared();
+    stage.expect(201, "PUT", "/v1/allow/198.51.100.77");
+    stage.expect(201, "PUT", "/v1/allow/198.51.100.80/30");
+    let entry = stage.expect(201, "PUT", "/v1/deny/198.51.100.64/26").json();
+    let carved = ["198.51.100.77/32", "198.51.100.80/30"];
+    assert_eq!(entry["carved_out"], json!(carved), "{entry}");
+    // A mere allow entry protects nothing: to deny exactly it is accepted, and the allow wins.
+    stage.expect(201, "PUT", "/v1/deny/198.51.100.77");
+    let explained = stage.expect(200, "GET", "/v1/explain/198.51.100.77").json();
+    assert_eq!(explained["verdict"], "pass", "{explained}");
+    for (list, prefix) in [
+        ("allow", "198.51.100.77"),
+        ("allow", "198.51.100.80/30"),
+        ("deny", "198.51.100.64/26"),
+        ("deny", "198.51.100.77"),
+    ] {
+        stage.expect(204, "DELETE", &format!("/v1/{list}/{prefix}"));
+    }
+}
+
+/// On a daemon of its own, since it takes the host's own protection away for a while.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_protected_address_is_denied_by_force_alone() {
+    let stage = Stage::own();
+    for family in [Family::V4, Family::V6] {
+        let address = stage.lan.segment().host(family);
+        let single = format!("{address}/{}", family.address_bits());
+        let source = || {
+            let page = stage.expect(200, "GET", &format!("/v1/allow?contains={address}"));
+            entries(&page.json())
+                .first()
+                .map(|entry| entry["source"].clone())
+        };
+        assert_eq!(source(), Some(json!("protect")));
+
+        let path = format!("/v1/deny/{address}");
+        let refused = problem(&stage.ask("PUT", &path, None), 409, Some("prefix"));
+        assert!(text(&refused["detail"]).contains("force"), "{refused}");
+        assert_eq!(stage.listed("deny"), [""; 0]);
+        // Nor can the protection be removed or replaced as if it were an entry of the API.
+        let allow = format!("/v1/allow/{address}");
+        problem(&stage.ask("DELETE", &allow, None), 409, Some("prefix"));
+
+        // Denying what merely covers it is accepted.
+        let wide = match family {
+            Family::V4 => format!("/v1/deny/{address}/30"),
+            Family::V6 => format!("/v1/deny/{address}/126"),
+        };
+        let entry = stage.expect(201, "PUT", &wide).json();
+        assert_eq!(entry["carved_out"], json!([single]), "{entry}");
+        stage.expect(204, "DELETE", &wide);
+
+        stage.expect(201, "PUT", &format!("{path}?force=true"));
+        assert_eq!(source(), None, "a forced deny ends the protection");
+        let explained = stage
+            .expect(200, "GET", &format!("/v1/explain/{address}"))
+            .json();
+        assert_eq!(explained["verdict"], "drop", "{explained}");
+        stage.expect(204, "DELETE", &path);
+        assert_eq!(
+            source(),
+            Some(json!("protect")),
+            "it returns with the end of the deny"
+        );
+    }
+}
+
+/// A time of the API: RFC 3339 and UTC.
+#[track_caller]
+fn time(value: &Value) -> OffsetDateTime {
+    let written = text(value);
+    assert!(written.ends_with('Z'), "{written} is not UTC");
+    OffsetDateTime::parse(written, &Rfc3339).unwrap_or_else(|error| panic!("{written}: {error}"))
+}

@@ -1,0 +1,96 @@
+//! `/metrics` as a scraper reads it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use packetwatch_tests::patience::until;
+
+use crate::scan::Scan;
+use crate::stage::PROMPT;
+
+/// Every name users build dashboards on, with exactly its labels, and no address among the values.
+pub(crate) fn metrics_tell(scan: &Scan) {
+    let families: [(&str, &str, &[&str]); 11] = [
+        ("packets", "counter", &["interface", "reason", "verdict"]),
+        ("bytes", "counter", &["interface", "reason", "verdict"]),
+        ("connections", "counter", &["interface"]),
+        ("list_entries", "gauge", &["family", "list"]),
+        ("map_entries", "gauge", &["map"]),
+        ("map_capacity", "gauge", &["map"]),
+        ("map_full", "counter", &["map"]),
+        ("map_errors", "counter", &["error", "map"]),
+        ("events_lost", "counter", &["stage"]),
+        ("bans", "counter", &["rule"]),
+        ("build_info", "gauge", &["git", "version"]),
+    ];
+    let answer = scan.daemon.api("GET", "/metrics", None);
+    let media = answer.header("content-type").unwrap_or_default();
+    assert!(media.starts_with("application/openmetrics-text"), "{media}");
+    let exposition = answer.text();
+    assert!(exposition.ends_with("# EOF\n"), "{exposition}");
+    for (family, kind, labels) in families {
+        let declared = format!("# TYPE packetwatch_{family} {kind}\n");
+        assert!(exposition.contains(&declared), "{declared}{exposition}");
+        let total = if kind == "counter" { "_total" } else { "" };
+        let name = format!("packetwatch_{family}{total}");
+        let found: Vec<_> = samples(exposition)
+            .filter(|sample| sample.name == name)
+            .collect();
+        assert!(!found.is_empty(), "{name} has no sample:\n{exposition}");
+        for sample in found {
+            let present: Vec<_> = sample.labels.keys().map(String::as_str).collect();
+            assert_eq!(present, labels, "{name}");
+        }
+    }
+    for sample in samples(exposition) {
+        let is_address = |value: &String| value.parse::<IpAddr>().is_ok();
+        assert!(!sample.labels.values().any(is_address), "{}", sample.name);
+    }
+    // Counted when it was dropped, so nothing is left to wait for but the ban's own packet.
+    let dropped = until(PROMPT, || {
+        let answer = scan.daemon.api("GET", "/metrics", None);
+        let by_ban = |sample: &Sample| {
+            let label = |key: &str| sample.labels.get(key).map(String::as_str);
+            sample.name == "packetwatch_packets_total"
+                && (label("reason"), label("verdict")) == (Some("ban"), Some("drop"))
+                && sample.value >= 1.0
+        };
+        samples(answer.text())
+            .any(|sample| by_ban(&sample))
+            .then_some(())
+    });
+    assert!(dropped.is_some(), "no packet was dropped by the ban");
+    let bans = samples(exposition).find(|sample| sample.name == "packetwatch_bans_total");
+    assert_eq!(
+        bans.map(|sample| (sample.labels["rule"].clone(), sample.value)),
+        Some(("port-scan".to_owned(), 1.0))
+    );
+}
+
+/// A line of the exposition that is no comment.
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+fn samples(exposition: &str) -> impl Iterator<Item = Sample> {
+    let lines = exposition.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| sample(line).unwrap_or_else(|| panic!("no sample: {line}")))
+}
+
+/// Reads `name{label="value",...} number`; no value of ours has a quote or a comma.
+fn sample(line: &str) -> Option<Sample> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, labels) = series.strip_suffix('}')?.split_once('{')?;
+    let labels = labels.split(',').map(|label| {
+        let (key, value) = label.split_once('=')?;
+        let value = value.strip_prefix('"')?.strip_suffix('"')?;
+        Some((key.to_owned(), value.to_owned()))
+    });
+    Some(Sample {
+        name: name.to_owned(),
+        labels: labels.collect::<Option<_>>()?,
+        value: value.parse().ok()?,
+    })
+}

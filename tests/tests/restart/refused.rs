@@ -1,0 +1,256 @@
+//! Starts that must not happen, each with a message that names the thing and the remedy.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use packetwatch_tests::daemon::binary;
+use packetwatch_tests::netns::Netns;
+
+use crate::scene::{PORTS, Scene, ended, failed};
+
+/// A start that must fail, with what its last words must hold. Nothing but JSON lines goes to stdout.
+#[track_caller]
+fn refused(command: Command, words: &[&str]) -> String {
+    let output = ended(command);
+    let stderr = failed(&output);
+    for word in words {
+        assert!(stderr.contains(word), "{word:?} is not in: {stderr}");
+    }
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let line = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        packetwatch_tests::daemon::validate(&line).expect("a line of the log");
+    }
+    stderr
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let scene = Scene::new("10m");
+    let other = TempDir::new().expect("a directory");
+    let (state, socket) = (other.path().join("state"), other.path().join("api.sock"));
+    let running = scene.lan.host.xdp("pw0");
+
+    let mut same_state = scene.daemon.command();
+    same_state
+        .args(["--interface", "pw1", "--socket"])
+        .arg(&socket);
+    let journal = scene
+        .daemon
+        .state_dir()
+        .join("journal.redb")
+        .display()
+        .to_string();
+    refused(same_state, &[&journal, "in use by another packetwatch"]);
+
+    let mut same_socket = scene.daemon.command();
+    same_socket
+        .args(["--interface", "pw1", "--state-dir"])
+        .arg(&state);
+    let taken = scene.daemon.socket().display().to_string();
+    refused(
+        same_socket,
+        &["a daemon already answers on", &taken, "--socket"],
+    );
+
+    let mut same_interface = scene.daemon.command();
+    same_interface
+        .arg("--state-dir")
+        .arg(&state)
+        .arg("--socket")
+        .arg(&socket);
+    refused(
+        same_interface,
+        &["pw0 is filtered by another packetwatch process"],
+    );
+
+    // Of two interfaces one is taken: the other is let go of.
+    let mut half = scene.daemon.command();
+    half.args(["--interface", "pw1", "--interface", "pw0", "--state-dir"]);
+    half.arg(&state).arg("--socket").arg(&socket);
+    refused(half, &["pw0 is filtered by another packetwatch process"]);
+    assert_eq!(scene.lan.host.xdp("pw1"), None);
+
+    let mut missing = scene.daemon.command();
+    missing.args(["--interface", "nope0", "--state-dir"]);
+    missing.arg(&state).arg("--socket").arg(&socket);
+    refused(missing, &["no interface nope0", "ip link"]);
+
+    assert!(running.is_some());
+    assert_eq!(scene.lan.host.xdp("pw0"), running);
+    scene.scan_into_ban(0);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn damaged_state_is_refused_by_name_and_left_as_it_is() {
+    let mut scene = Scene::new("10m");
+    scene.expect(201, "PUT", "/v1/deny/192.0.2.1", None);
+    let state = scene.daemon.state_dir();
+    scene.daemon.terminate();
+    let whole = |name: &str| fs::read(state.join(name)).expect("read what is there");
+    let journal = whole("journal.redb");
+    let token = whole("token");
+
+    let damaged = |name: &str, text: &[u8], words: &[&str]| {
+        let path = state.join(name);
+        fs::write(&path, text).expect("write into the state directory");
+        let path = path.display().to_string();
+        refused(scene.daemon.command(), &[&[path.as_str()], words].concat());
+        assert_eq!(whole(name), text, "{name} was touched");
+        assert!(!scene.is_filtered());
+    };
+    damaged(
+        "journal.redb",
+        &vec![b'x'; 4096],
+        &["damaged", "move the file aside"],
+    );
+    damaged(
+        "journal.redb",
+        &journal[..journal.len() / 2],
+        &["damaged", "backup"],
+    );
+    fs::write(state.join("journal.redb"), &journal).expect("put the journal back");
+    damaged("token", b"pw_secret\n", &["damaged", "move it aside"]);
+    fs::write(state.join("token"), &token).expect("put the token back");
+    damaged(
+        "rules.toml",
+        b"[[rules]]\nname = \"a\"\nports = 3\n",
+        &["3:1", "rules reset"],
+    );
+    damaged("rules.toml", b"\xff\xfe", &["rules.toml"]);
+    fs::remove_file(state.join("rules.toml")).expect("remove the rules");
+
+    let mut file = scene.daemon.command();
+    let no_directory = state.join("token");
+    file.arg("--state-dir").arg(&no_directory);
+    let shown = no_directory.display().to_string();
+    refused(file, &[&shown, "state_dir"]);
+    let mut kernels = scene.daemon.command();
+    kernels.args(["--state-dir", "/proc/packetwatch"]);
+    refused(kernels, &["/proc/packetwatch", "state_dir"]);
+
+    // With everything in its place again nothing is lost.
+    scene.daemon.restart();
+    let deny = scene.expect(200, "GET", "/v1/deny", None);
+    assert_eq!(deny["entries"][0]["prefix"], "192.0.2.1/32");
+    scene.assert_served(0, &PORTS);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_wrong_configuration_is_told_with_its_place_and_the_nearest_key() {
+    let netns = Netns::new();
+    let home = TempDir::new().expect("a directory");
+    let path = home.path().join("packetwatch.toml");
+    let shown = path.display().to_string();
+    let start = |text: &[u8]| {
+        fs::write(&path, text).expect("write the configuration");
+        let mut command = netns.command(binary());
+        command.args(["run", "--config", &shown]);
+        command
+    };
+    // The text, the line, and what else is told.
+    let table: [(&str, u32, &[&str]); 14] = [
+        ("interfces = [\"eth0\"]\n", 1, &["interfces", "interfaces"]),
+        (
+            "mode = \"enforce\"\nstate_dri = \"/x\"\n",
+            2,
+            &["state_dri", "state_dir"],
+        ),
+        ("[api]\nlitsen = \"off\"\n", 2, &["litsen", "listen"]),
+        ("[protcet]\nself = true\n", 1, &["protcet", "protect"]),
+        (
+            "[[rules]]\nname = \"a\"\ndistinct_port = 3\n",
+            3,
+            &["distinct_port", "distinct_ports"],
+        ),
+        ("mode = \"observ\"\n", 1, &["mode", "observ", "observe"]),
+        ("mode = 7\n", 1, &["mode"]),
+        ("interfaces = \"eth0\"\n", 1, &["interfaces"]),
+        (
+            "[api]\nlisten = \"nowhere\"\n",
+            2,
+            &["api.listen", "nowhere"],
+        ),
+        (
+            "[protect]\nextra = [\"10.0.0.0/33\"]\n",
+            2,
+            &["protect.extra", "10.0.0.0/33"],
+        ),
+        (
+            "[[rules]]\nname = \"a\"\nconnections = 5\nwithin = \"0s\"\n",
+            4,
+            &["within"],
+        ),
+        (
+            "[[rules]]\nname = \"a\"\nconnections = 5\nbytes = 5\n",
+            1,
+            &["connections", "bytes"],
+        ),
+        ("mode = \"enforce\"\nmode = \"observe\"\n", 2, &["mode"]),
+        ("mode = \n", 1, &[]),
+    ];
+    for (text, line, words) in table {
+        let place = format!("{shown}:{line}");
+        refused(start(text.as_bytes()), &[&[place.as_str()], words].concat());
+    }
+    // Everything that is wrong is told at once.
+    let several = start(b"mdoe = \"observe\"\n[api]\nlitsen = \"off\"\n");
+    refused(several, &[&format!("{shown}:1"), &format!("{shown}:3")]);
+    refused(start(b"\xff\xfe"), &[&shown]);
+
+    let mut variable = start(b"");
+    variable.env("PACKETWATCH_MODE", "observ");
+    refused(variable, &["PACKETWATCH_MODE", "observe"]);
+    let mut variable = start(b"");
+    variable.env("PACKETWATCH_API__LITSEN", "off");
+    refused(
+        variable,
+        &["PACKETWATCH_API__LITSEN", "PACKETWATCH_API__LISTEN"],
+    );
+
+    fs::remove_file(&path).expect("remove the configuration");
+    let mut missing = netns.command(binary());
+    missing.args(["run", "--config", &shown]);
+    refused(missing, &[&shown]);
+    let mut directory = netns.command(binary());
+    directory.args(["run", "--config"]).arg(home.path());
+    refused(directory, &[&home.path().display().to_string()]);
+
+    // No interface is named, and this namespace has no route.
+    let mut nowhere = start(format!("state_dir = {:?}\n", home.path().join("state")).as_bytes());
+    nowhere.args(["--socket", "off", "--api", "off"]);
+    refused(nowhere, &["no default route", "--interface"]);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_the_host_does_not_grant_is_named() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+
+    // Root without a single capability, who can still read every file of root's.
+    let mut powerless = scene.lan.host.command("setpriv");
+    powerless.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+    let run = scene.daemon.command();
+    // After nsenter's own arguments, which the new command has already.
+    let arguments = run.get_args().skip_while(|argument| *argument != binary());
+    powerless.args(arguments);
+    refused(powerless, &["CAP_BPF", "root"]);
+
+    let mut unpinned = scene.lan.host.command(binary());
+    let own = scene.daemon.bpffs().as_os_str();
+    let elsewhere = |argument| match argument {
+        path if path == own => OsStr::new("/nowhere/bpf"),
+        other => other,
+    };
+    let arguments = run.get_args().skip_while(|argument| *argument != binary());
+    unpinned.args(arguments.skip(1).map(elsewhere));
+    unpinned.args(["--on-exit", "keep"]);
+    refused(unpinned, &["on_exit", "mount -t bpf", "/nowhere/bpf"]);
+    assert!(!scene.is_filtered());
+}
