@@ -181,7 +181,7 @@ fn a_policy_that_somebody_switches_is_put_in_force_again() {
     let scene = Scene::new();
     let line = scene.after(|| {
         // What is not in force is the same rules as of another moment, until they change.
-        let answer = scene.daemon.api("PUT", "/v1/rules", Some(&json!([])));
+        let answer = scene.daemon.api("PUT", "/v1/rules", Some(&json!({"rules": []})));
         assert_eq!(answer.status, 200, "{answer:?}");
         scene.intruder.switch_policy();
     });

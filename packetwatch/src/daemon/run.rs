@@ -105,7 +105,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         tasks.spawn(calls.run(events.calls, shutdown.clone()));
         let watch = Watch {
             dataplane: dataplane.clone(),
-            netlink: netlink.clone(),
+            netlink: Netlink::connect().context("open a netlink socket")?,
             rules: Arc::clone(&rules),
             readiness: readiness.clone(),
             counters: counters.clone(),
