@@ -181,7 +181,9 @@ fn a_policy_that_somebody_switches_is_put_in_force_again() {
     let scene = Scene::new();
     let line = scene.after(|| {
         // What is not in force is the same rules as of another moment, until they change.
-        let answer = scene.daemon.api("PUT", "/v1/rules", Some(&json!({"rules": []})));
+        let answer = scene
+            .daemon
+            .api("PUT", "/v1/rules", Some(&json!({"rules": []})));
         assert_eq!(answer.status, 200, "{answer:?}");
         scene.intruder.switch_policy();
     });
@@ -242,12 +244,12 @@ fn the_daemons_own_work_is_no_difference() {
         let mut n = 0u32;
         while Instant::now() < end {
             n += 1;
-            let body = (n % 2 == 0).then(|| json!({"ttl": "1s"}));
+            let body = n.is_multiple_of(2).then(|| json!({"ttl": "1s"}));
             let host = n % 50;
             let path = format!("/v1/deny/198.51.100.{host}%2F32");
             let answer = scene.daemon.api("PUT", &path, body.as_ref());
             assert!(answer.status < 300, "{answer:?}");
-            if n % 7 == 0 {
+            if n.is_multiple_of(7) {
                 let list: Vec<Value> = (0..n % 40)
                     .map(|n| json!({"prefix": format!("192.0.2.{n}/32"), "ttl": "2s"}))
                     .collect();
