@@ -35,6 +35,8 @@ struct Counted {
     bans: BTreeMap<String, u64>,
     map_full: BTreeMap<&'static str, u64>,
     map_errors: BTreeMap<(&'static str, &'static str), u64>,
+    map_differences: BTreeMap<(&'static str, &'static str), u64>,
+    detached: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
@@ -55,6 +57,16 @@ impl Counters {
     /// A map could not be read or written.
     pub fn map_error(&self, map: &'static str, error: &'static str) {
         self.with(|counted| *counted.map_errors.entry((map, error)).or_default() += 1);
+    }
+
+    /// Entries of a map were found other than they should be: `missing`, `changed`, `foreign`.
+    pub fn map_differences(&self, map: &'static str, kind: &'static str, entries: u64) {
+        self.with(|counted| *counted.map_differences.entry((map, kind)).or_default() += entries);
+    }
+
+    /// An interface was filtered no more: `gone`, or the program was `taken-off` or `replaced`.
+    pub fn detached(&self, cause: &'static str) {
+        self.with(|counted| *counted.detached.entry(cause).or_default() += 1);
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Counted) -> T) -> T {
@@ -79,6 +91,8 @@ pub fn encode(app: &App) -> String {
 struct Snapshot {
     outcomes: Vec<Outcome>,
     connections: Vec<(String, Tally)>,
+    /// interface, whether it is filtered
+    filtered: Vec<(String, bool)>,
     faults: Vec<(Fault, u64)>,
     /// list, family, entries
     lists: Vec<(&'static str, &'static str, u64)>,
@@ -108,6 +122,12 @@ impl Snapshot {
         Self {
             outcomes: told(app, "outcomes", app.dataplane.outcomes()),
             connections: told(app, "outcomes", app.dataplane.connections()),
+            filtered: app
+                .dataplane
+                .interfaces()
+                .into_iter()
+                .map(|interface| (interface.name, interface.state.is_filtered()))
+                .collect(),
             faults: told(app, "faults", app.dataplane.faults()),
             lists: lists.collect(),
             maps: maps.collect(),
@@ -199,6 +219,16 @@ impl Collector for Snapshot {
             calls,
         )?;
 
+        let filtered = self.filtered.iter();
+        let filtered =
+            filtered.map(|(name, is)| (vec![("interface", name.as_str())], (*is).into()));
+        let words = "1 if every packet of the interface is judged, 0 if not";
+        family(encoder, ("interface_filtered", words, Gauge), filtered)?;
+        let detached = self.counted.detached.iter();
+        let detached = detached.map(|(cause, n)| (vec![("cause", *cause)], *n));
+        let words = "Times that an interface lost its filter, other than by the daemon's own end";
+        family(encoder, ("detached", words, Counter), detached)?;
+
         let lists = self.lists.iter();
         let lists = lists.map(|(list, family, n)| (vec![("list", *list), ("family", *family)], *n));
         family(
@@ -248,6 +278,12 @@ impl Collector for Snapshot {
             ("map_errors", "What maps did not do as asked", Counter),
             errors,
         )?;
+        let differences = counted.map_differences.iter();
+        let differences =
+            differences.map(|((map, kind), n)| (vec![("map", *map), ("kind", *kind)], *n));
+        let words =
+            "Entries that somebody else had removed, changed or added, and that were mended";
+        family(encoder, ("map_differences", words, Counter), differences)?;
         let lost = [
             ("calls", self.fault(Fault::CallsLost)),
             ("calls-suppressed", self.fault(Fault::CallsSuppressed)),
@@ -314,6 +350,8 @@ mod tests {
         counters.ban("port-scan");
         counters.map_full("lists");
         counters.map_error("outcomes", "read");
+        counters.map_differences("bans", "missing", 3);
+        counters.detached("gone");
         let text = text(Snapshot {
             outcomes: vec![
                 outcome(Reason::Pass, false, 2),
@@ -328,6 +366,7 @@ mod tests {
                     bytes: 60,
                 },
             )],
+            filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
             faults: vec![(Fault::CallersFull, 6)],
             lists: vec![("allow", "ipv4", 7)],
             maps: vec![
@@ -351,6 +390,10 @@ mod tests {
             r#"packetwatch_map_full_total{map="callers"} 6"#,
             r#"packetwatch_map_full_total{map="lists"} 1"#,
             r#"packetwatch_map_errors_total{map="outcomes",error="read"} 1"#,
+            r#"packetwatch_map_differences_total{map="bans",kind="missing"} 3"#,
+            r#"packetwatch_interface_filtered{interface="eth0"} 1"#,
+            r#"packetwatch_interface_filtered{interface="eth1"} 0"#,
+            r#"packetwatch_detached_total{cause="gone"} 1"#,
             r#"packetwatch_events_lost_total{stage="log"} 11"#,
             r#"packetwatch_bans_total{rule="port-scan"} 1"#,
             r#"packetwatch_build_info{version="1.2.3",git="abc"} 1"#,

@@ -36,6 +36,12 @@ impl Maps for NoMaps {
     fn replace_standings(&self, _: Vec<(IpNet, Standing)>) -> Result<(), Error> {
         Ok(())
     }
+    fn each_standing(&self, _: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error> {
+        Ok(())
+    }
+    fn lists_in_force(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
     fn list_hits(&self, _: u32) -> Result<Tally, Error> {
         Ok(Tally::default())
     }
@@ -49,6 +55,9 @@ impl Maps for NoMaps {
         Ok(None)
     }
     fn remove_ban(&self, _: IpNet) -> Result<(), Error> {
+        Ok(())
+    }
+    fn each_ban(&self, _: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error> {
         Ok(())
     }
     fn forget_caller(&self, _: IpNet) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //! * [`netns`]: a namespace that lives as long as its value.
 //! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
+//! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
@@ -21,6 +22,7 @@
 pub mod daemon;
 pub mod frames;
 pub mod http;
+pub mod intruder;
 pub mod kernel;
 pub mod netns;
 pub mod packet;

@@ -118,6 +118,12 @@ impl Lan {
         &self.segments[0]
     }
 
+    /// Makes the first link again, after one of its ends was deleted or renamed.
+    pub fn replug(&self) {
+        self.segment().plug(&self.host);
+        add_default_routes(&self.host, &self.segment().local);
+    }
+
     /// The namespace between the host and the client of [`Lan::routed`].
     pub fn router(&self) -> Option<&Netns> {
         self.router.as_ref()
@@ -132,19 +138,28 @@ impl Default for Lan {
 
 impl Segment {
     fn on_link(host: &Netns, number: u8) -> Self {
-        let interface = format!("pw{number}");
-        let client = Netns::new();
-        let local = Network::local(number);
-        join(host, &interface, &client, "eth0");
-        add_addresses(host, &interface, &local.host_net(HOST));
-        add_addresses(&client, "eth0", &local.client_nets());
-        add_addresses(&client, "eth0", &local.host_net(GATEWAY));
-        Self {
+        let segment = Self {
+            client: Netns::new(),
+            interface: format!("pw{number}"),
+            local: Network::local(number),
+            remote: Vec::new(),
+        };
+        segment.plug(host);
+        segment
+    }
+
+    /// Makes the link and gives both ends their addresses.
+    fn plug(&self, host: &Netns) {
+        let Self {
             client,
             interface,
             local,
-            remote: Vec::new(),
-        }
+            remote: _,
+        } = self;
+        join(host, interface, client, "eth0");
+        add_addresses(host, interface, &local.host_net(HOST));
+        add_addresses(client, "eth0", &local.client_nets());
+        add_addresses(client, "eth0", &local.host_net(GATEWAY));
     }
 
     /// The host's own address on this segment.

@@ -33,12 +33,29 @@ pub struct Status {
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct InterfaceStatus {
+    /// As it is called now.
     pub name: String,
+    /// Its name in the configuration; null for one that was renamed and whose name another
+    /// interface bears.
+    #[serde(default)]
+    pub configured_as: Option<String>,
+    /// `attached`; `down`: the same, and the interface is set down; `detached`: it is not filtered,
+    /// see `error`; `missing`: no interface bears the name.
+    #[schema(example = "attached")]
     pub state: String,
+    /// The kernel's index; 0 when it is not filtered.
+    #[serde(default)]
+    pub interface_index: u32,
+    /// Bytes; null until the kernel was asked.
+    #[serde(default)]
+    pub mtu: Option<u32>,
     /// `native` or `generic`; null until the kernel was asked.
     pub xdp_mode: Option<String>,
-    /// The kernel's id of the program, as `bpftool prog` shows it.
+    /// The kernel's id of the program, as `bpftool prog` shows it; 0 when it is not filtered.
     pub program_id: u32,
+    /// Why it is not filtered; it is tried again every second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Why it is not native, where that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_native: Option<String>,
@@ -103,12 +120,16 @@ fn read(app: &App) -> Result<Status, Problem> {
         .dataplane
         .interfaces()
         .into_iter()
-        .map(|attached| InterfaceStatus {
-            name: attached.name,
-            state: "attached".to_owned(),
-            xdp_mode: attached.mode.map(|mode| mode.to_string()),
-            program_id: attached.program_id,
-            not_native: attached.not_native,
+        .map(|interface| InterfaceStatus {
+            name: interface.name,
+            configured_as: interface.configured,
+            state: interface.state.as_str().to_owned(),
+            interface_index: interface.ifindex,
+            mtu: interface.mtu,
+            xdp_mode: interface.mode.map(|mode| mode.to_string()),
+            program_id: interface.program_id,
+            error: interface.error,
+            not_native: interface.not_native,
         });
     let counts = app.lists.counts();
     let maps = app.dataplane.capacities().map_err(unreadable)?;

@@ -42,13 +42,19 @@ fn lines(status: &Status) -> Vec<String> {
         format!("rules from  {rules_from}"),
     ];
     lines.extend(interfaces.iter().map(|interface| {
-        format!(
-            "interface   {}: {}, {} mode, program {}",
-            interface.name,
-            interface.state,
-            interface.xdp_mode.as_deref().unwrap_or("unknown"),
-            interface.program_id
-        )
+        let name = &interface.name;
+        let formerly = match &interface.configured_as {
+            Some(configured) if configured != name => format!(" (configured as {configured})"),
+            _ => String::new(),
+        };
+        let how = if interface.program_id == 0 {
+            let error = interface.error.as_deref();
+            error.map_or_else(String::new, |error| format!(": {error}"))
+        } else {
+            let mode = interface.xdp_mode.as_deref().unwrap_or("unknown");
+            format!(", {mode} mode, program {}", interface.program_id)
+        };
+        format!("interface   {name}{formerly}: {}{how}", interface.state)
     }));
     lines.push(format!(
         "lists       {} allowed, {} denied, {} banned",
@@ -101,13 +107,30 @@ mod tests {
             mode: "observe".to_owned(),
             uptime_seconds: 61,
             rules_from: "file".to_owned(),
-            interfaces: vec![InterfaceStatus {
-                name: "eth0".to_owned(),
-                state: "attached".to_owned(),
-                xdp_mode: Some("native".to_owned()),
-                program_id: 7,
-                not_native: None,
-            }],
+            interfaces: vec![
+                InterfaceStatus {
+                    name: "wan0".to_owned(),
+                    configured_as: Some("eth0".to_owned()),
+                    state: "attached".to_owned(),
+                    interface_index: 2,
+                    mtu: Some(1500),
+                    xdp_mode: Some("native".to_owned()),
+                    program_id: 7,
+                    error: None,
+                    not_native: None,
+                },
+                InterfaceStatus {
+                    name: "eth1".to_owned(),
+                    configured_as: Some("eth1".to_owned()),
+                    state: "missing".to_owned(),
+                    interface_index: 0,
+                    mtu: None,
+                    xdp_mode: None,
+                    program_id: 0,
+                    error: None,
+                    not_native: None,
+                },
+            ],
             lists: ListCounts {
                 allow: 1,
                 deny: 2,
@@ -129,7 +152,8 @@ mod tests {
             "mode        observe, dropping nothing",
             "uptime      1m 1s",
             "rules from  file",
-            "interface   eth0: attached, native mode, program 7",
+            "interface   wan0 (configured as eth0): attached, native mode, program 7",
+            "interface   eth1: missing",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",

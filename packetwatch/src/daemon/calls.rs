@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use packetwatch_abi::{Call, Fault};
@@ -76,10 +76,11 @@ impl Budget {
     }
 }
 
-/// Interfaces by index, as of the last unknown one.
+/// Interfaces by index, as of the last unknown one, or of a second ago: they can be renamed.
 struct Names {
     dataplane: Dataplane,
     by_index: HashMap<u32, String>,
+    read: Instant,
 }
 
 impl Names {
@@ -87,13 +88,16 @@ impl Names {
         Self {
             dataplane,
             by_index: HashMap::new(),
+            read: Instant::now(),
         }
     }
 
     fn of(&mut self, ifindex: u32) -> &str {
-        if !self.by_index.contains_key(&ifindex) {
-            let attached = self.dataplane.interfaces().into_iter();
-            self.by_index = attached.map(|held| (held.ifindex, held.name)).collect();
+        let is_old = self.read.elapsed() >= Duration::from_secs(1);
+        if is_old || !self.by_index.contains_key(&ifindex) {
+            let known = self.dataplane.interfaces().into_iter();
+            self.by_index = known.map(|known| (known.ifindex, known.name)).collect();
+            self.read = Instant::now();
         }
         self.by_index
             .get(&ifindex)

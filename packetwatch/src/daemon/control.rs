@@ -83,6 +83,8 @@ struct State {
     mode: Mode,
     call_budget: u32,
     generation: u32,
+    /// what the kernel was told last
+    in_force: Option<Policy>,
 }
 
 impl RulesControl {
@@ -102,6 +104,7 @@ impl RulesControl {
                 mode: config.mode,
                 call_budget: config.log.connections_per_second,
                 generation: 1,
+                in_force: None,
             }),
         };
         let mut state = control.state();
@@ -109,7 +112,7 @@ impl RulesControl {
             state.rules = rules;
             state.from = RulesFrom::Api;
         }
-        control.enforce(&state)?;
+        control.enforce(&mut state)?;
         drop(state);
         Ok(control)
     }
@@ -184,7 +187,7 @@ impl RulesControl {
             let from = RulesFrom::Configuration(config.rules_from());
             self.replace(&mut state, config.rules.clone(), from)?;
         } else {
-            self.enforce(&state)?;
+            self.enforce(&mut state)?;
         }
         Ok(())
     }
@@ -194,7 +197,20 @@ impl RulesControl {
     /// # Errors
     /// The kernel refuses the policy.
     pub fn refresh(&self) -> Result<(), RulesError> {
-        self.enforce(&self.state())
+        self.enforce(&mut self.state())
+    }
+
+    /// Puts the policy in force again if somebody else has changed it; tells whether.
+    ///
+    /// # Errors
+    /// The kernel refuses to tell it or to take it.
+    pub fn reconcile(&self) -> Result<bool, RulesError> {
+        let mut state = self.state();
+        let differs = self.dataplane.policy()? != state.in_force;
+        if differs {
+            self.enforce(&mut state)?;
+        }
+        Ok(differs)
     }
 
     fn replace(
@@ -220,7 +236,7 @@ impl RulesControl {
     }
 
     /// Puts the state in force in the kernel: one store.
-    fn enforce(&self, state: &State) -> Result<(), RulesError> {
+    fn enforce(&self, state: &mut State) -> Result<(), RulesError> {
         let Compiled {
             rule_count,
             call_rules,
@@ -235,7 +251,7 @@ impl RulesControl {
                 *place = length;
             }
         }
-        self.dataplane.set_policy(&Policy {
+        let policy = Policy {
             observe: (state.mode == Mode::Observe).into(),
             generation: state.generation,
             call_budget: state.call_budget,
@@ -247,7 +263,9 @@ impl RulesControl {
             unit_rules,
             ban_lengths,
             rules,
-        })?;
+        };
+        self.dataplane.set_policy(&policy)?;
+        state.in_force = Some(policy);
         Ok(())
     }
 

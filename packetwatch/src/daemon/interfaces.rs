@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     config::{Config, OnExit, XdpMode},
-    dataplane::{AttachError, AttachMode, Attached, Dataplane, XdpMode as Took},
+    dataplane::{AttachError, AttachMode, Dataplane, Interface, XdpMode as Took},
     log::EVENT,
-    netlink::Netlink,
+    netlink::{Link, Netlink},
 };
 
 /// The interfaces to filter: those of the configuration, else the one of the default route.
@@ -36,24 +36,15 @@ pub(super) async fn attach(
     interfaces: &[String],
     mode: XdpMode,
 ) -> Result<()> {
-    let mode = match mode {
-        XdpMode::Auto => AttachMode::Auto,
-        XdpMode::Native => AttachMode::Native,
-        XdpMode::Generic => AttachMode::Generic,
-    };
+    let mode = asked(mode);
     for interface in interfaces {
         match dataplane.attach(interface, mode) {
-            Ok(attached) => tell(dataplane, netlink, attached).await,
+            Ok(attached) => {
+                let links = netlink.links().await.unwrap_or_default();
+                tell_attached(dataplane, &links, attached);
+            }
             Err(error) => {
-                tracing::error!(
-                    target: EVENT,
-                    {
-                        event.action = "attach-failed",
-                        observer.ingress.interface.name = interface.as_str(),
-                        error.message = %error,
-                    },
-                    "not attached to {interface}: {error}"
-                );
+                tell_failed(interface, &error);
                 release(dataplane, OnExit::Detach);
                 return Err(error).with_context(|| format!("attach to {interface}"));
             }
@@ -62,29 +53,28 @@ pub(super) async fn attach(
     Ok(())
 }
 
-async fn tell(dataplane: &Dataplane, netlink: &Netlink, attached: Attached) {
-    let Attached {
-        name,
-        ifindex,
-        mode,
-        program_id,
-        not_native,
-    } = attached;
-    let mode = match mode {
-        Some(mode) => mode,
-        // Taken over from an earlier process, so it is in the mode that one chose.
-        None => {
-            let links = netlink.links().await.unwrap_or_default();
-            let link = links.iter().find(|link| link.index == ifindex);
-            let mode = match link {
-                Some(link) if link.xdp_generic => Took::Generic,
-                _ => Took::Native,
-            };
-            dataplane.note_mode(&name, mode);
-            mode
-        }
-    };
-    if let Some(reason) = not_native {
+pub(super) fn asked(mode: XdpMode) -> AttachMode {
+    match mode {
+        XdpMode::Auto => AttachMode::Auto,
+        XdpMode::Native => AttachMode::Native,
+        XdpMode::Generic => AttachMode::Generic,
+    }
+}
+
+pub(super) fn tell_attached(dataplane: &Dataplane, links: &[Link], attached: Interface) {
+    // A filter that was taken over is in the mode that was chosen before.
+    let mode = attached.mode.unwrap_or_else(|| {
+        let mut links = links.iter();
+        let link = links.find(|link| link.index == attached.ifindex);
+        let mode = match link {
+            Some(link) if link.xdp_generic => Took::Generic,
+            _ => Took::Native,
+        };
+        dataplane.note_mode(attached.ifindex, mode);
+        mode
+    });
+    let name = attached.name;
+    if let Some(reason) = attached.not_native {
         tracing::warn!("{name} is filtered generically, which costs more: {reason}");
     }
     tracing::info!(
@@ -92,18 +82,35 @@ async fn tell(dataplane: &Dataplane, netlink: &Netlink, attached: Attached) {
         {
             event.action = "attached",
             observer.ingress.interface.name = name.as_str(),
+            packetwatch.interface_index = attached.ifindex,
             packetwatch.xdp_mode = %mode,
-            packetwatch.program_id = program_id,
+            packetwatch.program_id = attached.program_id,
         },
         "attached to {name} ({mode} XDP)"
+    );
+}
+
+pub(super) fn tell_failed(interface: &str, error: &AttachError) {
+    tracing::error!(
+        target: EVENT,
+        {
+            event.action = "attach-failed",
+            observer.ingress.interface.name = interface,
+            error.message = %error,
+        },
+        "not attached to {interface}: {error}"
     );
 }
 
 /// Detaches from all, or leaves the pinned filters in place.
 pub(super) fn release(dataplane: &Dataplane, on_exit: OnExit) {
     let keep = on_exit == OnExit::Keep && dataplane.pin_dir().is_some();
-    for Attached { name, .. } in dataplane.interfaces() {
-        match dataplane.release(&name, keep) {
+    for Interface { name, state, .. } in dataplane.interfaces() {
+        let released = dataplane.release(&name, keep);
+        if !state.is_filtered() {
+            continue;
+        }
+        match released {
             Ok(()) if keep => tracing::info!(
                 "{name} stays filtered; `packetwatch detach --interface {name}` takes the filter off"
             ),

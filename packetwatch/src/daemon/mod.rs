@@ -1,15 +1,18 @@
 //! The daemon: puts the rooms together and keeps them running.
 //!
 //! `run` assembles and serves; `enforce` is the rule loop; `calls` the call log; `control` the
-//! rules and the mode in force; `interfaces` attaches; `reload` is SIGHUP.
+//! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
+//! `reconcile` to it that the maps do; `reload` is SIGHUP.
 
 mod calls;
 mod control;
 mod enforce;
 mod interfaces;
 mod readiness;
+mod reconcile;
 mod reload;
 mod run;
+mod watch;
 
 use std::time::Duration;
 

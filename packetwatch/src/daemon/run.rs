@@ -1,15 +1,23 @@
 //! A daemon's life: assemble, serve, reload, let go.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::{JoinSet, spawn_blocking},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces};
+use super::{
+    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, reconcile::Reconciler,
+    watch::Watch,
+};
 use crate::{
     api::{self, App, Listeners, Tokens},
     clock::Clock,
@@ -23,6 +31,9 @@ use crate::{
 };
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What a part of the daemon has for the step that it is at when the order to stop comes.
+const LAST_STEPS: Duration = Duration::from_secs(2);
+
 pub(super) const GIT: &str = env!("PACKETWATCH_GIT");
 
 /// Runs until SIGINT or SIGTERM.
@@ -63,6 +74,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         sessions_from: starting_shell(),
         tokens: tokens.clone(),
         lists: lists.clone(),
+        dataplane: dataplane.clone(),
         stop: CancellationToken::new(),
     };
     protector.establish(&config).await?;
@@ -91,8 +103,29 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             clock,
         };
         tasks.spawn(calls.run(events.calls, shutdown.clone()));
+        let watch = Watch {
+            dataplane: dataplane.clone(),
+            netlink: Netlink::connect().context("open a netlink socket")?,
+            rules: Arc::clone(&rules),
+            readiness: readiness.clone(),
+            counters: counters.clone(),
+            mode: interfaces::asked(config.xdp_mode),
+        };
+        tasks.spawn(watch.run(shutdown.clone()));
+        let reconciler = Reconciler {
+            lists: lists.clone(),
+            rules: Arc::clone(&rules),
+            counters: counters.clone(),
+        };
+        tasks.spawn(reconciler.run(shutdown.clone()));
         if let Some(debug) = events.debug {
-            tasks.spawn(debug.forward());
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    forwarded = debug.forward() => forwarded,
+                    () = shutdown.cancelled() => Ok(()),
+                }
+            });
         }
         let address = listeners.tcp_address();
         let app = App {
@@ -128,6 +161,9 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         shutdown.cancel();
         protector.stop.cancel();
         let _ = api.await;
+        // They end by themselves: what the watch is attaching to is let go of below.
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let _ = timeout(LAST_STEPS, all).await;
         tasks.shutdown().await;
         ended
     };
@@ -165,12 +201,14 @@ struct Protection {
     sessions_from: Option<std::net::IpAddr>,
     tokens: Tokens,
     lists: Lists,
+    dataplane: Dataplane,
     stop: CancellationToken,
 }
 
 impl Protection {
     fn protector(&self, config: &Config) -> Protector {
         let tokens = self.tokens.clone();
+        let dataplane = self.dataplane.clone();
         let settings = Settings {
             interfaces: self.names.clone(),
             own: config.protect.own,
@@ -190,6 +228,10 @@ impl Protection {
                 .into_iter()
                 .map(|(address, _)| address)
                 .collect()
+        })
+        .following(move || {
+            let interfaces = dataplane.interfaces().into_iter();
+            interfaces.map(|interface| interface.ifindex).collect()
         })
     }
 

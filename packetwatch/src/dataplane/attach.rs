@@ -1,10 +1,10 @@
 //! Attaching to interfaces: native where the driver can, else generic, and pinned.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::fmt;
 
 use aya::programs::{
     ProgramError, Xdp,
-    links::{FdLink, PinnedLink},
+    links::FdLink,
     xdp::{XdpLink, XdpMode as AyaMode},
 };
 use packetwatch_abi::MAX_INTERFACES;
@@ -12,8 +12,9 @@ use packetwatch_abi::MAX_INTERFACES;
 use super::{
     AttachError, Dataplane, Error,
     error::Errno as _,
+    links::{Held, Interface, Link, Links, Seat, State},
     lock,
-    pins::{self, Hold, Pins},
+    pins::{self, Pins},
 };
 
 /// What is asked for.
@@ -42,169 +43,196 @@ impl fmt::Display for XdpMode {
     }
 }
 
-/// An interface that is filtered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
-    pub name: String,
-    pub ifindex: u32,
-    /// `None` for a filter taken over from an earlier process, until the kernel was asked
-    pub mode: Option<XdpMode>,
-    pub program_id: u32,
-    /// why native was not possible, where it was tried
-    pub not_native: Option<String>,
-}
-
-enum Link {
-    Pinned(PinnedLink),
-    Own(FdLink),
-}
-
-struct Holding {
-    attached: Attached,
-    /// row of the outcome counters
-    slot: u32,
-    link: Link,
-    _hold: Hold,
-}
-
-/// The attached interfaces, by name.
-pub(super) struct Links {
-    pins: Option<Pins>,
-    held: BTreeMap<String, Holding>,
-}
-
-impl Links {
-    pub(super) fn new(pins: Option<Pins>) -> Self {
-        Self {
-            pins,
-            held: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn pin_dir(&self) -> Option<PathBuf> {
-        self.pins.as_ref().map(|pins| pins.dir().to_owned())
-    }
-
-    /// Row of the outcome counters and name of each interface.
-    pub(super) fn slots(&self) -> Vec<(u32, String)> {
-        self.held
-            .values()
-            .map(|holding| (holding.slot, holding.attached.name.clone()))
-            .collect()
-    }
-
-    fn free_slot(&self) -> Option<u32> {
-        (0..MAX_INTERFACES as u32).find(|slot| self.held.values().all(|held| held.slot != *slot))
-    }
-}
-
 impl Dataplane {
-    /// Attaches to an interface. A filter that an earlier process left there is replaced in one
-    /// step, so that no packet passes unjudged.
+    /// Attaches to an interface. A filter that is there already, of an earlier process or our own
+    /// that somebody else put a program into, is replaced in one step, so that no packet passes
+    /// unjudged.
     ///
     /// # Errors
     /// There is no such interface, another program holds it, or the driver cannot.
-    pub fn attach(&self, interface: &str, mode: AttachMode) -> Result<Attached, AttachError> {
+    pub fn attach(&self, interface: &str, mode: AttachMode) -> Result<Interface, AttachError> {
         let mut links = lock(&self.0.links);
-        let ifindex = nix::net::if_::if_nametoindex(interface)
-            .map_err(|_| AttachError::NoSuchInterface(interface.to_owned()))?;
-        let slot = links.free_slot().unwrap_or(MAX_INTERFACES as u32);
-        let hold = pins::hold(interface)?;
-        let left = links
-            .pins
-            .as_ref()
-            .and_then(|pins| pins.left_behind(interface));
-        let attempt = self.with_program_link(interface, |program| {
-            if let Some(link) = left.filter(|_| mode == AttachMode::Auto)
-                && let Some(link) = take_over(program, link)
-            {
+        let attached = self.attach_in(&mut links, interface, mode);
+        if let Err(error) = &attached {
+            let state = match error {
+                AttachError::NoSuchInterface(_) => State::Missing,
+                _ => State::Detached,
+            };
+            let (seat, _) = links.seat(interface);
+            seat.interface.lose(state, Some(error.to_string()));
+        }
+        for slot in links.settle() {
+            self.clear_outcomes(slot);
+        }
+        attached
+    }
+
+    fn attach_in(
+        &self,
+        links: &mut Links,
+        name: &str,
+        mode: AttachMode,
+    ) -> Result<Interface, AttachError> {
+        let ifindex = nix::net::if_::if_nametoindex(name)
+            .map_err(|_| AttachError::NoSuchInterface(name.to_owned()))?;
+        let ours = links.with_index(ifindex).and_then(|seat| seat.held.take());
+        let (left, hold) = match ours {
+            Some(Held { link, hold }) => (Some(link.into_fd()), hold),
+            None => {
+                let hold = pins::hold(name)?;
+                // A mode that is asked for need not be the one that the earlier process chose.
+                let pins = links.pins.as_ref().filter(|_| mode == AttachMode::Auto);
+                (pins.and_then(|pins| pins.left_behind(name)), hold)
+            }
+        };
+        let unpin = |pins: &Option<Pins>| pins.as_ref().map(|pins| pins.unpin(name));
+        let (link, mode, not_native) = self.with_program_link(name, |program| {
+            if let Some(link) = left.and_then(|link| take_over(program, link)) {
                 return Ok((link, None, None));
             }
-            // A pin whose interface is gone, or a mode that is asked for, stands in the way.
-            if let Some(pins) = &links.pins {
-                let _ = pins.unpin(interface);
-            }
-            attach(program, interface, mode)
+            // The pin of a link that is dead, or of another mode, stands in the way.
+            let _ = unpin(&links.pins);
+            attach(program, name, mode)
         })?;
-        let (link, mode, not_native) = attempt;
         let program_id = link
             .info()
             .map(|info| info.program_id())
             .unwrap_or_default();
         let link = match &links.pins {
             Some(pins) => {
-                let _ = pins.unpin(interface);
-                Link::Pinned(pins.pin(interface, link)?)
+                let _ = pins.unpin(name);
+                Link::Pinned(pins.pin(name, link)?)
             }
             None => Link::Own(link),
         };
-        let attached = Attached {
-            name: interface.to_owned(),
-            ifindex,
-            mode,
-            program_id,
-            not_native,
-        };
-        let holding = Holding {
-            attached: attached.clone(),
-            slot,
-            link,
-            _hold: hold,
-        };
-        links.held.insert(interface.to_owned(), holding);
+        let (seat, stale) = links.seat(name);
+        let known = &mut seat.interface;
+        known.state = State::Attached;
+        known.ifindex = ifindex;
+        known.mode = mode;
+        known.not_native = not_native;
+        known.program_id = program_id;
+        known.error = None;
+        let attached = known.clone();
+        seat.held = Some(Held { link, hold });
+        if let Some(slot) = stale {
+            self.clear_outcomes(slot);
+        }
         Ok(attached)
     }
 
-    /// Lets go of an interface: detaches, or leaves the pinned filter in place.
+    /// Lets go of an interface: detaches, or leaves the pinned filter in place. It is no longer
+    /// shown.
     pub fn release(&self, interface: &str, keep: bool) -> Result<(), AttachError> {
-        let Some(holding) = lock(&self.0.links).held.remove(interface) else {
+        let mut links = lock(&self.0.links);
+        let here = |seat: &Seat| seat.interface.name == interface;
+        let Some(index) = links.seats.iter().position(here) else {
             return Ok(());
         };
-        match holding.link {
-            Link::Pinned(_) if keep => Ok(()),
-            Link::Pinned(link) => match link.unpin() {
-                Ok(link) => {
-                    drop(link);
-                    Ok(())
-                }
-                Err(source) => Err(AttachError::Pin {
-                    operation: "remove the pin of",
-                    path: interface.into(),
-                    source,
-                }),
-            },
-            Link::Own(link) => {
-                drop(link);
-                Ok(())
-            }
+        match links.seats.remove(index).held {
+            Some(held) if !keep => let_go(held, interface),
+            _ => Ok(()),
         }
     }
 
-    /// What is filtered.
-    pub fn interfaces(&self) -> Vec<Attached> {
+    /// Forgets the link of an interface that has left this namespace or was removed; wherever it
+    /// is now, it is no longer filtered. Its place waits for it, if the configuration names it.
+    pub fn lose(&self, interface: &str) {
+        let mut links = lock(&self.0.links);
+        for seat in &mut links.seats {
+            if seat.interface.name == interface {
+                // A link that is dead has no pin to speak of, and a failure changes nothing.
+                let _ = seat.held.take().map(|held| let_go(held, interface));
+                if let Some(name) = seat.interface.configured.clone() {
+                    seat.interface.name = name;
+                }
+                seat.interface.lose(State::Missing, None);
+            }
+        }
+        for slot in links.settle() {
+            self.clear_outcomes(slot);
+        }
+    }
+
+    /// Takes over the names that interfaces bear now, by index. Pins and locks go by name, so that
+    /// `packetwatch detach` finds them; for the moment of the move the filter has no pin.
+    pub fn rename(&self, names: &[(u32, String)]) {
+        let mut links = lock(&self.0.links);
+        let Links { pins, seats, .. } = &mut *links;
+        let mut moving = Vec::new();
+        // First all go, then all come: names may have been exchanged.
+        for (ifindex, name) in names {
+            for (index, seat) in seats.iter_mut().enumerate() {
+                if seat.interface.ifindex == *ifindex && seat.interface.name != *name {
+                    if let Some(pins) = pins {
+                        let _ = pins.unpin(&seat.interface.name);
+                    }
+                    let held = seat.held.take();
+                    moving.extend(held.map(|Held { link, hold }| (index, link.into_fd(), hold)));
+                    seat.interface.name.clone_from(name);
+                }
+            }
+        }
+        let mut free = Vec::new();
+        for (index, link, hold) in moving {
+            drop(hold);
+            free.push((index, link));
+        }
+        for (index, link) in free {
+            let interface = &mut seats[index].interface;
+            let held = pins::hold(&interface.name).and_then(|hold| {
+                let link = match pins {
+                    Some(pins) => {
+                        let _ = pins.unpin(&interface.name);
+                        Link::Pinned(pins.pin(&interface.name, link)?)
+                    }
+                    None => Link::Own(link),
+                };
+                Ok(Held { link, hold })
+            });
+            match held {
+                Ok(held) => seats[index].held = Some(held),
+                Err(error) => interface.lose(State::Detached, Some(error.to_string())),
+            }
+        }
+        for slot in links.settle() {
+            self.clear_outcomes(slot);
+        }
+    }
+
+    /// Notes what the kernel says of an interface.
+    pub fn note(&self, ifindex: u32, up: bool, mtu: u32) {
+        if let Some(seat) = lock(&self.0.links).with_index(ifindex) {
+            seat.interface.state = if up { State::Attached } else { State::Down };
+            seat.interface.mtu = Some(mtu);
+        }
+    }
+
+    /// What is filtered, and what is configured and cannot be.
+    pub fn interfaces(&self) -> Vec<Interface> {
         let links = lock(&self.0.links);
         links
-            .held
-            .values()
-            .map(|held| held.attached.clone())
+            .seats
+            .iter()
+            .map(|seat| seat.interface.clone())
             .collect()
     }
 
     /// The interfaces by slot of the outcome counters, for the policy.
     pub fn interface_slots(&self) -> [u32; MAX_INTERFACES] {
         let mut slots = [0; MAX_INTERFACES];
-        for holding in lock(&self.0.links).held.values() {
-            if let Some(slot) = slots.get_mut(holding.slot as usize) {
-                *slot = holding.attached.ifindex;
+        for seat in &lock(&self.0.links).seats {
+            if let Some(slot) = slots.get_mut(seat.slot as usize) {
+                *slot = seat.interface.ifindex;
             }
         }
         slots
     }
 
     /// Notes what the kernel says of a filter that was taken over.
-    pub fn note_mode(&self, interface: &str, mode: XdpMode) {
-        if let Some(holding) = lock(&self.0.links).held.get_mut(interface) {
-            holding.attached.mode = Some(mode);
+    pub fn note_mode(&self, ifindex: u32, mode: XdpMode) {
+        if let Some(seat) = lock(&self.0.links).with_index(ifindex) {
+            seat.interface.mode = Some(mode);
         }
     }
 
@@ -226,6 +254,22 @@ impl Dataplane {
                 source,
             }),
             _ => Err(AttachError::NoSuchInterface(interface.to_owned())),
+        }
+    }
+}
+
+/// Detaches, and removes the pin.
+fn let_go(held: Held, interface: &str) -> Result<(), AttachError> {
+    let Held { link, hold: _hold } = held;
+    match link {
+        Link::Pinned(link) => link.unpin().map(drop).map_err(|source| AttachError::Pin {
+            operation: "remove the pin of",
+            path: interface.into(),
+            source,
+        }),
+        Link::Own(link) => {
+            drop(link);
+            Ok(())
         }
     }
 }

@@ -75,13 +75,18 @@ impl Dataplane {
         }
     }
 
+    /// Visits each ban, ended ones too, in no order. Nothing waits for it.
+    pub fn each_ban(&self, mut visit: impl FnMut(IpNet, Ban)) -> Result<(), Error> {
+        let info = IterableMap::map(&lock(&self.0.bans).map).info();
+        let map = info.and_then(|info| MapData::from_id(info.id()));
+        let map = map.map_err(map_error(MAP, "open", 0))?;
+        batch::each::<Prefix, Ban>(&map, MAP, |prefix, ban| visit(key::prefix(&prefix), ban))
+    }
+
     /// All bans, ended ones too, in no order.
     pub fn bans(&self) -> Result<Vec<(IpNet, Ban)>, Error> {
-        let bans = lock(&self.0.bans);
         let mut all = Vec::new();
-        batch::each::<Prefix, Ban>(IterableMap::map(&bans.map), MAP, |prefix, ban| {
-            all.push((key::prefix(&prefix), ban));
-        })?;
+        self.each_ban(|prefix, ban| all.push((prefix, ban)))?;
         Ok(all)
     }
 }

@@ -1,8 +1,8 @@
-//! Reading a whole hash map in batches.
+//! Reading a whole map in batches.
 //!
-//! aya reads a map with two system calls an entry, and starts over when the entry that it stands
-//! on vanishes. `BPF_MAP_LOOKUP_BATCH` (kernel 5.6) goes bucket by bucket: a thousand entries a
-//! call, each at most once.
+//! aya reads a map with two system calls an entry. `BPF_MAP_LOOKUP_BATCH` takes a thousand a call:
+//! of a hash (kernel 5.6) bucket by bucket, each entry at most once; of a longest-match map (5.13)
+//! key by key, and it starts over when the key that it stands on vanishes.
 
 use std::{
     io,
@@ -12,10 +12,13 @@ use std::{
 
 use aya::{Pod, maps::MapData};
 
-use super::Error;
+use super::{Error, error::map_error};
 
 /// Entries a call. A bucket that holds more asks for a larger batch.
 const BATCH: usize = 1024;
+
+/// What the kernel keeps of its place: a bucket's number of a hash, else a key.
+type Cursor = [u64; 8];
 
 /// The part of `union bpf_attr` that batch commands use.
 #[repr(C)]
@@ -30,24 +33,28 @@ struct Attributes {
     flags: u64,
 }
 
-/// Visits each entry of a hash map.
+/// Visits each entry of a map.
 ///
 /// # Errors
-/// The system call's. Entries visited before it stand.
+/// The system call's, or the map changed so fast that there was no end in sight. Entries visited
+/// before it stand.
 pub(super) fn each<K: Pod, V: Pod>(
     map: &MapData,
     name: &'static str,
     mut visit: impl FnMut(K, V),
 ) -> Result<(), Error> {
+    const { assert!(size_of::<K>() <= size_of::<Cursor>()) };
+    let info = map.info().map_err(map_error(name, "inspect", 0))?;
+    let mut left = 2 * u64::from(info.max_entries()) + 2 * BATCH as u64;
     let mut size = BATCH;
     let mut keys: Vec<MaybeUninit<K>> = Vec::new();
     let mut values: Vec<MaybeUninit<V>> = Vec::new();
-    let mut cursor = [0u32; 1];
+    let mut cursor = Cursor::default();
     let mut started = false;
     loop {
         keys.resize_with(size, MaybeUninit::uninit);
         values.resize_with(size, MaybeUninit::uninit);
-        let mut next = [0u32; 1];
+        let mut next = Cursor::default();
         let mut attributes = Attributes {
             in_batch: if started { cursor.as_ptr() as u64 } else { 0 },
             out_batch: next.as_mut_ptr() as u64,
@@ -80,6 +87,14 @@ pub(super) fn each<K: Pod, V: Pod>(
         }
         if last {
             return Ok(());
+        }
+        left = left.saturating_sub(attributes.count.into());
+        if left == 0 {
+            return Err(Error::Syscall {
+                map: name,
+                operation: "read",
+                source: io::Error::other("it changed too often meanwhile"),
+            });
         }
         cursor = next;
         started = true;

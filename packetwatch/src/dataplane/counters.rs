@@ -16,7 +16,7 @@ use super::{
 };
 
 pub(super) struct Counters {
-    outcomes: PerCpuArray<MapData, Tally>,
+    outcomes: Mutex<PerCpuArray<MapData, Tally>>,
     faults: PerCpuArray<MapData, u64>,
     list_hits: Mutex<PerCpuArray<MapData, Tally>>,
     sizes: Vec<(&'static str, MapData)>,
@@ -54,7 +54,7 @@ impl Counters {
             }
         }
         Ok(Self {
-            outcomes: take(ebpf, "OUTCOMES_MAP")?,
+            outcomes: Mutex::new(take(ebpf, "OUTCOMES_MAP")?),
             faults: take(ebpf, "FAULTS")?,
             list_hits: Mutex::new(take(ebpf, "LIST_HITS")?),
             sizes,
@@ -63,8 +63,7 @@ impl Counters {
     }
 
     fn tally(&self, index: u32) -> Result<Tally, Error> {
-        let values = self
-            .outcomes
+        let values = lock(&self.outcomes)
             .get(&index, 0)
             .map_err(map_error("OUTCOMES", "read", 0))?;
         Ok(sum(values.iter()))
@@ -148,15 +147,18 @@ impl Dataplane {
     /// Sets a slot's counters to zero, before another entry takes it.
     pub fn clear_list_hits(&self, slot: u32) -> Result<(), Error> {
         let mut hits = lock(&self.0.counters.list_hits);
-        let error = || map_error("LIST_HITS", "clear", self.0.counters.lists);
-        let cpus = hits.get(&slot, 0).map_err(error())?.len();
-        let zero = PerCpuValues::try_from(vec![Tally::default(); cpus]);
-        let zero = zero.map_err(|source| Error::Syscall {
-            map: "LIST_HITS",
-            operation: "clear",
-            source,
-        })?;
-        hits.set(slot, zero, 0).map_err(error())
+        clear(&mut hits, "LIST_HITS", slot, self.0.counters.lists)
+    }
+
+    /// Sets a row of outcomes to zero, before another interface takes it. What cannot be cleared
+    /// stays and is counted for the new one.
+    pub(super) fn clear_outcomes(&self, slot: u32) {
+        let mut outcomes = lock(&self.0.counters.outcomes);
+        for index in outcome_index(slot, false, 0)..outcome_index(slot + 1, false, 0) {
+            if let Err(error) = clear(&mut outcomes, "OUTCOMES", index, 0) {
+                return tracing::warn!("{error}");
+            }
+        }
     }
 
     /// The maps that a configuration sizes or that can fill up.
@@ -174,6 +176,24 @@ impl Dataplane {
         }
         Ok(uses)
     }
+}
+
+fn clear(
+    map: &mut PerCpuArray<MapData, Tally>,
+    name: &'static str,
+    index: u32,
+    capacity: u32,
+) -> Result<(), Error> {
+    let cpus = map.get(&index, 0);
+    let cpus = cpus.map_err(map_error(name, "clear", capacity))?.len();
+    let zero = PerCpuValues::try_from(vec![Tally::default(); cpus]);
+    let zero = zero.map_err(|source| Error::Syscall {
+        map: name,
+        operation: "clear",
+        source,
+    })?;
+    map.set(index, zero, 0)
+        .map_err(map_error(name, "clear", capacity))
 }
 
 /// Entries and memory of a map; the kernel tells the latter in the descriptor's fdinfo.

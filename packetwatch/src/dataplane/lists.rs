@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use packetwatch_abi::{Prefix, Standing};
 
 use super::{
-    Dataplane, Error, MapUse,
+    Dataplane, Error, MapUse, batch,
     counters::usage,
     error::{is_absent, map_error},
     key::key,
@@ -46,6 +46,15 @@ impl Standings {
             trie,
             capacity,
         })
+    }
+
+    /// What the program looks into: a handle of its own.
+    fn in_force(&self) -> Result<Option<Trie>, Error> {
+        match self.outer.get(&0, 0) {
+            Ok(trie) => Ok(Some(trie)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(map_error(MAP, "read", 0)(error)),
+        }
     }
 
     /// Memory of the trie in force.
@@ -115,18 +124,32 @@ impl Dataplane {
         }
     }
 
-    /// All nodes, in no order, for comparison with what should be there.
-    pub fn standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
+    /// Visits each node of the lists in force, in no order; one may come twice if they change
+    /// meanwhile. Nothing waits for it.
+    pub fn each_standing(&self, mut visit: impl FnMut(IpNet, Standing)) -> Result<(), Error> {
+        let in_force = lock(&self.0.standings).in_force()?;
+        let Some(trie) = in_force else {
+            return Ok(());
+        };
+        batch::each::<Key<Prefix>, Standing>(IterableMap::map(&trie), MAP, |node, standing| {
+            let len = node.prefix_len().saturating_sub(Prefix::FAMILY_BITS);
+            let prefix = Prefix { len, ..node.data() };
+            visit(super::prefix(&prefix), standing);
+        })
+    }
+
+    /// Whether the program judges by the lists that are written here, and not by others that
+    /// somebody has put in their place.
+    pub fn lists_in_force(&self) -> Result<bool, Error> {
         let standings = lock(&self.0.standings);
-        standings
-            .trie
-            .iter()
-            .map(|node| {
-                let (node, standing) = node.map_err(map_error(MAP, "read", 0))?;
-                let len = node.prefix_len().saturating_sub(Prefix::FAMILY_BITS);
-                let prefix = Prefix { len, ..node.data() };
-                Ok((super::prefix(&prefix), standing))
-            })
-            .collect()
+        let id = |trie: &Trie| {
+            let info = IterableMap::map(trie).info();
+            info.map(|info| info.id())
+                .map_err(map_error(MAP, "inspect", 0))
+        };
+        match standings.in_force()? {
+            Some(trie) => Ok(id(&trie)? == id(&standings.trie)?),
+            None => Ok(false),
+        }
     }
 }

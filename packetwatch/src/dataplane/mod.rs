@@ -14,6 +14,7 @@ mod counters;
 mod error;
 mod events;
 mod key;
+mod links;
 mod lists;
 mod object;
 mod pins;
@@ -27,19 +28,20 @@ use std::{
 
 use aya::Ebpf;
 
-pub use attach::{AttachMode, Attached, XdpMode};
+pub use attach::{AttachMode, XdpMode};
 pub use counters::{MapUse, Outcome};
 pub use error::{AttachError, Error};
 pub use events::{DebugLog, Events, Stream};
 pub use key::{address, prefix};
+pub use links::{Interface, State};
 pub use object::{Capacities, Options};
 pub use pins::{Pins, detach, left_behind};
 pub use probe::Probe;
 
-use attach::Links;
 use bans::Bans;
 use callers::Callers;
 use counters::Counters;
+use links::Links;
 use lists::Standings;
 use policy::Policies;
 

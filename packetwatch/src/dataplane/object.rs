@@ -11,12 +11,12 @@ use packetwatch_abi::capacity;
 
 use super::{
     Dataplane, Error, Rooms,
-    attach::Links,
     bans::Bans,
     callers::Callers,
     counters::Counters,
     error::{Errno as _, map_error},
     events::Events,
+    links::Links,
     lists::Standings,
     pins::Pins,
     policy::Policies,

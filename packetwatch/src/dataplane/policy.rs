@@ -11,8 +11,6 @@ use super::{Dataplane, Error, error::map_error, lock, object::take};
 pub(super) struct Policies {
     slots: Array<MapData, Policy>,
     active: Array<MapData, u32>,
-    /// of the slot in force
-    current: u32,
     clock: Array<MapData, u64>,
 }
 
@@ -21,7 +19,6 @@ impl Policies {
         let mut policies = Self {
             slots: take(ebpf, "POLICY")?,
             active: take(ebpf, "ACTIVE")?,
-            current: 0,
             clock: take(ebpf, "CLOCK")?,
         };
         policies.put(&Policy::idle())?;
@@ -29,15 +26,20 @@ impl Policies {
     }
 
     fn put(&mut self, policy: &Policy) -> Result<(), Error> {
-        let next = 1 - self.current;
+        let next = u32::from(self.active()? == 0);
         self.slots
             .set(next, policy, 0)
             .map_err(map_error("POLICY", "write", 2))?;
         self.active
             .set(0, next, 0)
-            .map_err(map_error("ACTIVE", "write", 1))?;
-        self.current = next;
-        Ok(())
+            .map_err(map_error("ACTIVE", "write", 1))
+    }
+
+    /// Number of the slot in force.
+    fn active(&self) -> Result<u32, Error> {
+        self.active
+            .get(&0, 0)
+            .map_err(map_error("ACTIVE", "read", 1))
     }
 }
 
@@ -47,13 +49,15 @@ impl Dataplane {
         lock(&self.0.policies).put(policy)
     }
 
-    /// The policy in force.
-    pub fn policy(&self) -> Result<Policy, Error> {
+    /// The policy in force; `None` if somebody has switched to one that there is not.
+    pub fn policy(&self) -> Result<Option<Policy>, Error> {
         let policies = lock(&self.0.policies);
-        policies
-            .slots
-            .get(&policies.current, 0)
-            .map_err(map_error("POLICY", "read", 2))
+        let active = policies.active()?;
+        if active >= policies.slots.len() {
+            return Ok(None);
+        }
+        let policy = policies.slots.get(&active, 0);
+        policy.map(Some).map_err(map_error("POLICY", "read", 2))
     }
 
     /// The program's time, where [`super::Options::clock_from_map`] asked for it.

@@ -82,8 +82,8 @@ impl Bans {
                 self.unwritten.insert(prefix);
                 return Ok(());
             }
-            _ if now < until => maps.ban(prefix, until)?,
-            _ => {}
+            // Also one that has ended: the sweep turns it into a spent one, which the kernel knows.
+            _ => maps.ban(prefix, until)?,
         }
         self.hold(Held {
             entry,
@@ -239,6 +239,16 @@ impl Bans {
     pub(super) fn covering(&self, prefix: IpNet, now: u64) -> impl Iterator<Item = &Held> {
         let held = self.held.covering(prefix).map(|(_, held)| held);
         held.filter(move |held| held.is_live(now))
+    }
+
+    /// What the kernel should hold: every prefix with its deadline, in order.
+    pub(super) fn deadlines(&self) -> Vec<(IpNet, u64)> {
+        let held = self.held.iter();
+        held.map(|(prefix, held)| (prefix, held.until)).collect()
+    }
+
+    pub(super) fn deadline(&self, prefix: IpNet) -> Option<u64> {
+        self.held.get(prefix).map(|held| held.until)
     }
 
     /// Bans that have not ended.

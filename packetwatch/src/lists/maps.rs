@@ -13,6 +13,10 @@ pub trait Maps: Send + Sync + 'static {
     fn remove_standing(&self, prefix: IpNet) -> Result<(), Error>;
     /// All at once: no packet sees a mixture of the former standings and these.
     fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error>;
+    /// Visits what the kernel judges by, in no order; one may come twice if it changes meanwhile.
+    fn each_standing(&self, visit: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error>;
+    /// Whether what [`Maps::put_standing`] writes is what the kernel judges by.
+    fn lists_in_force(&self) -> Result<bool, Error>;
     /// What the entry with this slot decided on, over all CPUs.
     fn list_hits(&self, slot: u32) -> Result<Tally, Error>;
     fn clear_list_hits(&self, slot: u32) -> Result<(), Error>;
@@ -20,6 +24,8 @@ pub trait Maps: Send + Sync + 'static {
     fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error>;
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error>;
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
+    /// Visits all bans, ended ones too, in no order.
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error>;
     /// Forgets what was counted of a unit.
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
 }
@@ -35,6 +41,14 @@ impl Maps for Dataplane {
 
     fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error> {
         Self::replace_standings(self, standings)
+    }
+
+    fn each_standing(&self, visit: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error> {
+        Self::each_standing(self, visit)
+    }
+
+    fn lists_in_force(&self) -> Result<bool, Error> {
+        Self::lists_in_force(self)
     }
 
     fn list_hits(&self, slot: u32) -> Result<Tally, Error> {
@@ -55,6 +69,10 @@ impl Maps for Dataplane {
 
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error> {
         Self::remove_ban(self, prefix)
+    }
+
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error> {
+        Self::each_ban(self, visit)
     }
 
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {

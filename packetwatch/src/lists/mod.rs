@@ -19,6 +19,7 @@ mod offences;
 mod prefix_map;
 mod projection;
 mod reads;
+mod reconcile;
 mod record;
 mod state;
 mod sweep;
@@ -38,6 +39,7 @@ pub use entry::{
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
+pub use reconcile::Differences;
 
 use crate::clock::Clock;
 use bans::Bans;

@@ -14,7 +14,7 @@ use crate::dataplane;
 
 /// Beyond so many prefixes the whole table is built anew and switched, rather than each prefix
 /// written on its own: one system call for each either way, but no packet sees a part of it.
-const REBUILD_ABOVE: usize = 1024;
+pub(super) const REBUILD_ABOVE: usize = 1024;
 
 /// Writes to bring the kernel up to date.
 #[derive(Debug, PartialEq)]
@@ -43,6 +43,11 @@ impl Projection {
     }
 
     pub(super) fn whole(state: &State, now: u64) -> Self {
+        Self::Whole(Self::standings(state, now))
+    }
+
+    /// Every listed prefix with its standing, in order.
+    pub(super) fn standings(state: &State, now: u64) -> Vec<(IpNet, Standing)> {
         let mut standings = Vec::with_capacity(state.nodes.len());
         // What covers the prefix at hand, the widest first. In order, a prefix comes before what
         // lies inside it.
@@ -59,7 +64,7 @@ impl Projection {
             path.push((prefix, standing));
             standings.push((prefix, standing));
         }
-        Self::Whole(standings)
+        standings
     }
 
     pub(super) fn write(self, maps: &dyn Maps) -> Result<(), dataplane::Error> {

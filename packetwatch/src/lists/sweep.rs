@@ -23,7 +23,7 @@ impl Lists {
         };
         // While an API write waits for its fsync, ended entries wait for the next second.
         let entries = match shared.journal.try_lock() {
-            Ok(_writer) => shared.drop_ended(),
+            Ok(_writer) => shared.drop_ended(shared.clock.monotonic_ns()),
             Err(TryLockError::WouldBlock) => Vec::new(),
             Err(TryLockError::Poisoned(_)) => panic!("a writer panicked"),
         };
@@ -35,9 +35,8 @@ impl Lists {
 }
 
 impl Shared {
-    /// The caller holds the journal.
-    fn drop_ended(&self) -> Vec<(List, Entry)> {
-        let now = self.clock.monotonic_ns();
+    /// The caller holds the journal, and wakes the flusher if anything had ended.
+    pub(super) fn drop_ended(&self, now: u64) -> Vec<(List, Entry)> {
         let (dropped, undo, projection) = {
             let mut state = self.state();
             let ended = state.ended(now);

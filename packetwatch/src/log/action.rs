@@ -44,6 +44,8 @@ pub(super) const ACTIONS: &[Action] = &[
     attempt("attached", NETWORK, &["start"], "success"),
     event("detached", NETWORK, &["end"]),
     attempt("attach-failed", NETWORK, &["info"], "failure"),
+    event("interface-changed", NETWORK, &["info"]),
+    event("reconciled", CONFIGURATION, &["change"]),
 ];
 
 const fn event(

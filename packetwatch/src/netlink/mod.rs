@@ -51,6 +51,9 @@ pub struct Link {
 }
 
 /// A way to ask the kernel. Cheap to clone; the socket is closed with the last clone.
+///
+/// The kernel answers one dump of a socket at a time and refuses a second one (EBUSY): tasks that ask
+/// side by side each need a connection of their own.
 #[derive(Clone)]
 pub struct Netlink {
     handle: Handle,

@@ -43,6 +43,7 @@ pub struct Protector {
     settings: Settings,
     sessions: Sessions,
     api_peers: Box<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+    filtered: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
 }
 
 impl Protector {
@@ -58,14 +59,23 @@ impl Protector {
             settings,
             sessions,
             api_peers: Box::new(api_peers),
+            filtered: Box::new(Vec::new),
         }
+    }
+
+    /// Besides the interfaces of those names, the ones with the indices that `filtered` tells: an
+    /// interface that was renamed is filtered as before, and its addresses are as much our own.
+    pub fn following(mut self, filtered: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Self {
+        self.filtered = Box::new(filtered);
+        self
     }
 
     /// The whole set as it is now, each prefix with the reason. An interface that does not exist
     /// has nothing to protect. An error says nothing about the set: keep the one before.
     pub async fn current(&self) -> Result<Vec<(IpNet, String)>, netlink::Error> {
         let mut set = Set::default();
-        addresses::collect(&self.netlink, &self.settings, &mut set).await?;
+        let filtered = (self.filtered)();
+        addresses::collect(&self.netlink, &self.settings, &filtered, &mut set).await?;
         if self.settings.sessions {
             for (address, reason) in self.sessions.current() {
                 set.add(address, &reason);

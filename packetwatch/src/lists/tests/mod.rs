@@ -3,6 +3,7 @@
 mod bans;
 mod journal;
 mod projection;
+mod reconcile;
 mod reload;
 mod writes;
 
@@ -98,6 +99,21 @@ impl Maps for FakeMaps {
         Ok(())
     }
 
+    fn each_standing(
+        &self,
+        visit: &mut dyn FnMut(IpNet, Standing),
+    ) -> Result<(), dataplane::Error> {
+        let standings = self.kernel().standings.clone();
+        standings
+            .into_iter()
+            .for_each(|(prefix, standing)| visit(prefix, standing));
+        Ok(())
+    }
+
+    fn lists_in_force(&self) -> Result<bool, dataplane::Error> {
+        Ok(true)
+    }
+
     fn list_hits(&self, slot: u32) -> Result<Tally, dataplane::Error> {
         Ok(self.kernel().hits.get(&slot).copied().unwrap_or_default())
     }
@@ -122,6 +138,13 @@ impl Maps for FakeMaps {
 
     fn remove_ban(&self, prefix: IpNet) -> Result<(), dataplane::Error> {
         self.writing()?.bans.remove(&prefix);
+        Ok(())
+    }
+
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), dataplane::Error> {
+        let bans = self.kernel().bans.clone();
+        bans.into_iter()
+            .for_each(|(prefix, ban)| visit(prefix, ban));
         Ok(())
     }
 

@@ -1,0 +1,318 @@
+//! The table of filtered interfaces, and of those that ought to be.
+//!
+//! The configuration names interfaces; a link belongs to the interface itself. So an interface that
+//! is renamed stays filtered and is shown under its new name, and whichever interface bears a
+//! configured name is the configured one. One that was removed keeps its place in the table, with
+//! its row of counters, until it comes back.
+
+use std::path::PathBuf;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use packetwatch_abi::MAX_INTERFACES;
+
+use super::{
+    XdpMode,
+    pins::{Hold, Pins},
+};
+
+/// Whether an interface is filtered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// the program is on it
+    Attached,
+    /// the same, and the interface is set down: nothing comes in
+    Down,
+    /// it is there, and the program could not be attached
+    Detached,
+    /// no interface bears the name
+    Missing,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Down => "down",
+            Self::Detached => "detached",
+            Self::Missing => "missing",
+        }
+    }
+
+    /// Whether every packet that comes in is judged.
+    pub fn is_filtered(self) -> bool {
+        matches!(self, Self::Attached | Self::Down)
+    }
+}
+
+/// An interface that is filtered, or that the configuration wants filtered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// as it is called now, or was when it was last here
+    pub name: String,
+    /// Its name in the configuration. `None` for one that was renamed, and whose name another
+    /// bears now: it stays filtered for as long as it is here.
+    pub configured: Option<String>,
+    pub state: State,
+    /// 0 when it is not filtered
+    pub ifindex: u32,
+    /// `None` for a filter taken over from an earlier process, until the kernel was asked
+    pub mode: Option<XdpMode>,
+    /// 0 when it is not filtered
+    pub program_id: u32,
+    /// why native was not possible, where it was tried
+    pub not_native: Option<String>,
+    /// bytes; `None` until the kernel was asked
+    pub mtu: Option<u32>,
+    /// why it is not filtered
+    pub error: Option<String>,
+}
+
+impl Interface {
+    fn missing(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            configured: Some(name.to_owned()),
+            state: State::Missing,
+            ifindex: 0,
+            mode: None,
+            program_id: 0,
+            not_native: None,
+            mtu: None,
+            error: None,
+        }
+    }
+
+    pub(super) fn lose(&mut self, state: State, error: Option<String>) {
+        self.state = state;
+        self.ifindex = 0;
+        self.program_id = 0;
+        self.error = error;
+    }
+}
+
+pub(super) enum Link {
+    Pinned(PinnedLink),
+    Own(FdLink),
+}
+
+impl Link {
+    /// Without what it knows of its pin, which stays.
+    pub(super) fn into_fd(self) -> FdLink {
+        match self {
+            Self::Pinned(link) => link.into(),
+            Self::Own(link) => link,
+        }
+    }
+}
+
+/// What holds the filter on an interface. Dropping it lets go, but for a pin.
+pub(super) struct Held {
+    pub(super) link: Link,
+    pub(super) hold: Hold,
+}
+
+pub(super) struct Seat {
+    pub(super) interface: Interface,
+    /// row of the outcome counters
+    pub(super) slot: u32,
+    pub(super) held: Option<Held>,
+}
+
+pub(super) struct Links {
+    pub(super) pins: Option<Pins>,
+    /// the names to filter, in the order in which they were asked for
+    configured: Vec<String>,
+    pub(super) seats: Vec<Seat>,
+    /// slots below it have been used
+    used: u32,
+}
+
+impl Links {
+    pub(super) fn new(pins: Option<Pins>) -> Self {
+        Self {
+            pins,
+            configured: Vec::new(),
+            seats: Vec::new(),
+            used: 0,
+        }
+    }
+
+    pub(super) fn pin_dir(&self) -> Option<PathBuf> {
+        self.pins.as_ref().map(|pins| pins.dir().to_owned())
+    }
+
+    /// Row of the outcome counters and name of each interface.
+    pub(super) fn slots(&self) -> Vec<(u32, String)> {
+        self.seats
+            .iter()
+            .map(|seat| (seat.slot, seat.interface.name.clone()))
+            .collect()
+    }
+
+    pub(super) fn with_index(&mut self, ifindex: u32) -> Option<&mut Seat> {
+        self.seats
+            .iter_mut()
+            .find(|seat| ifindex != 0 && seat.interface.ifindex == ifindex)
+    }
+
+    fn named(&self, name: &str) -> Option<usize> {
+        self.seats
+            .iter()
+            .position(|seat| seat.interface.name == name)
+    }
+
+    /// The place of an interface, a new one if it has none. Returns it with the slot whose counters
+    /// are another interface's and to be cleared.
+    pub(super) fn seat(&mut self, name: &str) -> (&mut Seat, Option<u32>) {
+        if !self.configured.iter().any(|known| known == name) {
+            self.configured.push(name.to_owned());
+        }
+        let (index, stale) = match self.named(name) {
+            Some(index) => (index, None),
+            None => self.take_place(name),
+        };
+        (&mut self.seats[index], stale)
+    }
+
+    fn take_place(&mut self, name: &str) -> (usize, Option<u32>) {
+        let is_free = |slot: &u32| self.seats.iter().all(|seat| seat.slot != *slot);
+        let free = (0..MAX_INTERFACES as u32).find(is_free);
+        // Beyond them all share the row of interfaces that the policy does not name.
+        let slot = free.unwrap_or(MAX_INTERFACES as u32);
+        let stale = free.filter(|slot| *slot < self.used);
+        self.used = self.used.max(slot + 1);
+        self.seats.push(Seat {
+            interface: Interface::missing(name),
+            slot,
+            held: None,
+        });
+        (self.seats.len() - 1, stale)
+    }
+
+    /// Brings table and configuration together again, after names have changed or interfaces gone:
+    /// whoever bears a configured name is the configured one; a configured interface that was
+    /// renamed stays it until another bears its name; every configured name has a place. Returns
+    /// slots to be cleared.
+    pub(super) fn settle(&mut self) -> Vec<u32> {
+        // Of two places of one name the filtered one is the interface.
+        let filtered: Vec<(u32, String)> = self
+            .seats
+            .iter()
+            .filter(|seat| seat.held.is_some())
+            .map(|seat| (seat.slot, seat.interface.name.clone()))
+            .collect();
+        self.seats.retain(|seat| {
+            let is_other =
+                |(slot, name): &(u32, String)| *slot != seat.slot && *name == seat.interface.name;
+            seat.held.is_some() || !filtered.iter().any(is_other)
+        });
+        let mut stale = Vec::new();
+        let mut former: Vec<Option<String>> = self
+            .seats
+            .iter_mut()
+            .map(|seat| seat.interface.configured.take())
+            .collect();
+        for name in self.configured.clone() {
+            let index = match self.named(&name) {
+                Some(index) => index,
+                None => {
+                    let keeps = |index: &usize| {
+                        let bears = &self.seats[*index].interface;
+                        former[*index].as_ref() == Some(&name)
+                            && bears.configured.is_none()
+                            && !self.configured.contains(&bears.name)
+                    };
+                    let found = (0..self.seats.len()).find(keeps);
+                    found.unwrap_or_else(|| {
+                        let (index, slot) = self.take_place(&name);
+                        stale.extend(slot);
+                        former.push(None);
+                        index
+                    })
+                }
+            };
+            self.seats[index].interface.configured = Some(name);
+        }
+        self.seats
+            .retain(|seat| seat.held.is_some() || seat.interface.configured.is_some());
+        stale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(configured: &[&str]) -> Links {
+        let mut links = Links::new(None);
+        for name in configured {
+            links.seat(name);
+        }
+        links.settle();
+        links
+    }
+
+    fn rename(links: &mut Links, from: &str, to: &str) {
+        let index = links.named(from).unwrap();
+        links.seats[index].interface.name = to.to_owned();
+    }
+
+    /// name, configured as, slot
+    fn shown(links: &Links) -> Vec<(&str, Option<&str>, u32)> {
+        let row = |seat: &'_ Seat| seat.slot;
+        links
+            .seats
+            .iter()
+            .map(|seat| {
+                let Interface {
+                    name, configured, ..
+                } = &seat.interface;
+                (name.as_str(), configured.as_deref(), row(seat))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_renamed_interface_is_the_configured_one_until_another_bears_the_name() {
+        let mut links = table(&["eth0"]);
+        rename(&mut links, "eth0", "wan0");
+        assert!(links.settle().is_empty());
+        assert_eq!(shown(&links), [("wan0", Some("eth0"), 0)]);
+        links.seat("eth0");
+        links.settle();
+        // Without a link nothing keeps the one that is configured no more.
+        assert_eq!(shown(&links), [("eth0", Some("eth0"), 1)]);
+    }
+
+    #[test]
+    fn exchanged_names_exchange_the_roles() {
+        let mut links = table(&["eth0", "wan0"]);
+        rename(&mut links, "eth0", "between");
+        rename(&mut links, "wan0", "eth0");
+        rename(&mut links, "between", "wan0");
+        assert!(links.settle().is_empty());
+        let expected = [("wan0", Some("wan0"), 0), ("eth0", Some("eth0"), 1)];
+        assert_eq!(shown(&links), expected);
+    }
+
+    #[test]
+    fn a_slot_that_another_had_is_cleared() {
+        let mut links = table(&["eth0"]);
+        assert_eq!(links.seat("wan0").1, None);
+        links.seats.remove(0);
+        links.settle();
+        let slots: Vec<u32> = links.seats.iter().map(|seat| seat.slot).collect();
+        assert_eq!(slots, [1, 0]);
+        links.seats.retain(|seat| seat.slot != 0);
+        assert_eq!(links.settle(), [0]);
+    }
+
+    #[test]
+    fn beyond_the_slots_all_share_the_last_row() {
+        let names: Vec<String> = (0..MAX_INTERFACES + 2).map(|n| format!("eth{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let links = table(&names);
+        let shared = |seat: &&Seat| seat.slot == MAX_INTERFACES as u32;
+        assert_eq!(links.seats.iter().filter(shared).count(), 2);
+    }
+}

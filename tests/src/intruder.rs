@@ -1,0 +1,158 @@
+//! Somebody else with root, who meddles with what the daemon has in the kernel: by ids, as `bpftool`
+//! would.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::of_maps::ArrayOfMaps;
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::programs::{loaded_links, loaded_programs};
+use packetwatch_abi::{Ban, Prefix, Standing};
+
+/// The commands and constants of `bpf(2)` that aya has no call for.
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+const LINK_GET_FD_BY_ID: libc::c_long = 30;
+const LINK_DETACH: libc::c_long = 34;
+const XDP_PROGRAM: u32 = 6;
+const XDP_ATTACHMENT: u32 = 37;
+
+pub type Lists = LpmTrie<MapData, Prefix, Standing>;
+
+/// The maps of one loaded program.
+#[derive(Debug)]
+pub struct Intruder {
+    program_id: u32,
+}
+
+impl Intruder {
+    /// Who knows the program's id, as the daemon's status and `ip link` show it.
+    pub fn of(program_id: u32) -> Self {
+        Self { program_id }
+    }
+
+    pub fn bans(&self) -> HashMap<MapData, Prefix, Ban> {
+        Map::HashMap(self.map("BANS")).try_into().expect("a hash")
+    }
+
+    /// The lists in force.
+    pub fn lists(&self) -> Lists {
+        self.outer_lists().get(&0, 0).expect("lists are in force")
+    }
+
+    /// Puts an empty table in the place of the lists.
+    pub fn replace_lists(&self) {
+        const NO_PREALLOC: u32 = 1;
+        let empty = Lists::create(1024, NO_PREALLOC).expect("make a table");
+        let replaced = self.outer_lists().set(0, &empty, 0);
+        replaced.expect("replace the lists");
+    }
+
+    /// Switches to the policy that is not in force, and returns to which.
+    pub fn switch_policy(&self) -> u32 {
+        let mut active = self.active_policy();
+        let other = 1 - active.get(&0, 0).expect("read ACTIVE");
+        active.set(0, other, 0).expect("write ACTIVE");
+        other
+    }
+
+    /// Which policy is in force, 0 or 1.
+    pub fn active_policy(&self) -> Array<MapData, u32> {
+        Map::Array(self.map("ACTIVE")).try_into().expect("an array")
+    }
+
+    /// Takes the program off its interface. The daemon's link stays, and holds nothing.
+    pub fn detach(&self) {
+        let link = self.link();
+        bpf(LINK_DETACH, &mut [link.as_raw_fd() as u32]).expect("detach the link");
+    }
+
+    /// Puts a program that passes everything in the place of this one.
+    pub fn replace(&self) {
+        let (link, program) = (self.link(), passing_program());
+        let mut attributes = [link.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0];
+        bpf(LINK_UPDATE, &mut attributes).expect("replace the program");
+    }
+
+    fn link(&self) -> OwnedFd {
+        // What ends while it is listed is another test's.
+        let link = loaded_links()
+            .filter_map(Result::ok)
+            .find(|link| link.program_id() == self.program_id)
+            .expect("the program has a link");
+        let fd = bpf(LINK_GET_FD_BY_ID, &mut [link.id(), 0, 0]).expect("open the link");
+        owned(fd)
+    }
+
+    fn outer_lists(&self) -> ArrayOfMaps<MapData, Lists> {
+        Map::ArrayOfMaps(self.map("LISTS"))
+            .try_into()
+            .expect("an array of tables")
+    }
+
+    fn map(&self, name: &str) -> MapData {
+        let program = loaded_programs()
+            .filter_map(Result::ok)
+            .find(|program| program.id() == self.program_id)
+            .expect("the program is loaded");
+        let ids = program
+            .map_ids()
+            .expect("the kernel tells a program's maps");
+        let is_it = |id: &u32| {
+            let info = MapInfo::from_id(*id);
+            info.is_ok_and(|info| info.name_as_str() == Some(name))
+        };
+        let id = ids.into_iter().flatten().find(is_it);
+        let id = id.unwrap_or_else(|| panic!("the program has no map {name}"));
+        MapData::from_id(id).expect("open the map")
+    }
+}
+
+/// Attaches a program that passes everything, for as long as the value lives. To be called in the
+/// interface's namespace.
+///
+/// # Errors
+/// The kernel's: another program is there.
+pub fn occupy(ifindex: u32) -> io::Result<OwnedFd> {
+    let program = passing_program();
+    let mut attributes = [program.as_raw_fd() as u32, ifindex, XDP_ATTACHMENT, 0];
+    bpf(LINK_CREATE, &mut attributes).map(owned)
+}
+
+fn passing_program() -> OwnedFd {
+    /// `r0 = XDP_PASS; exit`
+    const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    const LICENSE: &std::ffi::CStr = c"GPL";
+    let (code, license) = (PASS.as_ptr() as u64, LICENSE.as_ptr() as u64);
+    let mut attributes = [0u32; 18];
+    attributes[0] = XDP_PROGRAM;
+    attributes[1] = PASS.len() as u32;
+    attributes[2..4].copy_from_slice(&[code as u32, (code >> 32) as u32]);
+    attributes[4..6].copy_from_slice(&[license as u32, (license >> 32) as u32]);
+    // Behind the log, the flags and the name: expected_attach_type.
+    attributes[17] = XDP_ATTACHMENT;
+    owned(bpf(PROG_LOAD, &mut attributes).expect("load a program"))
+}
+
+fn bpf(command: libc::c_long, attributes: &mut [u32]) -> io::Result<i32> {
+    // SAFETY: the attributes are as long as is said, and what they point to is static.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_ptr(),
+            size_of_val(attributes),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as i32)
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made it, for this call alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

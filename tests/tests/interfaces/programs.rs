@@ -1,0 +1,95 @@
+//! What somebody does to the program on the interface.
+
+use packetwatch_tests::intruder::{Intruder, occupy};
+
+use crate::scene::Scene;
+
+fn program_of(scene: &Scene) -> u32 {
+    let id = &scene.wait_for_state("pw0", "attached")["program_id"];
+    u32::try_from(id.as_u64().expect("an id")).expect("ids are u32")
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn taken_off_it_is_put_back() {
+    let scene = Scene::new();
+    let intruder = Intruder::of(program_of(&scene));
+    for times in 1..=2 {
+        let mark = scene.daemon.log().len();
+        let line = scene.after(|| intruder.detach(), "detached", "pw0");
+        assert!(
+            line["event.reason"].as_str().unwrap().contains("taken off"),
+            "{line}"
+        );
+        scene.wait_for_line(mark, "attached", "pw0");
+        scene.wait_for_state("pw0", "attached");
+        scene.assert_filtered();
+        assert_eq!(
+            scene.metric(r#"packetwatch_detached_total{cause="taken-off"}"#),
+            times
+        );
+    }
+    assert_eq!(scene.readiness(), 200);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn replaced_it_is_put_back() {
+    let scene = Scene::new();
+    let intruder = Intruder::of(program_of(&scene));
+    let mark = scene.daemon.log().len();
+    let line = scene.after(|| intruder.replace(), "detached", "pw0");
+    assert!(
+        line["event.reason"].as_str().unwrap().contains("replaced"),
+        "{line}"
+    );
+    scene.wait_for_line(mark, "attached", "pw0");
+    scene.wait_for_state("pw0", "attached");
+    scene.assert_filtered();
+    assert_eq!(
+        scene.metric(r#"packetwatch_detached_total{cause="replaced"}"#),
+        1
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn while_another_program_is_there_it_is_told_once_and_tried_again() {
+    let scene = Scene::new();
+    let intruder = Intruder::of(program_of(&scene));
+    let ifindex = scene
+        .lan
+        .host
+        .run(|| nix::net::if_::if_nametoindex("pw0").unwrap());
+    let mark = scene.daemon.log().len();
+    // The daemon looks once a second, and may just then be the first to attach.
+    let other = (0..5).find_map(|_| {
+        intruder.detach();
+        scene.lan.host.run(|| occupy(ifindex)).ok()
+    });
+    let other = other.expect("the interface is free for a moment");
+    let line = scene.wait_for_line(mark, "attach-failed", "pw0");
+    assert!(
+        line["error.message"]
+            .as_str()
+            .unwrap()
+            .contains("another XDP program"),
+        "{line}"
+    );
+    let detached = scene.wait_for_state("pw0", "detached");
+    assert!(
+        detached["error"]
+            .as_str()
+            .unwrap()
+            .contains("another XDP program"),
+        "{detached}"
+    );
+    assert_eq!(scene.readiness(), 503);
+    std::thread::sleep(2 * crate::scene::NOTICED);
+    assert_eq!(scene.lines_of("attach-failed"), 1);
+
+    scene.after(|| drop(other), "attached", "pw0");
+    scene.wait_for_state("pw0", "attached");
+    scene.assert_filtered();
+    assert_eq!(scene.readiness(), 200);
+}

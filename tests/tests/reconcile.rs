@@ -1,0 +1,268 @@
+//! Maps that somebody else has changed: noticed, mended, counted and told. And nothing told where
+//! only the daemon was at work.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use packetwatch_abi::{Ban, FOREVER, Family as Kin, Prefix};
+use packetwatch_tests::intruder::Intruder;
+use packetwatch_tests::packet::SYN;
+use packetwatch_tests::{Daemon, Family, Frame, Frames, Kernel, Lan, patience};
+use serde_json::{Value, json};
+
+/// A second is promised; the other is the machine's, which runs other tests beside this one.
+const NOTICED: Duration = Duration::from_secs(2);
+
+const RULE: &str = "[[rules]]\nname = \"calls\"\nconnections = 3\nwithin = \"5s\"\nban = \"10m\"\nprefix_v6 = 128\n";
+
+struct Scene {
+    daemon: Daemon,
+    intruder: Intruder,
+    lan: Lan,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let lan = Lan::new();
+        let daemon = Daemon::builder(&lan.host)
+            .interface("pw0")
+            .rules_toml(RULE)
+            .start();
+        let status = daemon.api("GET", "/v1/status", None).json();
+        let program = status["interfaces"][0]["program_id"].as_u64().unwrap();
+        Self {
+            daemon,
+            intruder: Intruder::of(program.try_into().unwrap()),
+            lan,
+        }
+    }
+
+    /// Denies the first `count` addresses of 203.0.113.0/24, in as many entries.
+    fn deny(&self, count: u8) {
+        let entries: Vec<Value> = (0..count)
+            .map(|n| json!({"prefix": format!("203.0.113.{n}/32")}))
+            .collect();
+        let answer = self.daemon.api("POST", "/v1/deny", Some(&entries.into()));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// Bans addresses of 198.19.7.0/24 by calls from them.
+    fn scan(&self, hosts: impl Iterator<Item = u8>) -> usize {
+        let link = Frames::open(&self.lan.segment().client, "eth0");
+        let host = self.lan.segment().host(Family::V4);
+        let mut scanners = 0;
+        for n in hosts {
+            scanners += 1;
+            for port in 0..4 {
+                let source = IpAddr::from([198, 19, 7, n]);
+                let call = Frame::new().ip(source, host).tcp(4000, 80 + port, SYN);
+                link.send(&call.build());
+            }
+        }
+        scanners
+    }
+
+    fn wait_for_bans(&self, count: usize) {
+        let counted = || {
+            let status = self.daemon.api("GET", "/v1/status", None).json();
+            (status["lists"]["bans"] == count).then_some(())
+        };
+        patience::until(Duration::from_secs(10), counted).expect("they are banned");
+    }
+
+    /// Meddles, and returns the line that tells of it.
+    fn after(&self, meddle: impl FnOnce()) -> Value {
+        let mark = self.daemon.log().len();
+        meddle();
+        let meddled = Instant::now();
+        let is = |line: &Value| line["event.action"] == "reconciled";
+        let line = self.daemon.log().wait_from(mark, is, NOTICED);
+        println!("{} after {:?}", line["message"], meddled.elapsed());
+        line
+    }
+
+    fn told(&self) -> Vec<Value> {
+        let mut lines = self.daemon.lines();
+        lines.retain(|line| line["event.action"] == "reconciled");
+        lines
+    }
+
+    fn assert_counted(&self, map: &str, kind: &str, count: u64) {
+        let series = format!("packetwatch_map_differences_total{{map=\"{map}\",kind=\"{kind}\"}}");
+        let answer = self.daemon.api("GET", "/metrics", None);
+        let value = answer
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(&series)?.trim().parse::<u64>().ok());
+        assert_eq!(value, Some(count), "{series}\n{}", answer.text());
+    }
+}
+
+fn assert_line(line: &Value, map: &str, [missing, changed, foreign]: [u64; 3]) {
+    let of = |key: &str| line[format!("packetwatch.{key}").as_str()].as_u64();
+    assert_eq!(line["packetwatch.map"], map, "{line}");
+    assert_eq!(
+        [of("missing"), of("changed"), of("foreign")],
+        [Some(missing), Some(changed), Some(foreign)],
+        "{line}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn entries_that_somebody_deletes_are_put_back() {
+    let scene = Scene::new();
+    scene.deny(5);
+    let mut lists = scene.intruder.lists();
+    let nodes = || scene.intruder.lists().keys().count();
+    let before = nodes();
+    let keys: Vec<_> = lists.keys().map(Result::unwrap).collect();
+    assert!(keys.len() >= 5);
+    let line = scene.after(|| lists.remove(&keys[0]).unwrap());
+    assert_line(&line, "lists", [1, 0, 0]);
+    assert!(line["packetwatch.prefix"].is_string(), "{line}");
+    assert_eq!(nodes(), before);
+    scene.assert_counted("lists", "missing", 1);
+
+    let line = scene.after(|| scene.intruder.replace_lists());
+    assert_line(&line, "lists", [before as u64, 0, 0]);
+    assert_eq!(nodes(), before);
+
+    // As good as new for who writes next.
+    assert_eq!(
+        scene
+            .daemon
+            .api("DELETE", "/v1/deny/203.0.113.4%2F32", None)
+            .status,
+        204
+    );
+    assert_eq!(nodes(), before - 1);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn bans_that_somebody_changes_are_mended() {
+    let scene = Scene::new();
+    let scanners = scene.scan(1..=3);
+    scene.wait_for_bans(scanners);
+    let mut bans = scene.intruder.bans();
+    let mut keys: Vec<Prefix> = bans.keys().map(Result::unwrap).collect();
+    keys.sort();
+    let until = bans.get(&keys[1], 0).unwrap().until;
+    let stranger = Prefix {
+        family: Kin::V4 as u32,
+        addr: [u32::from_ne_bytes([198, 19, 7, 99]), 0, 0, 0],
+        len: 32,
+    };
+    let line = scene.after(|| bans.remove(&keys[0]).unwrap());
+    assert_line(&line, "bans", [1, 0, 0]);
+    let ban = Ban {
+        until: FOREVER,
+        ..Ban::default()
+    };
+    let line = scene.after(|| bans.insert(keys[1], ban, 0).unwrap());
+    assert_line(&line, "bans", [0, 1, 0]);
+    let line = scene.after(|| bans.insert(stranger, ban, 0).unwrap());
+    assert_line(&line, "bans", [0, 0, 1]);
+    for kind in ["missing", "changed", "foreign"] {
+        scene.assert_counted("bans", kind, 1);
+    }
+    let mut now: Vec<Prefix> = bans.keys().map(Result::unwrap).collect();
+    now.sort();
+    assert_eq!(now, keys);
+    assert_eq!(bans.get(&keys[1], 0).unwrap().until, until);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_policy_that_somebody_switches_is_put_in_force_again() {
+    let scene = Scene::new();
+    let line = scene.after(|| {
+        // What is not in force is the same rules as of another moment, until they change.
+        let answer = scene
+            .daemon
+            .api("PUT", "/v1/rules", Some(&json!({"rules": []})));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        scene.intruder.switch_policy();
+    });
+    assert_line(&line, "policy", [0, 1, 0]);
+    scene.assert_counted("policy", "changed", 1);
+    scene
+        .intruder
+        .active_policy()
+        .set(0, 7, 0)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let deadline = patience::until(NOTICED, || (scene.told().len() == 2).then_some(()));
+    assert!(deadline.is_some(), "{:?}", scene.told());
+    assert!(scene.intruder.active_policy().get(&0, 0).unwrap() < 2);
+}
+
+/// The reader of the lists against the kernel's own longest match, beyond one batch.
+#[test]
+#[ignore = "needs root: BPF"]
+fn a_large_table_is_read_whole() {
+    let kernel = Kernel::new();
+    let net = |n: u32| -> IpNet {
+        let [a, b, c, d] = n.to_be_bytes();
+        IpNet::new(IpAddr::from([10 + a, b, c, d]), 32 - (n % 3) as u8)
+            .unwrap()
+            .trunc()
+    };
+    let mut expected: Vec<IpNet> = (0..5000).map(|n| net(n * 8)).collect();
+    expected.push("2001:db8::/32".parse().unwrap());
+    for prefix in &expected {
+        kernel.put(&prefix.to_string(), FOREVER, 0);
+    }
+    let mut read = Vec::new();
+    let each = kernel.dataplane.each_standing(|prefix, standing| {
+        assert_eq!(standing.allow_until, FOREVER);
+        read.push(prefix);
+    });
+    each.unwrap();
+    expected.sort();
+    read.sort();
+    assert_eq!(read, expected);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_daemons_own_work_is_no_difference() {
+    let scene = Scene::new();
+    let end = Instant::now() + Duration::from_secs(6);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (1..=200).cycle() {
+                scene.scan(n..=n);
+                thread::sleep(Duration::from_millis(20));
+                if Instant::now() > end {
+                    return;
+                }
+            }
+        });
+        let mut n = 0u32;
+        while Instant::now() < end {
+            n += 1;
+            let body = n.is_multiple_of(2).then(|| json!({"ttl": "1s"}));
+            let host = n % 50;
+            let path = format!("/v1/deny/198.51.100.{host}%2F32");
+            let answer = scene.daemon.api("PUT", &path, body.as_ref());
+            assert!(answer.status < 300, "{answer:?}");
+            if n.is_multiple_of(7) {
+                let list: Vec<Value> = (0..n % 40)
+                    .map(|n| json!({"prefix": format!("192.0.2.{n}/32"), "ttl": "2s"}))
+                    .collect();
+                let answer = scene.daemon.api("PUT", "/v1/allow", Some(&list.into()));
+                assert!(answer.status < 300, "{answer:?}");
+            }
+            scene.daemon.api(
+                "DELETE",
+                &format!("/v1/bans/198.19.7.{}%2F32", n % 200),
+                None,
+            );
+        }
+    });
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(scene.told(), [] as [Value; 0]);
+}
