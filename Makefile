@@ -11,13 +11,17 @@ XTASK := cargo run --quiet --package xtask --
 PACKETWATCH := $(or $(CARGO_TARGET_DIR),target)/release/packetwatch
 
 .DEFAULT_GOAL := help
-.PHONY: run test setup demo lint build install help
+.PHONY: run test fuzz setup demo lint build install help
 
 run: setup build ## run the daemon: IFACE=eth0 (default: the default route's), ARGS='...'
 	@iface='$(IFACE)' && : "$${iface:=$$($(XTASK) default-interface)}" && [ "$$iface" ] && exec $(PACKETWATCH) run --interface "$$iface" $(ARGS)
 
 test: ## run every test; those that need root only as root
 	@sh xtask/bootstrap.sh && $(XTASK) setup --for test && cargo build --bins && $(XTASK) test
+
+fuzz: ## fuzz the reference's parser, FUZZ_SECONDS=60 (cargo-fuzz and a nightly tool chain)
+	@mkdir -p fuzz/target/corpus
+	cargo +nightly fuzz run parse fuzz/target/corpus fuzz/corpus/parse -- -max_total_time=$(or $(FUZZ_SECONDS),60)
 
 setup: ## install what building and running need, and is missing
 	@sh xtask/bootstrap.sh && $(XTASK) setup

@@ -14,10 +14,11 @@
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
+//! * [`mod@reference`]: the filter in plain Rust, which the program is compared with.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
 //! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
-//! names the line that asked. Needs root, except for [`packet`].
+//! names the line that asked. Needs root, except for [`packet`] and [`mod@reference`].
 
 pub mod daemon;
 pub mod frames;
@@ -27,6 +28,7 @@ pub mod kernel;
 pub mod netns;
 pub mod packet;
 pub mod patience;
+pub mod reference;
 pub mod topology;
 pub mod traffic;
 

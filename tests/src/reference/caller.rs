@@ -1,0 +1,133 @@
+//! What is counted of a unit, and when that goes beyond a rule.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use packetwatch::rules::{Rule, Trigger};
+
+use super::{
+    Packet, Reference,
+    window::{Ports, Window},
+};
+
+const OFFENCE_REPEAT_NS: u64 = 100_000_000;
+
+/// The counts of a unit.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub first_seen: u64,
+    pub last_seen: u64,
+    pub calls: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub dropped: u64,
+    /// nothing from before counts: the end of the last ban, or the first packet under new rules
+    pub since: u64,
+    pub offence: Option<Offence>,
+    pub generation: u32,
+    /// one a rule
+    pub windows: Vec<Window>,
+    pub ports: Ports,
+}
+
+/// A caller that went beyond a rule, as the rule loop is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offence {
+    pub at: u64,
+    pub unit: IpNet,
+    pub source: IpAddr,
+    /// index of the first rule that is reached
+    pub rule: u32,
+    pub destination_port: u16,
+}
+
+impl Reference {
+    /// Counts what is counted of every packet, and starts anew after a ban or under other rules.
+    pub(super) fn meet(&mut self, unit: IpNet, packet: &Packet, bytes: u64, ended: u64) {
+        let (now, generation) = (self.now, self.generation);
+        let windows = || -> Vec<_> {
+            let within = self.rules.iter().map(|rule| rule.within.as_nanos() as u64);
+            within.map(Window::of).collect()
+        };
+        let caller = self.callers.entry(unit).or_insert_with(|| Caller {
+            first_seen: now,
+            last_seen: now,
+            calls: 0,
+            packets: 0,
+            bytes: 0,
+            dropped: 0,
+            since: 0,
+            offence: None,
+            generation,
+            windows: windows(),
+            ports: Ports::default(),
+        });
+        if ended > caller.since {
+            caller.since = ended;
+            caller.windows.iter_mut().for_each(Window::clear);
+        }
+        if caller.generation != generation {
+            caller.generation = generation;
+            caller.since = now;
+            caller.windows = windows();
+        }
+        caller.last_seen = now;
+        caller.packets += 1;
+        caller.bytes += bytes;
+        caller.calls += u64::from(packet.call);
+    }
+
+    /// The first of `rules` that looks at this packet and whose N lie in the window already.
+    pub(super) fn reached(&self, unit: IpNet, packet: &Packet, rules: &[usize]) -> Option<usize> {
+        let caller = &self.callers[&unit];
+        rules.iter().copied().find(|index| {
+            let Rule {
+                trigger, within, ..
+            } = &self.rules[*index];
+            let counted = || caller.windows[*index].count(self.now);
+            let within = within.as_nanos() as u64;
+            match *trigger {
+                Trigger::DistinctPorts(n) => {
+                    packet.call && caller.ports.count(self.now, caller.since, within) >= n
+                }
+                Trigger::Connections(n) => packet.call && counted() >= n,
+                Trigger::Packets(n) | Trigger::Bytes(n) => counted() >= n,
+            }
+        })
+    }
+
+    /// Remembers an offence; `None` if it was told a moment ago.
+    pub(super) fn offend(&mut self, unit: IpNet, packet: &Packet, rule: usize) -> Option<Offence> {
+        let now = self.now;
+        let caller = self.callers.get_mut(&unit).expect("just met");
+        let recent = |last: Offence| last.at > caller.since && now - last.at < OFFENCE_REPEAT_NS;
+        if caller.offence.is_some_and(recent) {
+            return None;
+        }
+        caller.offence = Some(Offence {
+            at: now,
+            unit,
+            source: packet.source,
+            rule: rule as u32,
+            destination_port: packet.destination_port,
+        });
+        caller.offence
+    }
+
+    /// Adds a packet that passes to the windows of `rules`, and a call's port to the ports.
+    pub(super) fn note(&mut self, unit: IpNet, packet: &Packet, bytes: u64, rules: &[usize]) {
+        let caller = self.callers.get_mut(&unit).expect("just met");
+        for index in rules {
+            let amount = match self.rules[*index].trigger {
+                Trigger::DistinctPorts(_) => 0,
+                Trigger::Connections(_) => u64::from(packet.call),
+                Trigger::Packets(_) => 1,
+                Trigger::Bytes(_) => bytes,
+            };
+            caller.windows[*index].add(self.now, amount);
+        }
+        if packet.call {
+            caller.ports.note(packet.destination_port, self.now);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Allow, deny, ban, threshold, pass: the state of a filter and what it does to one frame.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use packetwatch::rules::Rule;
+use packetwatch_abi::{Action, Ban, Reason, Standing, Tally};
+
+use super::{
+    Packet, Parsed,
+    caller::{Caller, Offence},
+    parse,
+};
+
+/// What `BPF_PROG_TEST_RUN` puts into the linear part: a page of 4096 bytes less 256 of headroom
+/// and the 320 of `struct skb_shared_info`.
+const LINEAR: usize = 4096 - 256 - 320;
+
+/// A filter: what it was told, and what it has counted.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub now: u64,
+    pub observe: bool,
+    /// nodes with their precedence resolved, as the daemon writes them; the longest match decides
+    pub standings: HashMap<IpNet, Standing>,
+    pub bans: HashMap<IpNet, Ban>,
+    pub callers: HashMap<IpNet, Caller>,
+    pub hits: HashMap<u32, Tally>,
+    /// by reason's number, and whether observe mode let the packet pass
+    pub outcomes: HashMap<(u32, bool), Tally>,
+    pub(super) rules: Vec<Rule>,
+    pub(super) generation: u32,
+}
+
+/// What becomes of one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    pub action: Action,
+    pub reason: Reason,
+    /// the packet, if it is a call that the log is told of
+    pub call: Option<Packet>,
+    pub offences: Vec<Offence>,
+}
+
+impl Reference {
+    pub fn new(now: u64, generation: u32, rules: Vec<Rule>) -> Self {
+        Self {
+            now,
+            observe: false,
+            standings: HashMap::new(),
+            bans: HashMap::new(),
+            callers: HashMap::new(),
+            hits: HashMap::new(),
+            outcomes: HashMap::new(),
+            rules,
+            generation,
+        }
+    }
+
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Other rules: everyone's windows start from nothing.
+    pub fn set_rules(&mut self, rules: Vec<Rule>) {
+        self.rules = rules;
+        self.generation += 1;
+    }
+
+    /// As the daemon bans: the tally of a ban that is there goes on.
+    pub fn ban(&mut self, prefix: IpNet, until: u64) {
+        self.bans.entry(prefix).or_default().until = until;
+    }
+
+    /// Judges a frame and counts it.
+    pub fn judge(&mut self, frame: &[u8]) -> Judged {
+        let bytes = frame.len() as u64;
+        let mut offences = Vec::new();
+        let (reason, call) = match parse(frame, LINEAR) {
+            Parsed::Unjudged(reason) => (reason, None),
+            Parsed::Packet(packet) => {
+                let reason = self.judge_packet(&packet, bytes, &mut offences);
+                let told = packet.call && !matches!(reason, Reason::Deny | Reason::Ban);
+                (reason, told.then_some(packet))
+            }
+        };
+        let drops = match reason {
+            Reason::Deny | Reason::Ban | Reason::Threshold | Reason::TooManyTags => true,
+            Reason::Pass
+            | Reason::Allow
+            | Reason::NotIp
+            | Reason::Arp
+            | Reason::NeighbourDiscovery
+            | Reason::Malformed => false,
+        };
+        let observed = drops && self.observe;
+        count(
+            self.outcomes.entry((reason as u32, observed)).or_default(),
+            bytes,
+        );
+        let action = if drops && !observed {
+            Action::Drop
+        } else {
+            Action::Pass
+        };
+        Judged {
+            action,
+            reason,
+            call,
+            offences,
+        }
+    }
+
+    fn judge_packet(&mut self, packet: &Packet, bytes: u64, offences: &mut Vec<Offence>) -> Reason {
+        let now = self.now;
+        let standing = self.standing(packet.source);
+        if now < standing.allow_until {
+            count(self.hits.entry(standing.allow_slot).or_default(), bytes);
+            // Counted for people to see, by itself, against no rule.
+            let unit = IpNet::from(packet.source);
+            self.meet(unit, packet, bytes, 0);
+            self.note(unit, packet, bytes, &[]);
+            return Reason::Allow;
+        }
+        if now < standing.deny_until {
+            count(self.hits.entry(standing.deny_slot).or_default(), bytes);
+            return Reason::Deny;
+        }
+        let mut ended = 0;
+        for prefix in self.ban_prefixes(packet.source) {
+            let Some(ban) = self.bans.get_mut(&prefix) else {
+                continue;
+            };
+            if now < ban.until {
+                ban.packets += 1;
+                ban.bytes += bytes;
+                return Reason::Ban;
+            }
+            ended = ended.max(ban.until);
+        }
+        let units = self.units(packet.source);
+        let mut beyond = false;
+        for (unit, rules) in &units {
+            self.meet(*unit, packet, bytes, ended);
+            let Some(rule) = self.reached(*unit, packet, rules) else {
+                continue;
+            };
+            offences.extend(self.offend(*unit, packet, rule));
+            if !self.observe {
+                self.callers.get_mut(unit).expect("just met").dropped += 1;
+                beyond = true;
+            }
+        }
+        if beyond {
+            return Reason::Threshold;
+        }
+        for (unit, rules) in &units {
+            self.note(*unit, packet, bytes, rules);
+        }
+        if packet.malformed {
+            Reason::Malformed
+        } else {
+            Reason::Pass
+        }
+    }
+
+    fn standing(&self, source: IpAddr) -> Standing {
+        let covering = self
+            .standings
+            .iter()
+            .filter(|(net, _)| net.contains(&source));
+        let longest = covering.max_by_key(|(net, _)| net.prefix_len());
+        longest.map_or_else(Standing::default, |(_, standing)| *standing)
+    }
+
+    /// Lengths that sources of a family are counted by, shortest first: those of the rules, or
+    /// without a rule a single IPv4 address and a /64.
+    fn unit_lengths(&self, source: IpAddr) -> BTreeSet<u8> {
+        let length = |rule: &Rule| {
+            if source.is_ipv4() {
+                rule.prefix_v4
+            } else {
+                rule.prefix_v6
+            }
+        };
+        let default = if source.is_ipv4() { 32 } else { 64 };
+        let lengths: BTreeSet<u8> = self.rules.iter().map(length).collect();
+        if lengths.is_empty() {
+            BTreeSet::from([default])
+        } else {
+            lengths
+        }
+    }
+
+    /// What bans of this source may be written as, widest first.
+    fn ban_prefixes(&self, source: IpAddr) -> Vec<IpNet> {
+        let mut lengths = self.unit_lengths(source);
+        lengths.insert(IpNet::from(source).prefix_len());
+        lengths.iter().map(|len| network(source, *len)).collect()
+    }
+
+    /// The units that a source is counted in, each with the rules that count by it.
+    fn units(&self, source: IpAddr) -> Vec<(IpNet, Vec<usize>)> {
+        if is_link_local(source) {
+            // fe80::/64 is every neighbour at once.
+            return vec![(source.into(), (0..self.rules.len()).collect())];
+        }
+        let lengths = self.unit_lengths(source).into_iter();
+        let by = |len: u8| {
+            let of = |rule: &Rule| {
+                if source.is_ipv4() {
+                    rule.prefix_v4
+                } else {
+                    rule.prefix_v6
+                }
+            };
+            let rules = self.rules.iter().enumerate();
+            rules
+                .filter(|(_, rule)| of(rule) == len)
+                .map(|(index, _)| index)
+                .collect()
+        };
+        lengths.map(|len| (network(source, len), by(len))).collect()
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn network(address: IpAddr, len: u8) -> IpNet {
+    let net = IpNet::new(address, len).expect("a length of the address's family");
+    net.trunc()
+}
+
+fn count(tally: &mut Tally, bytes: u64) {
+    tally.packets += 1;
+    tally.bytes += bytes;
+}
