@@ -110,7 +110,9 @@ impl Dataplane {
         known.state = State::Attached;
         known.ifindex = ifindex;
         known.mode = mode;
-        known.not_native = not_native;
+        if mode.is_some() {
+            known.not_native = not_native;
+        }
         known.program_id = program_id;
         known.error = None;
         let attached = known.clone();

@@ -161,15 +161,17 @@ impl Links {
             .position(|seat| seat.interface.name == name)
     }
 
-    /// The place of an interface, a new one if it has none. Returns it with the slot whose counters
+    /// The place of an interface, a new one if it has none: then it is configured from now on. Returns it with the slot whose counters
     /// are another interface's and to be cleared.
     pub(super) fn seat(&mut self, name: &str) -> (&mut Seat, Option<u32>) {
-        if !self.configured.iter().any(|known| known == name) {
-            self.configured.push(name.to_owned());
-        }
         let (index, stale) = match self.named(name) {
             Some(index) => (index, None),
-            None => self.take_place(name),
+            None => {
+                if !self.configured.iter().any(|known| known == name) {
+                    self.configured.push(name.to_owned());
+                }
+                self.take_place(name)
+            }
         };
         (&mut self.seats[index], stale)
     }
@@ -259,7 +261,6 @@ mod tests {
 
     /// name, configured as, slot
     fn shown(links: &Links) -> Vec<(&str, Option<&str>, u32)> {
-        let row = |seat: &'_ Seat| seat.slot;
         links
             .seats
             .iter()
@@ -267,7 +268,7 @@ mod tests {
                 let Interface {
                     name, configured, ..
                 } = &seat.interface;
-                (name.as_str(), configured.as_deref(), row(seat))
+                (name.as_str(), configured.as_deref(), seat.slot)
             })
             .collect()
     }
@@ -293,6 +294,15 @@ mod tests {
         assert!(links.settle().is_empty());
         let expected = [("wan0", Some("wan0"), 0), ("eth0", Some("eth0"), 1)];
         assert_eq!(shown(&links), expected);
+    }
+
+    #[test]
+    fn attaching_anew_configures_no_other_name() {
+        let mut links = table(&["eth0"]);
+        rename(&mut links, "eth0", "wan0");
+        links.seat("wan0");
+        links.settle();
+        assert_eq!(shown(&links), [("wan0", Some("eth0"), 0)]);
     }
 
     #[test]

@@ -34,6 +34,29 @@ fn taken_off_it_is_put_back() {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+fn taken_off_a_renamed_interface_it_is_put_back() {
+    let scene = Scene::new();
+    let intruder = Intruder::of(program_of(&scene));
+    let rename = || {
+        scene.lan.host.ip([
+            "link set pw0 down",
+            "link set pw0 name wan0",
+            "link set wan0 up",
+        ]);
+    };
+    scene.after(rename, "interface-changed", "wan0");
+    scene.wait_for_state("wan0", "attached");
+    scene.after(|| intruder.detach(), "attached", "wan0");
+    let again = scene.wait_for_state("wan0", "attached");
+    assert_eq!(again["configured_as"], "pw0");
+    scene.assert_filtered();
+    // It is pw0 that is waited for, and nothing else.
+    scene.after(|| scene.lan.host.ip(["link del wan0"]), "detached", "wan0");
+    scene.wait_for_state("pw0", "missing");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
 fn replaced_it_is_put_back() {
     let scene = Scene::new();
     let intruder = Intruder::of(program_of(&scene));
