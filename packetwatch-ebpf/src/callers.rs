@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use packetwatch_abi::{
-    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, Prefix, Trigger, capacity,
+    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Trigger, capacity,
 };
 
 use crate::{
@@ -48,7 +48,8 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
         Judgement::Thresholds { ended } => ended,
     };
     let unit = packet.source.truncated(len);
-    let caller = meet(packet, ingress, &unit, ended);
+    let allowed = matches!(judgement, Judgement::CountOnly);
+    let caller = meet(packet, ingress, &unit, ended, allowed);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
     if !others {
         if !over {
@@ -57,7 +58,7 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
         return over;
     }
     let other_unit = packet.source.truncated(other);
-    let other_caller = meet(packet, ingress, &other_unit, ended);
+    let other_caller = meet(packet, ingress, &other_unit, ended, false);
     over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
     // What a threshold drops is counted by no window, of neither unit.
     if !over {
@@ -69,7 +70,13 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
 
 /// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.
 #[inline(never)]
-fn meet(packet: &Packet, ingress: &Ingress, unit: &Prefix, ended: u64) -> *mut Caller {
+fn meet(
+    packet: &Packet,
+    ingress: &Ingress,
+    unit: &Prefix,
+    ended: u64,
+    allowed: bool,
+) -> *mut Caller {
     let Ingress { policy, now, .. } = *ingress;
     let Some(caller) = find_or_add(unit, policy, now) else {
         return ptr::null_mut();
@@ -83,6 +90,13 @@ fn meet(packet: &Packet, ingress: &Ingress, unit: &Prefix, ended: u64) -> *mut C
         if (*caller).generation != policy.generation {
             (*caller).generation = policy.generation;
             count_anew(caller, now);
+        }
+        let excused = (*caller).allowed_at;
+        if allowed {
+            (*caller).allowed_at = now;
+        } else if excused != 0 && excused + PortSeen::STEP > (*caller).since {
+            // The step after, so that the last ports it called while allowed are left out too.
+            count_anew(caller, excused + PortSeen::STEP);
         }
         (*caller).last_seen = now;
         atomic::add(&raw mut (*caller).packets, 1);

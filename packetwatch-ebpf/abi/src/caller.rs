@@ -18,6 +18,8 @@ pub struct Caller {
     pub dropped: u64,
     /// The windows hold nothing from before: the end of the last ban, or of the last rules.
     pub since: u64,
+    /// When the caller was last allowed: what it did until then counts for no rule.
+    pub allowed_at: u64,
     /// When the caller last went beyond a rule. Beyond `since`, it is an offence not yet banned.
     pub offended_at: u64,
     /// the address that did
@@ -31,7 +33,7 @@ pub struct Caller {
     pub ports: [u64; MAX_PORTS],
 }
 
-const _: () = assert!(size_of::<Caller>() == 64 + 24 + 8 + 512 + 512);
+const _: () = assert!(size_of::<Caller>() == 72 + 24 + 8 + 512 + 512);
 
 /// A destination port and when it was last called: time in the upper 48 bits, in steps of 65.5 us,
 /// finer than the coarse clock; port in the lower 16, host byte order. 0 is an empty slot.
@@ -40,7 +42,8 @@ pub struct PortSeen(pub u64);
 
 impl PortSeen {
     const PORT_MASK: u64 = 0xffff;
-    const STEP: u64 = 1 << 16;
+    /// nanoseconds that a slot cannot tell apart
+    pub const STEP: u64 = 1 << 16;
 
     #[inline(always)]
     pub const fn new(now: u64, port: u16) -> Self {
@@ -76,7 +79,10 @@ impl PortSeen {
     pub const fn reach(now: u64, since: u64, within: u64) -> u64 {
         let since = since & !Self::PORT_MASK;
         let earliest = if since == 0 { Self::STEP } else { since };
-        let known = (now & !Self::PORT_MASK).saturating_sub(earliest) + 1;
+        let known = match (now & !Self::PORT_MASK).checked_sub(earliest) {
+            Some(known) => known + 1,
+            None => 0,
+        };
         if within < known { within } else { known }
     }
 }

@@ -39,7 +39,7 @@ pub use window::{BUCKETS, Bucket, epoch, windowed};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pinned maps, so that two builds that disagree never share one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {

@@ -75,6 +75,7 @@ pub struct RulesControl {
     state: Mutex<State>,
 }
 
+#[derive(Clone)]
 struct State {
     rules: RuleSet,
     from: RulesFrom,
@@ -85,6 +86,27 @@ struct State {
     generation: u32,
     /// what the kernel was told last
     in_force: Option<Policy>,
+}
+
+impl State {
+    /// Windows kept under the rules before are void.
+    fn take(&mut self, rules: RuleSet, from: RulesFrom) {
+        self.generation = self.generation.wrapping_add(1);
+        self.rules = rules;
+        self.from = from;
+    }
+
+    fn tell(&self) {
+        tracing::info!(
+            target: EVENT,
+            {
+                event.action = "rules-changed",
+                packetwatch.rules = self.rules.len() as u64,
+                packetwatch.rules_from = %self.from,
+            },
+            "{} rules in force", self.rules.len()
+        );
+    }
 }
 
 impl RulesControl {
@@ -173,21 +195,32 @@ impl RulesControl {
     /// The kernel refuses the policy.
     pub fn reload(&self, config: &Config) -> Result<(), RulesError> {
         let mut state = self.state();
-        state.configured = (config.rules.clone(), config.rules_from());
-        state.call_budget = config.log.connections_per_second;
-        if state.mode != config.mode {
-            state.mode = config.mode;
+        let mut next = state.clone();
+        next.configured = (config.rules.clone(), config.rules_from());
+        next.call_budget = config.log.connections_per_second;
+        next.mode = config.mode;
+        let configured = matches!(state.from, RulesFrom::Configuration(_));
+        let other_rules = configured && state.rules != config.rules;
+        if other_rules {
+            self.check_lengths(&config.rules)?;
+            next.take(
+                config.rules.clone(),
+                RulesFrom::Configuration(config.rules_from()),
+            );
+        }
+        // All of it or nothing: a refused policy leaves the state as it was.
+        self.enforce(&mut next)?;
+        let other_mode = state.mode != next.mode;
+        *state = next;
+        if other_mode {
             tracing::warn!(
                 target: EVENT,
                 { event.action = "mode-changed", packetwatch.mode = config.mode.word() },
                 "mode changed to {}", config.mode.word()
             );
         }
-        if matches!(state.from, RulesFrom::Configuration(_)) && state.rules != config.rules {
-            let from = RulesFrom::Configuration(config.rules_from());
-            self.replace(&mut state, config.rules.clone(), from)?;
-        } else {
-            self.enforce(&mut state)?;
+        if other_rules {
+            state.tell();
         }
         Ok(())
     }
@@ -219,19 +252,11 @@ impl RulesControl {
         rules: RuleSet,
         from: RulesFrom,
     ) -> Result<RuleSet, RulesError> {
-        state.generation = state.generation.wrapping_add(1);
-        state.rules = rules;
-        state.from = from;
-        self.enforce(state)?;
-        tracing::info!(
-            target: EVENT,
-            {
-                event.action = "rules-changed",
-                packetwatch.rules = state.rules.len() as u64,
-                packetwatch.rules_from = %state.from,
-            },
-            "{} rules in force", state.rules.len()
-        );
+        let mut next = state.clone();
+        next.take(rules, from);
+        self.enforce(&mut next)?;
+        *state = next;
+        state.tell();
         Ok(state.rules.clone())
     }
 
@@ -247,6 +272,11 @@ impl RulesControl {
         } = compile(&state.rules);
         let mut ban_lengths = [[0; MAX_BAN_LENGTHS]; 2];
         for (row, lengths) in self.lengths(&state.rules)?.into_iter().enumerate() {
+            if lengths.len() > MAX_BAN_LENGTHS {
+                return Err(RulesError::TooManyLengths {
+                    lengths: lengths.len(),
+                });
+            }
             for (place, length) in ban_lengths[row].iter_mut().zip(lengths) {
                 *place = length;
             }

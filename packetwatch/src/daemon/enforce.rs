@@ -10,7 +10,11 @@ use packetwatch_abi::{Caller, Fault, Offence as Seen};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::control::RulesControl;
+use super::{
+    control::RulesControl,
+    judged::{Judged, RECENT_NS},
+    refusals::Refusals,
+};
 use crate::{
     clock::Clock,
     dataplane::{self, Dataplane},
@@ -37,6 +41,8 @@ pub(super) struct Enforcer {
     pub(super) dataplane: Dataplane,
     pub(super) rules: Arc<RulesControl>,
     pub(super) counters: Counters,
+    pub(super) judged: Judged,
+    pub(super) refusals: Refusals,
     pub(super) clock: Clock,
     /// callers that the kernel has room for
     pub(super) capacity: u32,
@@ -64,7 +70,7 @@ impl Enforcer {
     ) -> std::io::Result<()> {
         let sweeper = tokio::spawn(self.clone().sweep(shutdown.clone()));
         let judged = tokio::select! {
-            judged = offences.each(|seen| self.judge(&Offence {
+            judged = offences.each(|seen| self.judge(seen.at, &Offence {
                 unit: dataplane::prefix(&seen.unit),
                 offender: dataplane::address(&seen.source, seen.source.addr),
                 rule: seen.rule as usize,
@@ -76,7 +82,10 @@ impl Enforcer {
         judged
     }
 
-    fn judge(&self, offence: &Offence) {
+    fn judge(&self, at: u64, offence: &Offence) {
+        if !self.judged.is_news(offence.unit, at) {
+            return;
+        }
         let (rules, generation) = self.rules.generation();
         for action in decide(offence, &rules, generation, &self.lists) {
             match action {
@@ -112,11 +121,17 @@ impl Enforcer {
                 if let WriteError::Full { list, .. } = error {
                     self.counters.map_full(list);
                 }
-                tracing::error!(
-                    packetwatch.prefix = %prefix,
-                    rule.name = %rule.name,
-                    "cannot ban {prefix}: {error}"
-                );
+                if let WriteError::Kernel(_) = error {
+                    self.counters.map_error("bans", "kernel");
+                }
+                if let Some(refused) = self.refusals.note(self.clock.monotonic_ns()) {
+                    tracing::error!(
+                        packetwatch.prefix = %prefix,
+                        rule.name = %rule.name,
+                        "{refused} bans could not be set since this was last said, {prefix} among \
+                         them: {error}"
+                    );
+                }
             }
         }
     }
@@ -161,13 +176,14 @@ impl Enforcer {
         let mut callers = 0u32;
         let read = self.dataplane.each_caller(|unit, caller| {
             callers += 1;
-            if is_pending(caller) {
-                offences.push(Offence {
+            if is_pending(caller) && caller.offended_at + RECENT_NS > now {
+                let offence = Offence {
                     unit,
                     offender: dataplane::address(&caller.offender, caller.offender.addr),
                     rule: caller.offence_rule as usize,
                     generation: caller.generation,
-                });
+                };
+                offences.push((caller.offended_at, offence));
             }
             let since = Duration::from_nanos(now.saturating_sub(caller.last_seen));
             if since > window {
@@ -175,9 +191,10 @@ impl Enforcer {
             }
         });
         self.warn(read);
-        for offence in offences {
-            self.judge(&offence);
+        for (at, offence) in offences {
+            self.judge(at, &offence);
         }
+        self.judged.forget_before(now.saturating_sub(RECENT_NS));
         if tidy {
             // Where room is short, whoever cannot matter to a window goes at once.
             let crowded = callers > self.capacity / 4 * 3;
@@ -202,7 +219,7 @@ impl Enforcer {
     }
 }
 
-/// Whether the caller went beyond a rule and was neither banned nor excused since.
+/// Whether the caller went beyond a rule since its counting began.
 fn is_pending(caller: &Caller) -> bool {
     caller.offended_at > caller.since
 }

@@ -15,8 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, reconcile::Reconciler,
-    watch::Watch,
+    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, judged::Judged,
+    reconcile::Reconciler, refusals::Refusals, watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Tokens},
@@ -90,6 +90,8 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         let counters = Counters::default();
         let enforcer = Enforcer {
             counters: counters.clone(),
+            judged: Judged::default(),
+            refusals: Refusals::default(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),

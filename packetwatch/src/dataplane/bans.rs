@@ -45,13 +45,16 @@ impl Bans {
 }
 
 impl Dataplane {
-    /// Drops everything of `prefix` before `until` (CLOCK_MONOTONIC nanoseconds). The tally of an
-    /// earlier ban of the same prefix that still runs goes on; a deadline in the past ends it.
+    /// Drops everything of `prefix` before `until` (CLOCK_MONOTONIC nanoseconds).
+    ///
+    /// A deadline that stays or comes nearer is the same ban's, whose tally goes on; a later one is
+    /// that of a new ban.
     pub fn ban(&self, prefix: IpNet, until: u64) -> Result<(), Error> {
         let mut bans = lock(&self.0.bans);
+        let same = bans.get(prefix)?.filter(|ban| until <= ban.until);
         let ban = Ban {
             until,
-            ..bans.get(prefix)?.unwrap_or_default()
+            ..same.unwrap_or_default()
         };
         let capacity = bans.capacity;
         bans.map

@@ -130,7 +130,12 @@ impl Bans {
             created_at: utc,
             expires_at,
         };
-        self.drop_held(prefix);
+        if let Some(before) = self.drop_held(prefix)
+            && !before.spent
+        {
+            // It ended between two sweeps; its end is told before the next begins.
+            event::ban(BanEvent::Expired, &before.entry);
+        }
         self.hold(Held {
             entry: entry.clone(),
             until,

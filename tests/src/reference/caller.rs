@@ -23,6 +23,8 @@ pub struct Caller {
     pub dropped: u64,
     /// nothing from before counts: the end of the last ban, or the first packet under new rules
     pub since: u64,
+    /// when it was last allowed: what it did until then counts for no rule
+    pub allowed_at: Option<u64>,
     pub offence: Option<Offence>,
     pub generation: u32,
     /// one a rule
@@ -43,7 +45,14 @@ pub struct Offence {
 
 impl Reference {
     /// Counts what is counted of every packet, and starts anew after a ban or under other rules.
-    pub(super) fn meet(&mut self, unit: IpNet, packet: &Packet, bytes: u64, ended: u64) {
+    pub(super) fn meet(
+        &mut self,
+        unit: IpNet,
+        packet: &Packet,
+        bytes: u64,
+        ended: u64,
+        allowed: bool,
+    ) {
         let (now, generation) = (self.now, self.generation);
         let windows = || -> Vec<_> {
             let within = self.rules.iter().map(|rule| rule.within.as_nanos() as u64);
@@ -57,6 +66,7 @@ impl Reference {
             bytes: 0,
             dropped: 0,
             since: 0,
+            allowed_at: None,
             offence: None,
             generation,
             windows: windows(),
@@ -70,6 +80,14 @@ impl Reference {
             caller.generation = generation;
             caller.since = now;
             caller.windows = windows();
+        }
+        if allowed {
+            caller.allowed_at = Some(now);
+        } else if let Some(allowed_at) = caller.allowed_at
+            && allowed_at + Ports::STEP > caller.since
+        {
+            caller.since = allowed_at + Ports::STEP;
+            caller.windows.iter_mut().for_each(Window::clear);
         }
         caller.last_seen = now;
         caller.packets += 1;

@@ -125,7 +125,7 @@ impl Reference {
             count(self.hits.entry(standing.allow_slot).or_default(), bytes);
             // Counted for people to see, by itself, against no rule.
             let unit = IpNet::from(packet.source);
-            self.meet(unit, packet, bytes, 0);
+            self.meet(unit, packet, bytes, 0, true);
             self.note(unit, packet, bytes, &[]);
             return Reason::Allow;
         }
@@ -148,7 +148,7 @@ impl Reference {
         let units = self.units(packet.source);
         let mut beyond = false;
         for (unit, rules) in &units {
-            self.meet(*unit, packet, bytes, ended);
+            self.meet(*unit, packet, bytes, ended, false);
             let Some(rule) = self.reached(*unit, packet, rules) else {
                 continue;
             };

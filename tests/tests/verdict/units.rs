@@ -122,6 +122,41 @@ fn what_an_allowed_source_does_never_counts_against_its_neighbours() {
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
+fn what_a_source_did_while_it_was_allowed_is_not_held_against_it_later() {
+    let triggers = [
+        Trigger::DistinctPorts(3),
+        Trigger::Connections(3),
+        Trigger::Packets(3),
+    ];
+    for trigger in triggers {
+        let mut kernel = Kernel::with_rules(vec![rule("rule", trigger)]);
+        kernel.allow("198.18.5.1");
+        for port in 1..=100 {
+            assert_eq!(kernel.reason(&call("198.18.5.1", port)), Allow);
+        }
+        kernel
+            .dataplane
+            .remove_standing("198.18.5.1/32".parse().unwrap())
+            .unwrap();
+        kernel.advance(Duration::from_millis(4));
+        for port in 1..=3 {
+            assert_eq!(
+                kernel.reason(&call("198.18.5.1", port)),
+                Pass,
+                "{trigger:?}"
+            );
+            kernel.advance(Duration::from_millis(4));
+        }
+        assert_eq!(
+            kernel.reason(&call("198.18.5.1", 4)),
+            Threshold,
+            "{trigger:?}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
 fn a_ban_of_a_single_address_stands_beside_the_unit() {
     let kernel = Kernel::with_rules(vec![rule("scan", Trigger::DistinctPorts(3))]);
     kernel.ban("2001:db8:7::9", MINUTE);
