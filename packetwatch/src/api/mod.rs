@@ -170,7 +170,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The whole API over `app`. `shutdown` ends the event streams.
 ///
-/// Requests must carry `ConnectInfo<Peer>`, as those of [`serve`] do.
+/// Requests must carry `ConnectInfo<Peer>`, as those of [`serve()`] do.
 pub fn router(app: App, shutdown: CancellationToken) -> Router {
     let gate = Gate::new(app.tokens.clone());
     let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIME);

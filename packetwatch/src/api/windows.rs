@@ -120,6 +120,7 @@ pub(super) mod tests {
             bytes: 0,
             dropped: 0,
             since: 0,
+            allowed_at: 0,
             offended_at: 0,
             offender: Prefix::address_v4(0),
             offence_rule: 0,

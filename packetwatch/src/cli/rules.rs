@@ -35,7 +35,7 @@ enum RulesCommand {
     Show,
     /// Put the rules of a file in the place of the configuration's, until they are reset
     Set {
-        /// TOML of [[rules]], as in the configuration, or what `rules show --output json` prints;
+        /// TOML of `[[rules]]`, as in the configuration, or what `rules show --output json` prints;
         /// - for stdin
         file: PathBuf,
     },

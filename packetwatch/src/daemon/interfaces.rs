@@ -26,7 +26,8 @@ pub(super) async fn chosen(config: &Config, netlink: &Netlink) -> Result<Vec<Str
     }
 }
 
-/// Attaches to each, or to none.
+/// Attaches to each, or to none: a wrong name is found before the first, and after a failure those
+/// attached to are let go of as at an exit, so that a kept filter stays.
 ///
 /// # Errors
 /// The first that cannot be attached to, with the remedy.
@@ -34,9 +35,16 @@ pub(super) async fn attach(
     dataplane: &Dataplane,
     netlink: &Netlink,
     interfaces: &[String],
-    mode: XdpMode,
+    config: &Config,
 ) -> Result<()> {
-    let mode = asked(mode);
+    let mode = asked(config.xdp_mode);
+    let links = netlink.links().await?;
+    let missing = |name: &&String| !links.iter().any(|link| link.name == **name);
+    if let Some(name) = interfaces.iter().find(missing) {
+        let error = AttachError::NoSuchInterface(name.clone());
+        tell_failed(name, &error);
+        return Err(error).with_context(|| format!("attach to {name}"));
+    }
     for interface in interfaces {
         match dataplane.attach(interface, mode) {
             Ok(attached) => {
@@ -45,7 +53,7 @@ pub(super) async fn attach(
             }
             Err(error) => {
                 tell_failed(interface, &error);
-                release(dataplane, OnExit::Detach);
+                release(dataplane, config.on_exit);
                 return Err(error).with_context(|| format!("attach to {interface}"));
             }
         }

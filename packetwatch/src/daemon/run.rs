@@ -80,7 +80,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     protector.establish(&config).await?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
     let listeners = Listeners::bind(config.api.listen, config.api.socket.as_deref()).await?;
-    interfaces::attach(&dataplane, &netlink, &names, config.xdp_mode).await?;
+    interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {
         rules.refresh()?;

@@ -103,7 +103,13 @@ impl Rig {
         self.kernel.observe(false);
         self.kernel.set_rules(Vec::new());
         self.kernel.set_now(START_NS);
-        let generation = self.kernel.dataplane.policy().unwrap().generation;
+        let generation = self
+            .kernel
+            .dataplane
+            .policy()
+            .unwrap()
+            .expect("a policy is in force")
+            .generation;
         Reference::new(START_NS, generation, Vec::new())
     }
 
