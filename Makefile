@@ -11,7 +11,7 @@ XTASK := cargo run --quiet --package xtask --
 PACKETWATCH := $(or $(CARGO_TARGET_DIR),target)/release/packetwatch
 
 .DEFAULT_GOAL := help
-.PHONY: run test fuzz setup demo lint build install help
+.PHONY: run test fuzz setup demo bench lint build install help
 
 run: setup build ## run the daemon: IFACE=eth0 (default: the default route's), ARGS='...'
 	@iface='$(IFACE)' && : "$${iface:=$$($(XTASK) default-interface)}" && [ "$$iface" ] && exec $(PACKETWATCH) run --interface "$$iface" $(ARGS)
@@ -31,6 +31,9 @@ build: setup ## build target/release/packetwatch
 
 demo: build ## two namespaces, real servers and a scanner: see a ban happen (root)
 	@cargo run --release --package packetwatch-tests --bin demo
+
+bench: build ## what the filter costs beside xdp-filter and nftables (root): ARGS='--quick --json FILE'
+	@$(XTASK) setup --for bench && cargo run --release --package packetwatch-bench -- $(ARGS)
 
 lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scripts
 	@sh xtask/bootstrap.sh && $(XTASK) setup --for lint

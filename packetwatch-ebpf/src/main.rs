@@ -32,6 +32,8 @@ mod ports;
 mod verdict;
 mod windows;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
 use packetwatch_abi::{Action, Policy, Reason};
@@ -54,15 +56,16 @@ pub fn packetwatch(ctx: XdpContext) -> u32 {
         ifindex: ctx.ingress_ifindex() as u32,
         now: clock::now(),
     };
-    let mut packet = packet::Packet::zeroed();
+    let mut room = MaybeUninit::uninit();
+    let packet = packet::Packet::zero(&mut room);
     // SAFETY: the program's own context, and a packet of its own
-    let unjudged = unsafe { packet::parse_packet(ctx.ctx, &raw mut packet) };
+    let unjudged = unsafe { packet::parse_packet(ctx.ctx, &raw mut *packet) };
     let reason = match Reason::from_number(unjudged as u32) {
-        None | Some(Reason::Pass) => verdict::judge(&packet, &ingress),
+        None | Some(Reason::Pass) => verdict::judge(packet, &ingress),
         Some(reason) => reason,
     };
     debug!(&ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
-    exit::count(&packet, &ingress, reason);
+    exit::count(packet, &ingress, reason);
     match reason.action() {
         Action::Drop if policy.observe == 0 => xdp_action::XDP_DROP,
         Action::Drop | Action::Pass => xdp_action::XDP_PASS,

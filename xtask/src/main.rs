@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use setup::Purpose;
 
 const USAGE: &str =
-    "usage: xtask setup [--for run|test|lint] | default-interface | test | lint-ebpf";
+    "usage: xtask setup [--for run|test|lint|bench] | default-interface | test | lint-ebpf";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ["setup"] | ["setup", "--for", "run"] => setup::setup(Purpose::Run),
         ["setup", "--for", "test"] => setup::setup(Purpose::Test),
         ["setup", "--for", "lint"] => setup::setup(Purpose::Lint),
+        ["setup", "--for", "bench"] => setup::setup(Purpose::Bench),
         ["default-interface"] => route::default_interface().map(|name| println!("{name}")),
         ["test"] => tests_run::test(),
         ["lint-ebpf"] => lint::lint_ebpf(),

@@ -74,9 +74,13 @@ impl Reference {
         self.generation += 1;
     }
 
-    /// As the daemon bans: the tally of a ban that is there goes on.
+    /// As the daemon bans: a later end is a new ban, with a tally of its own.
     pub fn ban(&mut self, prefix: IpNet, until: u64) {
-        self.bans.entry(prefix).or_default().until = until;
+        let ban = self.bans.entry(prefix).or_default();
+        if until > ban.until {
+            *ban = Ban::default();
+        }
+        ban.until = until;
     }
 
     /// Judges a frame and counts it.

@@ -18,7 +18,15 @@ pub(crate) enum Purpose {
     Run,
     Test,
     Lint,
+    Bench,
 }
+
+/// For the namespaces of the tests and of the benchmark.
+const NETWORK: [(&str, &str); 3] = [
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ethtool", "ethtool"),
+];
 
 /// Installs what `purpose` needs and this host lacks.
 ///
@@ -33,14 +41,16 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
             mount_bpffs()?;
             // Without root the tests that need these are skipped.
             if is_root() {
-                programs(&[
-                    ("ip", "iproute2"),
-                    ("nsenter", "util-linux"),
-                    ("ethtool", "ethtool"),
-                ])
+                programs(&NETWORK)
             } else {
                 Ok(())
             }
+        }
+        Purpose::Bench => {
+            mount_bpffs()?;
+            programs(&NETWORK)?;
+            // The peers it measures beside us.
+            programs(&[("xdp-filter", "xdp-tools"), ("nft", "nftables")])
         }
         Purpose::Lint => {
             for component in ["rustfmt", "clippy"] {

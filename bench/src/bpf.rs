@@ -1,0 +1,147 @@
+//! Two calls of bpf(2) that aya has for the programs it loaded itself, but not for a peer's.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{ProgramInfo, loaded_programs};
+
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Frames take the real path of what the program answers, instead of being thrown away (5.18).
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+/// What a driver's poll takes at once, and the kernel's own default.
+const BATCH: u32 = 64;
+
+/// The fields of `union bpf_attr` for `BPF_PROG_LOAD`, as far as they are used.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+}
+
+/// Likewise for `BPF_PROG_TEST_RUN`.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    _pad: u32,
+}
+
+/// Loads an XDP program of plain instructions, which calls no helper that is GPL-only.
+pub(crate) fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
+    let mut attr = Load {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: u32::try_from(instructions.len())?,
+        insns: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        ..Load::default()
+    };
+    attr.prog_name[..9].copy_from_slice(b"generator");
+    let fd = bpf(BPF_PROG_LOAD, &mut attr)
+        .context("load the generator's program: needs CAP_BPF with CAP_NET_ADMIN, or root")?;
+    // SAFETY: the kernel has just handed out this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the program answers to `frame`, and how many nanoseconds one of `repeat` runs took.
+///
+/// They are the thread's time on a core, so that neighbours do not count. The kernel's own figure is
+/// of the wall clock, and whole nanoseconds a run: too coarse for a ratio.
+pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
+    let start = time_on_core();
+    let answer = test_run(program, frame, repeat, 0).context("run an XDP program on a frame")?;
+    let took = time_on_core() - start;
+    Ok((answer, took.as_nanos() as f64 / f64::from(repeat)))
+}
+
+/// Sends `count` copies of `frame` where the program redirects them to. Returns the whole time, by
+/// the wall clock: part of the work is the kernel's own, charged to nobody.
+///
+/// The interface number the program names is looked up in the namespace of the calling thread.
+pub(crate) fn send_live(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> Result<Duration> {
+    let start = Instant::now();
+    test_run(program, frame, count, BPF_F_TEST_XDP_LIVE_FRAMES)
+        .context("send live frames (BPF_F_TEST_XDP_LIVE_FRAMES needs Linux 5.18)")?;
+    Ok(start.elapsed())
+}
+
+/// Returns what the last run answered.
+fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32, flags: u32) -> io::Result<u32> {
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        flags,
+        batch_size: if flags == 0 { 0 } else { BATCH },
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.retval)
+}
+
+/// Puts the calling thread before the others of the machine, as far as `nice` goes.
+pub(crate) fn take_precedence() -> io::Result<()> {
+    const ITSELF: libc::id_t = 0;
+    const HIGHEST: libc::c_int = -20;
+    // SAFETY: numbers alone. On Linux this is the thread's own priority, not the process's.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, ITSELF, HIGHEST) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn time_on_core() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is that of `time`. The clock is always there, so nothing can fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+}
+
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: the pointer and the size are those of `attr`, and what it points to outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(answer as i32)
+}
+
+/// What the kernel knows of the program of this id.
+pub(crate) fn program(id: u32) -> Result<ProgramInfo> {
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .with_context(|| format!("there is no BPF program {id}"))
+}

@@ -1,0 +1,97 @@
+//! The whole path: from the generator through a veth pair, its driver and the filter, to the drop.
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use crate::{
+    generator::{Generator, accept_frames, counter},
+    peers::nftables_dropped,
+    scene::{Scene, Shape, Source},
+    statistic::median,
+};
+
+/// One contestant's line.
+#[derive(Debug, Serialize)]
+pub(crate) struct Speed {
+    pub(crate) contestant: &'static str,
+    /// million packets a second, generated, received and dropped, on one core
+    pub(crate) mpps: f64,
+    /// ours to theirs in the same round, the median of them; above 1 we are faster
+    pub(crate) ratio: f64,
+}
+
+struct Contestant {
+    name: &'static str,
+    interface: &'static str,
+    generator: Generator,
+    speeds: Vec<f64>,
+}
+
+/// Floods each contestant with `count` packets of one banned source, `rounds` times in turn.
+///
+/// # Errors
+/// A packet that was sent was not received, or not dropped.
+pub(crate) fn measure(scene: &Scene, rounds: usize, count: u32) -> Result<Vec<Speed>> {
+    let names = ["packetwatch", "xdp-filter", "nftables (netdev ingress)"];
+    let interfaces = ["pw0", "pw1", "pw2"];
+    let mut contestants = Vec::new();
+    for (n, (name, interface)) in names.into_iter().zip(interfaces).enumerate() {
+        contestants.push(Contestant {
+            name,
+            interface,
+            generator: Generator::new(&scene.link(n).client, "eth0")?,
+            speeds: Vec::new(),
+        });
+    }
+    // Without an XDP program it polls for this reason alone.
+    accept_frames(&scene.lan.host, "pw2")?;
+    let frame = Shape::V4.frame(Source::Banned);
+    // The first fills page pools and caches.
+    for round in 0..=rounds {
+        for contestant in &mut contestants {
+            let speed = contestant
+                .flood(scene, &frame, count)
+                .with_context(|| format!("{} in round {round} of {rounds}", contestant.name))?;
+            if round > 0 {
+                contestant.speeds.push(speed);
+            }
+        }
+    }
+    let ours = contestants[0].speeds.clone();
+    Ok(contestants
+        .into_iter()
+        .map(|Contestant { name, speeds, .. }| {
+            let ratios: Vec<f64> = ours
+                .iter()
+                .zip(&speeds)
+                .map(|(ours, its)| ours / its)
+                .collect();
+            Speed {
+                contestant: name,
+                mpps: median(&speeds),
+                ratio: median(&ratios),
+            }
+        })
+        .collect())
+}
+
+impl Contestant {
+    /// Million packets a second.
+    fn flood(&self, scene: &Scene, frame: &[u8], count: u32) -> Result<f64> {
+        let host = &scene.lan.host;
+        let dropped = || match self.interface {
+            "pw2" => nftables_dropped(host),
+            interface => counter(host, interface, "_xdp_drops"),
+        };
+        let before = dropped()?;
+        let took = self.generator.send(frame, count, || {
+            counter(host, self.interface, "_xdp_packets")
+        })?;
+        let dropped = dropped()? - before;
+        ensure!(
+            dropped == u64::from(count),
+            "{dropped} packets were dropped of {count} sent"
+        );
+        Ok(f64::from(count) / took.as_secs_f64() / 1e6)
+    }
+}
