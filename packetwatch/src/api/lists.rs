@@ -86,7 +86,7 @@ pub struct Change {
     /// Entries that the new list no longer has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<usize>,
-    /// With `partial`: entries that were wrong and left out.
+    /// With `partial`: entries that were wrong, or protected, and left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<usize>,
     /// The faults of those, at most 100.
@@ -235,8 +235,12 @@ async fn write(
     let _place = upload_place()?;
     let body = extract::read(request, LIST_BODY).await?;
     let change = blocking(move || {
-        let parsed = read(&body)?;
+        let mut parsed = read(&body)?;
         drop(body);
+        if list == List::Deny {
+            let prefixes = parsed.entries.iter().map(|entry| entry.prefix);
+            parsed.refuse_protected(&app.lists.protected_among(prefixes));
+        }
         if parsed.refused > 0 && !partial {
             return Err(parsed.problem());
         }

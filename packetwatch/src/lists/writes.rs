@@ -79,7 +79,7 @@ impl Lists {
             let now = shared.clock.monotonic_ns();
             match state.listed(shelf, prefix) {
                 Some(listed) if listed.is_live(now) => listed.draft.entry.clone(),
-                _ if list == List::Allow && is_protected(&state, prefix, now) => {
+                _ if list == List::Allow && state.is_protected(prefix, now) => {
                     let prefixes = vec![prefix];
                     return Err(WriteError::Protected { list, prefixes });
                 }
@@ -293,7 +293,7 @@ impl Shared {
         } in entries
         {
             let prefix = prefix.trunc();
-            if list == List::Deny && !force.0 && is_protected(state, prefix, now) {
+            if list == List::Deny && !force.0 && state.is_protected(prefix, now) {
                 protected.push(prefix);
                 continue;
             }
@@ -430,11 +430,6 @@ fn journaled(changes: &[Change]) -> Batch {
 fn count_new(state: &State, changes: &[Change]) -> usize {
     let is_new = |change: &&Change| state.listed(change.shelf, change.prefix).is_none();
     changes.iter().filter(is_new).count()
-}
-
-fn is_protected(state: &State, prefix: IpNet, now: u64) -> bool {
-    let node = state.nodes.get(prefix);
-    node.is_some_and(|node| node.protection(now).is_some())
 }
 
 /// Live allowed prefixes strictly inside a prefix.
