@@ -73,7 +73,11 @@ fn a_deny_works_around_what_is_allowed_and_says_so() {
     let carved = ["198.51.100.77/32", "198.51.100.80/30"];
     assert_eq!(entry["carved_out"], json!(carved), "{entry}");
     // A mere allow entry protects nothing: to deny exactly it is accepted, and the allow wins.
-    stage.expect(201, "PUT", "/v1/deny/198.51.100.77");
+    let entry = stage.expect(201, "PUT", "/v1/deny/198.51.100.77").json();
+    assert!(
+        text(&entry["note"]).contains("no effect under 198.51.100.77/32"),
+        "{entry}"
+    );
     let explained = stage.expect(200, "GET", "/v1/explain/198.51.100.77").json();
     assert_eq!(explained["verdict"], "pass", "{explained}");
     for (list, prefix) in [
