@@ -202,15 +202,23 @@ impl<'a> View<'a> {
         Ok(counts(unit, caller, &self.rules, self.moment(ended)))
     }
 
-    /// The bans in force that hold this unit: its own and those of wider ones.
+    /// The bans in force that hold this unit: its own and those of wider ones, most specific first.
+    ///
+    /// A ban outlives the rule that set it, and with it the length that the program looks up, so
+    /// the lists are asked besides today's units; the kernel has the last word on each.
     pub(super) fn bans(
         &self,
         unit: IpNet,
     ) -> Result<Vec<(IpNet, packetwatch_abi::Ban)>, dataplane::Error> {
+        let mut prefixes = units(unit.addr(), &self.rules);
+        let known = self.app.lists.covering(unit.addr()).bans;
+        prefixes.extend(known.into_iter().map(|ban| ban.prefix));
+        prefixes.retain(|prefix| prefix.prefix_len() <= unit.prefix_len());
+        prefixes.sort_unstable_by_key(|prefix| Reverse(prefix.prefix_len()));
+        prefixes.dedup();
         let mut bans = Vec::new();
-        for wider in units(unit.addr(), &self.rules) {
-            if wider.prefix_len() <= unit.prefix_len()
-                && let Some(ban) = self.app.dataplane.ban_of(wider)?
+        for wider in prefixes {
+            if let Some(ban) = self.app.dataplane.ban_of(wider)?
                 && self.now < ban.until
             {
                 bans.push((wider, ban));

@@ -1,7 +1,9 @@
 //! List entries as bodies write them: one JSON object, a JSON array, or lines of text.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
+use axum::http::StatusCode;
+use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer as _, Serialize,
     de::{SeqAccess, Visitor},
@@ -91,14 +93,41 @@ pub fn time_to_live(text: &str) -> Result<Duration, String> {
     Ok(ttl)
 }
 
+/// Where an entry stands in a body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    /// from 1
+    Line(usize),
+    /// from 0
+    Index(usize),
+}
+
+impl Place {
+    fn fault(self, field: Option<&str>, detail: String) -> Fault {
+        let (line, index) = match self {
+            Self::Line(line) => (Some(line), None),
+            Self::Index(index) => (None, Some(index)),
+        };
+        Fault {
+            line,
+            index,
+            field: field.map(str::to_owned),
+            detail,
+        }
+    }
+}
+
 /// What a list body holds: the good entries, and the faults of the others.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Parsed {
     pub entries: Vec<NewEntry>,
+    /// Where each of them stands.
+    places: Vec<Place>,
     /// The first [`MAX_FAULTS`].
     pub faults: Vec<Fault>,
-    /// How many entries are wrong in all.
+    /// How many entries are wrong in all, the protected ones among them.
     pub refused: usize,
+    protected: usize,
     /// Entries whose host bits were cleared, and the first of them as written and as read.
     pub cleared: usize,
     pub first_cleared: Option<(String, String)>,
@@ -117,16 +146,49 @@ impl Parsed {
     /// Every bad entry as one problem.
     pub(super) fn problem(self) -> Problem {
         let Self {
-            faults, refused, ..
+            faults,
+            refused,
+            protected,
+            ..
         } = self;
         let detail = format!(
             "wrong entries: {refused}. Nothing was changed: correct them, or load the good ones alone \
              (?partial=true, or --partial on the command line)"
         );
-        Problem::refused("body", detail).listing(faults, refused)
+        // Nothing is wrong with the body itself where all that is refused is protected.
+        let status = if refused == protected {
+            StatusCode::CONFLICT
+        } else {
+            StatusCode::UNPROCESSABLE_ENTITY
+        };
+        Problem::new(status, detail)
+            .about("body")
+            .listing(faults, refused)
     }
 
-    fn take(&mut self, body: ListedBody, line: Option<usize>, index: Option<usize>) {
+    /// Refuses the entries of these prefixes, which only a single deny with force may name.
+    pub(super) fn refuse_protected(&mut self, protected: &HashSet<IpNet>) {
+        if protected.is_empty() {
+            return;
+        }
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        for (entry, place) in entries.zip(std::mem::take(&mut self.places)) {
+            let prefix = entry.prefix;
+            if protected.contains(&prefix) {
+                let detail = format!(
+                    "{prefix} is protected: denying it may cut you off. If you mean it, deny it \
+                     alone, with force"
+                );
+                self.protected += 1;
+                self.refuse(place.fault(Some("prefix"), detail));
+            } else {
+                self.entries.push(entry);
+                self.places.push(place);
+            }
+        }
+    }
+
+    fn take(&mut self, body: ListedBody, place: Place) {
         let ListedBody {
             prefix: text,
             reason,
@@ -150,13 +212,9 @@ impl Parsed {
                     reason,
                     ttl,
                 });
+                self.places.push(place);
             }
-            Err((field, detail)) => self.refuse(Fault {
-                line,
-                index,
-                field: Some(field.to_owned()),
-                detail,
-            }),
+            Err((field, detail)) => self.refuse(place.fault(Some(field), detail)),
         }
     }
 
@@ -173,7 +231,7 @@ pub(super) fn from_text(body: &[u8]) -> Parsed {
     let mut parsed = Parsed::default();
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
-        let number = Some(index + 1);
+        let place = Place::Line(index + 1);
         let written = line.split(|byte| *byte == b'#').next().unwrap_or_default();
         match std::str::from_utf8(written).map(str::trim) {
             Ok("") => {}
@@ -183,14 +241,12 @@ pub(super) fn from_text(body: &[u8]) -> Parsed {
                     reason: None,
                     ttl: None,
                 };
-                parsed.take(body, number, None);
+                parsed.take(body, place);
             }
-            Err(_) => parsed.refuse(Fault {
-                line: number,
-                index: None,
-                field: Some("prefix".to_owned()),
-                detail: "the line is no UTF-8 text: write one prefix".to_owned(),
-            }),
+            Err(_) => {
+                let detail = "the line is no UTF-8 text: write one prefix".to_owned();
+                parsed.refuse(place.fault(Some("prefix"), detail));
+            }
         }
     }
     parsed
@@ -228,16 +284,13 @@ impl<'de> Visitor<'de> for Elements {
         let mut parsed = Parsed::default();
         let mut index = 0;
         while let Some(element) = elements.next_element::<serde_json::Value>()? {
+            let place = Place::Index(index);
             match ListedBody::deserialize(element) {
-                Ok(body) => parsed.take(body, None, Some(index)),
+                Ok(body) => parsed.take(body, place),
                 Err(error) => {
                     let detail = error.to_string();
-                    parsed.refuse(Fault {
-                        line: None,
-                        index: Some(index),
-                        field: named_field(&detail).map(str::to_owned),
-                        detail,
-                    });
+                    let field = named_field(&detail).map(str::to_owned);
+                    parsed.refuse(place.fault(field.as_deref(), detail));
                 }
             }
             index += 1;
@@ -280,6 +333,18 @@ mod tests {
         assert_eq!(parsed.entries.len(), 1);
         let problem = parsed.problem();
         assert_eq!((problem.status, problem.errors_total), (422, Some(3)));
+    }
+
+    #[test]
+    fn protected_lines_are_refused_by_their_place() {
+        let mut parsed = from_text(b"192.0.2.1\n# us\n192.0.2.2\n192.0.2.3\n");
+        parsed.refuse_protected(&HashSet::from(["192.0.2.2/32".parse().unwrap()]));
+        assert_eq!(prefixes(&parsed), ["192.0.2.1/32", "192.0.2.3/32"]);
+        assert_eq!((parsed.refused, parsed.faults[0].line), (1, Some(3)));
+        assert_eq!(parsed.problem().status, 409);
+        let mut parsed = from_text(b"192.0.2.2\nnonsense\n");
+        parsed.refuse_protected(&HashSet::from(["192.0.2.2/32".parse().unwrap()]));
+        assert_eq!((parsed.refused, parsed.problem().status), (2, 422));
     }
 
     #[test]

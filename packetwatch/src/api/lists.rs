@@ -73,7 +73,7 @@ pub struct WrittenEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub carved_out: Vec<IpNet>,
-    /// What was read otherwise than written, such as cleared host bits.
+    /// What was read otherwise than written, such as cleared host bits, or does not take effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -86,7 +86,7 @@ pub struct Change {
     /// Entries that the new list no longer has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<usize>,
-    /// With `partial`: entries that were wrong and left out.
+    /// With `partial`: entries that were wrong, or protected, and left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<usize>,
     /// The faults of those, at most 100.
@@ -178,6 +178,8 @@ async fn put(
         entry,
         created,
         carved_out,
+        carved_out_total,
+        overruled_by,
     } = put.await?;
     let Entry {
         prefix,
@@ -186,7 +188,21 @@ async fn put(
         created_at,
         expires_at,
     } = entry;
-    let cleared = || format!("host bits cleared: the entry is {prefix}");
+    let mut notes = Vec::new();
+    if written.host_bits_cleared {
+        notes.push(format!("host bits cleared: the entry is {prefix}"));
+    }
+    if let Some(allowed) = overruled_by {
+        notes.push(format!(
+            "it has no effect under {allowed}, which is allowed"
+        ));
+    }
+    if carved_out_total > carved_out.len() {
+        let shown = carved_out.len();
+        notes.push(format!(
+            "{carved_out_total} prefixes inside are allowed, the first {shown} are named"
+        ));
+    }
     let entry = WrittenEntry {
         prefix,
         reason,
@@ -194,7 +210,7 @@ async fn put(
         created_at,
         expires_at,
         carved_out,
-        note: written.host_bits_cleared.then(cleared),
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
     };
     let status = if created {
         StatusCode::CREATED
@@ -235,8 +251,12 @@ async fn write(
     let _place = upload_place()?;
     let body = extract::read(request, LIST_BODY).await?;
     let change = blocking(move || {
-        let parsed = read(&body)?;
+        let mut parsed = read(&body)?;
         drop(body);
+        if list == List::Deny {
+            let prefixes = parsed.entries.iter().map(|entry| entry.prefix);
+            parsed.refuse_protected(&app.lists.protected_among(prefixes));
+        }
         if parsed.refused > 0 && !partial {
             return Err(parsed.problem());
         }

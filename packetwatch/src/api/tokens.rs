@@ -19,6 +19,8 @@ use time::OffsetDateTime;
 pub const TOKEN_FILE: &str = "token";
 /// Marks the string for people and for scanners of leaked secrets.
 const MARK: &str = "pw_";
+/// How long after its last accepted request an address counts as a peer.
+const SEEN_FOR: time::Duration = time::Duration::HOUR;
 /// 256 bits: nobody guesses it, so a fast hash is enough.
 const RANDOM_BYTES: usize = 32;
 const TOKEN_LENGTH: usize = MARK.len() + 2 * RANDOM_BYTES;
@@ -98,9 +100,12 @@ impl Tokens {
         seen.insert(address, at);
     }
 
-    /// Remote addresses whose token was accepted and when last, at most [`MAX_SEEN`].
+    /// Remote addresses whose token was accepted within the last hour and when last, at most
+    /// [`MAX_SEEN`].
     pub fn seen(&self) -> Vec<(IpAddr, OffsetDateTime)> {
-        let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = OffsetDateTime::now_utc() - SEEN_FOR;
+        seen.retain(|_, at| *at > oldest);
         seen.iter().map(|(address, at)| (*address, *at)).collect()
     }
 }
@@ -208,9 +213,20 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_forgotten_after_an_hour() {
+        let tokens = Tokens::of("pw_");
+        let [late, early] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
+        let now = OffsetDateTime::now_utc();
+        tokens.note(late, now - SEEN_FOR + time::Duration::MINUTE);
+        tokens.note(early, now - SEEN_FOR);
+        let seen: Vec<_> = tokens.seen().into_iter().map(|(addr, _)| addr).collect();
+        assert_eq!(seen, [late]);
+    }
+
+    #[test]
     fn addresses_are_remembered_up_to_the_bound() {
         let tokens = Tokens::of("pw_");
-        let start = OffsetDateTime::UNIX_EPOCH;
+        let start = OffsetDateTime::now_utc();
         let address = |n: usize| IpAddr::from(Ipv4Addr::from_bits(n as u32));
         for n in 0..=MAX_SEEN {
             tokens.note(address(n), start + time::Duration::seconds(n as i64));

@@ -195,6 +195,10 @@ pub struct Put {
     pub created: bool,
     /// Allowed prefixes strictly inside a new deny: it takes effect around them. At most 100.
     pub carved_out: Vec<IpNet>,
+    /// How many those are in all.
+    pub carved_out_total: usize,
+    /// The most specific allowed prefix that is or covers a new deny: it has no effect.
+    pub overruled_by: Option<IpNet>,
 }
 
 /// Answer to [`Lists::add`](super::Lists::add).

@@ -1,6 +1,6 @@
 //! What is asked of the lists. Nothing here waits for the disk.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -129,6 +129,17 @@ impl Lists {
             .chain(inside)
             .filter(|(_, node)| node.shown(List::Allow, now).is_some())
             .map(|(prefix, _)| prefix)
+            .collect()
+    }
+
+    /// Those of these prefixes that are protected: to deny one of them takes force.
+    pub fn protected_among(&self, prefixes: impl IntoIterator<Item = IpNet>) -> HashSet<IpNet> {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let state = shared.state();
+        let prefixes = prefixes.into_iter().map(|prefix| prefix.trunc());
+        prefixes
+            .filter(|prefix| state.is_protected(*prefix, now))
             .collect()
     }
 

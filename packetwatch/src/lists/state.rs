@@ -164,6 +164,11 @@ impl State {
             .filter_map(move |(_, node)| node.on(shelf))
     }
 
+    pub(super) fn is_protected(&self, prefix: IpNet, now: u64) -> bool {
+        let node = self.nodes.get(prefix);
+        node.is_some_and(|node| node.protection(now).is_some())
+    }
+
     /// Live entries of `list` that cover an address, the most specific first.
     pub(super) fn covering(&self, list: List, addr: IpAddr, now: u64) -> Vec<Entry> {
         self.nodes

@@ -42,16 +42,16 @@ impl Lists {
         let shared = &self.0.shared;
         let prefix = entry.prefix.trunc();
         let mut journal = shared.journal();
-        let (changes, created, carved_out) = {
+        let (changes, created, allowed) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, vec![entry], force)?;
             let created = state.listed(list.into(), prefix).is_none();
             shared.see_to_room(&state, usize::from(created))?;
-            let carved_out = match list {
-                List::Deny => carved_out(&state, prefix, shared.clock.monotonic_ns()),
-                List::Allow => Vec::new(),
+            let allowed = match list {
+                List::Deny => Allowed::around(&state, prefix, shared.clock.monotonic_ns()),
+                List::Allow => Allowed::default(),
             };
-            (changes, created, carved_out)
+            (changes, created, allowed)
         };
         let draft = changes.first().and_then(|change| change.to.as_ref());
         let entry = draft.expect("one draft of one entry").entry.clone();
@@ -60,7 +60,9 @@ impl Lists {
         Ok(Put {
             entry,
             created,
-            carved_out,
+            carved_out: allowed.inside,
+            carved_out_total: allowed.inside_total,
+            overruled_by: allowed.over,
         })
     }
 
@@ -79,7 +81,7 @@ impl Lists {
             let now = shared.clock.monotonic_ns();
             match state.listed(shelf, prefix) {
                 Some(listed) if listed.is_live(now) => listed.draft.entry.clone(),
-                _ if list == List::Allow && is_protected(&state, prefix, now) => {
+                _ if list == List::Allow && state.is_protected(prefix, now) => {
                     let prefixes = vec![prefix];
                     return Err(WriteError::Protected { list, prefixes });
                 }
@@ -293,7 +295,7 @@ impl Shared {
         } in entries
         {
             let prefix = prefix.trunc();
-            if list == List::Deny && !force.0 && is_protected(state, prefix, now) {
+            if list == List::Deny && !force.0 && state.is_protected(prefix, now) {
                 protected.push(prefix);
                 continue;
             }
@@ -432,18 +434,38 @@ fn count_new(state: &State, changes: &[Change]) -> usize {
     changes.iter().filter(is_new).count()
 }
 
-fn is_protected(state: &State, prefix: IpNet, now: u64) -> bool {
-    let node = state.nodes.get(prefix);
-    node.is_some_and(|node| node.protection(now).is_some())
+/// What is allowed where a deny is put.
+#[derive(Default)]
+struct Allowed {
+    /// strictly inside it, the first [`CARVED_OUT_SHOWN`]
+    inside: Vec<IpNet>,
+    inside_total: usize,
+    /// the most specific one that is the same prefix or covers it
+    over: Option<IpNet>,
 }
 
-/// Live allowed prefixes strictly inside a prefix.
-fn carved_out(state: &State, prefix: IpNet, now: u64) -> Vec<IpNet> {
-    state
-        .nodes
-        .inside(prefix)
-        .filter(|(inside, node)| *inside != prefix && node.shown(List::Allow, now).is_some())
-        .map(|(inside, _)| inside)
-        .take(CARVED_OUT_SHOWN)
-        .collect()
+impl Allowed {
+    fn around(state: &State, prefix: IpNet, now: u64) -> Self {
+        let mut allowed = Self::default();
+        let inside = state
+            .nodes
+            .inside(prefix)
+            .filter(|(inside, node)| *inside != prefix && node.shown(List::Allow, now).is_some());
+        for (inside, _) in inside {
+            allowed.inside_total += 1;
+            if allowed.inside.len() < CARVED_OUT_SHOWN {
+                allowed.inside.push(inside);
+            }
+        }
+        let mut covering = state.nodes.covering(prefix);
+        let over = covering.find(|(over, node)| match *over == prefix {
+            // A protection of exactly this prefix ends with the deny, which then was forced.
+            true => node
+                .on(Shelf::Allow)
+                .is_some_and(|listed| listed.is_live(now)),
+            false => node.shown(List::Allow, now).is_some(),
+        });
+        allowed.over = over.map(|(over, _)| over);
+        allowed
+    }
 }

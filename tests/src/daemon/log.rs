@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    const LINE: &str = r#"{"@timestamp":"2026-01-01T00:00:00Z","log.level":"info","message":"x"}"#;
+    const LINE: &str = r#"{"@timestamp":"2026-01-01T00:00:00.000Z","log.level":"info","message":"x","ecs.version":"8.17.0","log.logger":"test"}"#;
 
     fn collected(text: String) -> Log {
         let mut log = Log::collect(Cursor::new(text));

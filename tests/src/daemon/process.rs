@@ -27,8 +27,8 @@ const MAX_STDERR: u64 = 1 << 20;
 /// Where every distribution mounts the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// The daemon under test: `PACKETWATCH_BIN`, or else the release (before the debug) build next to this
-/// executable in the target directory.
+/// The daemon under test: `PACKETWATCH_BIN`, or else the build next to this executable in the target
+/// directory, of this executable's profile before the other, so that no stale build is tested.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -42,15 +42,20 @@ pub fn binary() -> &'static Path {
             return path;
         }
         let this = env::current_exe().expect("an executable knows its path");
+        let profiles = if cfg!(debug_assertions) {
+            ["debug", "release"]
+        } else {
+            ["release", "debug"]
+        };
         this.ancestors()
             .skip(1)
-            .flat_map(|directory| ["release", "debug"].map(|profile| directory.join(profile)))
+            .flat_map(|directory| profiles.map(|profile| directory.join(profile)))
             .map(|directory| directory.join("packetwatch"))
             .find(|path| path.is_file())
             .unwrap_or_else(|| {
                 panic!(
                     "no packetwatch binary in the target directory of {}: run `make test`, or \
-                     `cargo build --release` first, or set PACKETWATCH_BIN",
+                     `cargo build --bins` first, or set PACKETWATCH_BIN",
                     this.display()
                 )
             })

@@ -193,9 +193,11 @@ fn a_protected_address_in_a_deny_list_is_refused_whole() {
     let feed = format!("192.0.2.1\n{host}\n");
     for method in ["POST", "PUT"] {
         let answer = stage.send(method, "/v1/deny", TEXT, feed.as_bytes());
-        let refused = problem(&answer, 409, Some("prefix"));
+        let refused = problem(&answer, 409, Some("body"));
+        let fault = &refused["errors"][0];
+        assert_eq!(fault["line"], 2, "{refused}");
         assert!(
-            text(&refused["detail"]).contains(&host.to_string()),
+            text(&fault["detail"]).contains(&host.to_string()),
             "{refused}"
         );
         assert_eq!(stage.listed("deny"), [""; 0]);

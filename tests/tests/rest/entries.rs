@@ -73,7 +73,11 @@ fn a_deny_works_around_what_is_allowed_and_says_so() {
     let carved = ["198.51.100.77/32", "198.51.100.80/30"];
     assert_eq!(entry["carved_out"], json!(carved), "{entry}");
     // A mere allow entry protects nothing: to deny exactly it is accepted, and the allow wins.
-    stage.expect(201, "PUT", "/v1/deny/198.51.100.77");
+    let entry = stage.expect(201, "PUT", "/v1/deny/198.51.100.77").json();
+    assert!(
+        text(&entry["note"]).contains("no effect under 198.51.100.77/32"),
+        "{entry}"
+    );
     let explained = stage.expect(200, "GET", "/v1/explain/198.51.100.77").json();
     assert_eq!(explained["verdict"], "pass", "{explained}");
     for (list, prefix) in [
@@ -106,6 +110,20 @@ fn a_protected_address_is_denied_by_force_alone() {
         let refused = problem(&stage.ask("PUT", &path, None), 409, Some("prefix"));
         assert!(text(&refused["detail"]).contains("force"), "{refused}");
         assert_eq!(stage.listed("deny"), [""; 0]);
+        // In a list body it is refused by its line, or left out.
+        let feed = format!("192.0.2.1\n{address}\n");
+        let plain = "text/plain";
+        let answer = stage.send("POST", "/v1/deny", plain, feed.as_bytes());
+        let refused = problem(&answer, 409, Some("body"));
+        assert_eq!(refused["errors"][0]["line"], 2, "{refused}");
+        let answer = stage.send("POST", "/v1/deny?partial=true", plain, feed.as_bytes());
+        let partly = answer.json();
+        assert_eq!(
+            (&partly["added"], &partly["refused"]),
+            (&json!(1), &json!(1)),
+            "{partly}"
+        );
+        stage.expect(204, "DELETE", "/v1/deny/192.0.2.1");
         // Nor can the protection be removed or replaced as if it were an entry of the API.
         let allow = format!("/v1/allow/{address}");
         problem(&stage.ask("DELETE", &allow, None), 409, Some("prefix"));

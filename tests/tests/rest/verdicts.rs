@@ -137,6 +137,36 @@ fn told_everywhere(family: Family) {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+fn a_ban_is_explained_though_no_rule_has_its_length_any_more() {
+    let scan = Scan::new(Family::V4);
+    let rules = |prefix_v4| {
+        let rule = json!({
+            "name": "port-scan", "distinct_ports": 3, "within": "60s", "ban": "10m",
+            "prefix_v4": prefix_v4,
+        });
+        let body = Some(json!({ "rules": [rule] }));
+        let answer = scan.daemon.api("PUT", "/v1/rules", body.as_ref());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    rules(30);
+    let mut events = scan.events();
+    for port in PORTS {
+        assert!(scan.call(port, PROMPT));
+    }
+    assert!(!scan.call(PORTS[0], SILENCE));
+    let ban = event(&mut events, "ban");
+    rules(32);
+    assert!(!scan.call(PORTS[0], SILENCE));
+    let explained = scan.explain();
+    assert_eq!(explained["verdict"], "drop", "{explained}");
+    assert_eq!(
+        explained["because"][0]["prefix"], ban["packetwatch.prefix"],
+        "{explained}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
 fn callers_are_sorted_by_what_is_asked() {
     let scan = Scan::new(Family::V4);
     let segment = scan.lan.segment();

@@ -240,6 +240,9 @@ fn a_new_deny_names_what_it_carves_out() {
     }
     let put = f.put(List::Deny, "10.0.0.0/8");
     assert_eq!(put.carved_out, [net("10.0.0.1/32"), net("10.1.0.0/16")]);
+    assert_eq!(put.overruled_by, Some(net("10.0.0.0/8")));
+    let inside = f.put(List::Deny, "10.2.0.0/16");
+    assert_eq!(inside.overruled_by, Some(net("10.0.0.0/8")));
     assert!(f.put(List::Allow, "10.0.0.0/8").carved_out.is_empty());
 
     let inside = f.lists.allowed_inside(net("10.1.0.0/16"));
