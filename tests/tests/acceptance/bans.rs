@@ -13,6 +13,7 @@ for_both_families![
     each_repeat_is_banned_longer,
     delete_unbans_and_forgets_the_offence,
     the_command_line_unbans_and_forgets_the_offence,
+    a_source_that_falls_silent_is_banned_once,
 ];
 
 fn an_expired_ban_is_logged_and_serves_again(family: Family) {
@@ -45,6 +46,28 @@ fn each_repeat_is_banned_longer(family: Family) {
             scene.wait_for_action(mark, "ban-expired", &scanner);
         }
     }
+}
+
+/// Longer than the daemon goes between two looks at all callers (10 s).
+const QUIET: std::time::Duration = std::time::Duration::from_secs(12);
+
+fn a_source_that_falls_silent_is_banned_once(family: Family) {
+    let scene = Scene::new(family, &rule("60s", "2s", ""));
+    let (served, lifted) = (scene.caller(0), scene.caller(1));
+    scene.scan_into_ban(&served);
+    scene.wait_for_action(0, "ban-expired", &served);
+    scene.scan_into_ban(&lifted);
+    scene.change("DELETE", "bans", &scene.single(&lifted), 204);
+    // What is left in the kernel of either offence is no new one.
+    std::thread::sleep(QUIET);
+    let bans = |caller: &Caller| {
+        let lines = scene.daemon.lines();
+        let of = |line: &&Value| {
+            line["event.action"] == "ban" && line["source.ip"] == caller.address.to_string()
+        };
+        lines.iter().filter(of).count()
+    };
+    assert_eq!((bans(&served), bans(&lifted)), (1, 1));
 }
 
 fn delete_unbans_and_forgets_the_offence(family: Family) {
