@@ -197,6 +197,16 @@ async fn load(
     partial: bool,
 ) -> anyhow::Result<()> {
     let body = read(file)?;
+    let is_empty = body.iter().all(u8::is_ascii_whitespace);
+    if is_empty && method == Method::PUT {
+        // As of a pipe whose first command failed.
+        if file == Path::new("-") {
+            bail!(
+                "nothing came from stdin: to empty the {list} list, load an empty file by its name"
+            );
+        }
+        eprintln!("{} is empty: the {list} list becomes empty", file.display());
+    }
     let path = format!("/v1/{list}{}", if partial { "?partial=true" } else { "" });
     let media = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[' | b'{') => "application/json",
