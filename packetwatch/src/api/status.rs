@@ -23,7 +23,7 @@ pub struct Status {
     /// `enforce`, or `observe`: nothing is dropped.
     pub mode: String,
     pub uptime_seconds: u64,
-    /// `built-in`, `api`, or the file or variable that they were read from.
+    /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
     pub interfaces: Vec<InterfaceStatus>,
     pub lists: ListCounts,
