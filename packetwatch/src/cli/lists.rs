@@ -197,15 +197,10 @@ async fn load(
     partial: bool,
 ) -> anyhow::Result<()> {
     let body = read(file)?;
-    let is_empty = body.iter().all(u8::is_ascii_whitespace);
-    if is_empty && method == Method::PUT {
-        // As of a pipe whose first command failed.
-        if file == Path::new("-") {
-            bail!(
-                "nothing came from stdin: to empty the {list} list, load an empty file by its name"
-            );
-        }
-        eprintln!("{} is empty: the {list} list becomes empty", file.display());
+    // As of a pipe whose first command failed.
+    let nothing = body.iter().all(u8::is_ascii_whitespace);
+    if nothing && method == Method::PUT && file == Path::new("-") {
+        bail!("nothing came from stdin: to empty the {list} list, load an empty file by its name");
     }
     let path = format!("/v1/{list}{}", if partial { "?partial=true" } else { "" });
     let media = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -215,6 +210,9 @@ async fn load(
     let change: Change = client.send_text(method, &path, body, media).await?;
     if let Some(note) = &change.note {
         eprintln!("{note}");
+    }
+    if change.added + change.updated == 0 && change.removed > Some(0) {
+        eprintln!("the {list} list is empty now");
     }
     for fault in &change.errors {
         let place = fault
