@@ -96,7 +96,7 @@ struct Snapshot {
     faults: Vec<(Fault, u64)>,
     /// list, family, entries
     lists: Vec<(&'static str, &'static str, u64)>,
-    maps: Vec<(String, Option<u64>, u64)>,
+    maps: Vec<(&'static str, Option<u64>, u64)>,
     log_lost: u64,
     counted: Counted,
     version: &'static str,
@@ -117,8 +117,9 @@ impl Snapshot {
                 (list, "ipv6", count.v6 as u64),
             ]
         });
-        let maps = told(app, "all", app.dataplane.capacities()).into_iter();
-        let maps = maps.map(|used| (used.map.to_lowercase(), used.entries, used.capacity));
+        let listed = app.lists.prefixes() as u64;
+        let maps = told(app, "all", app.dataplane.capacities(listed)).into_iter();
+        let maps = maps.map(|used| (used.map, used.entries, used.capacity));
         Self {
             outcomes: told(app, "outcomes", app.dataplane.outcomes()),
             connections: told(app, "outcomes", app.dataplane.connections()),
@@ -237,17 +238,21 @@ impl Collector for Snapshot {
             lists,
         )?;
         let maps = self.maps.iter();
-        let entries = maps.filter_map(|(map, n, _)| Some((vec![("map", map.as_str())], (*n)?)));
+        let entries = maps.filter_map(|(map, n, _)| Some((vec![("map", *map)], (*n)?)));
         family(
             encoder,
             ("map_entries", "Entries of a kernel map", Gauge),
             entries,
         )?;
         let maps = self.maps.iter();
-        let capacity = maps.map(|(map, _, capacity)| (vec![("map", map.as_str())], *capacity));
+        let capacity = maps.map(|(map, _, capacity)| (vec![("map", *map)], *capacity));
         family(
             encoder,
-            ("map_capacity", "Entries that it holds at most", Gauge),
+            (
+                "map_capacity",
+                "Entries that it holds at most; bytes of the rings calls and offences",
+                Gauge,
+            ),
             capacity,
         )?;
 
@@ -369,10 +374,7 @@ mod tests {
             filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
             faults: vec![(Fault::CallersFull, 6)],
             lists: vec![("allow", "ipv4", 7)],
-            maps: vec![
-                ("bans".to_owned(), Some(8), 9),
-                ("calls".to_owned(), None, 10),
-            ],
+            maps: vec![("bans", Some(8), 9), ("calls", None, 10)],
             log_lost: 11,
             counted: counters.with(|counted| counted.clone()),
             version: "1.2.3",

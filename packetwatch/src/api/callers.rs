@@ -1,6 +1,6 @@
 //! `/v1/callers`: who calls, how much, and how that stands.
 
-use std::{cmp::Reverse, net::IpAddr};
+use std::{cmp::Reverse, net::IpAddr, time::Duration};
 
 use axum::{Json, extract::State};
 use ipnet::IpNet;
@@ -176,6 +176,8 @@ pub(super) struct View<'a> {
     app: &'a App,
     pub rules: RuleSet,
     pub now: u64,
+    /// the same moment
+    utc: OffsetDateTime,
     generation: u32,
 }
 
@@ -186,6 +188,7 @@ impl<'a> View<'a> {
             app,
             rules,
             now: app.clock.monotonic_ns(),
+            utc: app.clock.utc(),
             generation,
         }
     }
@@ -256,12 +259,8 @@ impl<'a> View<'a> {
             CallerState::Counted
         };
         let ban = self.app.dataplane.ban_of(unit)?;
-        let utc = |at| {
-            self.app
-                .clock
-                .utc_of(at)
-                .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        };
+        // From one pair of clocks, so that what came first is shown first.
+        let utc = |at: u64| self.utc - Duration::from_nanos(self.now.saturating_sub(at));
         Ok(CallerEntry {
             prefix: unit,
             connections: caller.calls,

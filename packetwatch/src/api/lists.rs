@@ -307,7 +307,10 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
             tracing::error!(error.message = %detail, "API: a write was refused");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
-        error => Problem::internal("write the lists", &error),
+        WriteError::Kernel(error) => {
+            app.counters.map_error(error.map(), "write");
+            Problem::internal("write the lists", &error)
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 pub struct Rules {
     #[schema(value_type = Vec<RuleText>)]
     pub rules: Vec<RuleText>,
-    /// `built-in`, `api`, or the file or variable that they were read from.
+    /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
 }
 

@@ -23,7 +23,7 @@ pub struct Status {
     /// `enforce`, or `observe`: nothing is dropped.
     pub mode: String,
     pub uptime_seconds: u64,
-    /// `built-in`, `api`, or the file or variable that they were read from.
+    /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
     pub interfaces: Vec<InterfaceStatus>,
     pub lists: ListCounts,
@@ -92,6 +92,7 @@ pub struct MapStatus {
     pub map: String,
     /// Null where counting them costs a walk.
     pub entries: Option<u64>,
+    /// Entries; bytes of the rings `calls` and `offences`.
     pub capacity: u64,
     pub bytes: u64,
 }
@@ -132,7 +133,10 @@ fn read(app: &App) -> Result<Status, Problem> {
             not_native: interface.not_native,
         });
     let counts = app.lists.counts();
-    let maps = app.dataplane.capacities().map_err(unreadable)?;
+    let maps = app
+        .dataplane
+        .capacities(app.lists.prefixes() as u64)
+        .map_err(unreadable)?;
     let maps = maps.into_iter().map(|used| MapStatus {
         map: used.map.to_owned(),
         entries: used.entries,

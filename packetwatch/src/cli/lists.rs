@@ -197,6 +197,11 @@ async fn load(
     partial: bool,
 ) -> anyhow::Result<()> {
     let body = read(file)?;
+    // As of a pipe whose first command failed.
+    let nothing = body.iter().all(u8::is_ascii_whitespace);
+    if nothing && method == Method::PUT && file == Path::new("-") {
+        bail!("nothing came from stdin: to empty the {list} list, load an empty file by its name");
+    }
     let path = format!("/v1/{list}{}", if partial { "?partial=true" } else { "" });
     let media = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[' | b'{') => "application/json",
@@ -205,6 +210,9 @@ async fn load(
     let change: Change = client.send_text(method, &path, body, media).await?;
     if let Some(note) = &change.note {
         eprintln!("{note}");
+    }
+    if change.added + change.updated == 0 && change.removed > Some(0) {
+        eprintln!("the {list} list is empty now");
     }
     for fault in &change.errors {
         let place = fault

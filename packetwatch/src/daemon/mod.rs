@@ -48,7 +48,8 @@ pub fn run(flags: Flags) -> Result<()> {
 /// `packetwatch detach`: takes off what a process left behind.
 ///
 /// # Errors
-/// There is nothing to take off, or a living process holds it.
+/// There is nothing to take off, or a living process holds it; the other interfaces are seen to
+/// all the same.
 pub fn detach(args: DetachArgs) -> Result<()> {
     let DetachArgs { interfaces, bpffs } = args;
     let interfaces = if interfaces.is_empty() {
@@ -59,9 +60,19 @@ pub fn detach(args: DetachArgs) -> Result<()> {
     if interfaces.is_empty() {
         anyhow::bail!("no interface here has a filter that was left behind");
     }
+    let (mut failed, all) = (0, interfaces.len());
     for interface in interfaces {
-        dataplane::detach(&bpffs, &interface)?;
-        println!("detached from {interface}");
+        match dataplane::detach(&bpffs, &interface) {
+            Ok(()) => println!("detached from {interface}"),
+            Err(error) => {
+                eprintln!("{interface}: {:#}", anyhow::Error::from(error));
+                failed += 1;
+            }
+        }
     }
+    anyhow::ensure!(
+        failed == 0,
+        "not detached: {failed} of {all} interfaces, see above"
+    );
     Ok(())
 }

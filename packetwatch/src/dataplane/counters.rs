@@ -37,8 +37,9 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct MapUse {
     pub map: &'static str,
-    /// `None` where the kernel does not count them
+    /// `None` where nothing counts them
     pub entries: Option<u64>,
+    /// entries; bytes of the rings `calls` and `offences`
     pub capacity: u64,
     /// bytes of kernel memory
     pub bytes: u64,
@@ -46,13 +47,13 @@ pub struct MapUse {
 
 impl Counters {
     pub(super) fn new(ebpf: &mut Ebpf, lists: u32) -> Result<Self, Error> {
-        // Handles of their own, before the maps are taken or while they are still here.
-        let mut sizes = Vec::new();
-        for name in ["OUTCOMES_MAP", "LIST_HITS", "CALLS", "OFFENCES"] {
-            if ebpf.map(name).is_some() {
-                sizes.push((name, data(ebpf, name)?));
-            }
-        }
+        // Handles of their own, while the maps are still in the object.
+        let sizes = vec![
+            ("outcomes", data(ebpf, "OUTCOMES_MAP")?),
+            ("list_hits", data(ebpf, "LIST_HITS")?),
+            ("calls", data(ebpf, "CALLS")?),
+            ("offences", data(ebpf, "OFFENCES")?),
+        ];
         Ok(Self {
             outcomes: Mutex::new(take(ebpf, "OUTCOMES_MAP")?),
             faults: take(ebpf, "FAULTS")?,
@@ -161,8 +162,9 @@ impl Dataplane {
         }
     }
 
-    /// The maps that a configuration sizes or that can fill up.
-    pub fn capacities(&self) -> Result<Vec<MapUse>, Error> {
+    /// The maps that a configuration sizes or that can fill up. `listed` is how many prefixes the
+    /// lists hold: to count the nodes of the trie would be to walk it.
+    pub fn capacities(&self, listed: u64) -> Result<Vec<MapUse>, Error> {
         let mut uses = Vec::new();
         let mut callers = 0;
         self.each_caller(|_, _| callers += 1)?;
@@ -170,7 +172,7 @@ impl Dataplane {
         let rooms = &self.0;
         uses.push(usage("callers", rooms.callers.raw(), Some(callers))?);
         uses.push(lock(&rooms.bans).usage(bans)?);
-        uses.push(lock(&rooms.standings).usage()?);
+        uses.push(lock(&rooms.standings).usage(listed)?);
         for (name, map) in &rooms.counters.sizes {
             uses.push(usage(name, map, None)?);
         }

@@ -40,6 +40,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// The map that is meant, by the name that status and metrics give it.
+    pub fn map(&self) -> &'static str {
+        let (Self::Full { map, .. } | Self::Map { map, .. } | Self::Syscall { map, .. }) = self
+        else {
+            return "other";
+        };
+        match *map {
+            "LISTS" => "lists",
+            "LIST_HITS" => "list_hits",
+            "BANS" => "bans",
+            "CALLERS" => "callers",
+            _ => "other",
+        }
+    }
+
     /// Whether a map has no room; nothing was evicted.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })

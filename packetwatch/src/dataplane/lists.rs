@@ -57,9 +57,13 @@ impl Standings {
         }
     }
 
-    /// Memory of the trie in force.
-    pub(super) fn usage(&self) -> Result<MapUse, Error> {
-        usage("lists", IterableMap::map(&self.trie), None)
+    /// Memory of the trie in force, and the capacity that was configured rather than the trie's.
+    pub(super) fn usage(&self, listed: u64) -> Result<MapUse, Error> {
+        let used = usage("lists", IterableMap::map(&self.trie), Some(listed))?;
+        Ok(MapUse {
+            capacity: self.capacity.into(),
+            ..used
+        })
     }
 }
 

@@ -83,6 +83,8 @@ impl Dataplane {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .map_err(unloadable)?;
+        // First: it opens maps a second time that others take out of the object.
+        let counters = Counters::new(&mut ebpf, lists)?;
         let events = Events::new(&mut ebpf, options.debug)?;
         let standings = Standings::new(&mut ebpf, lists)?;
         let rooms = Rooms {
@@ -90,7 +92,7 @@ impl Dataplane {
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(&mut ebpf)?),
             callers: Callers::new(&mut ebpf)?,
-            counters: Counters::new(&mut ebpf, lists)?,
+            counters,
             policies: Mutex::new(Policies::new(&mut ebpf)?),
             ebpf: Mutex::new(ebpf),
         };

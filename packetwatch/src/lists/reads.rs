@@ -161,6 +161,11 @@ impl Lists {
         }
     }
 
+    /// Prefixes with an allow, protected or deny entry: as many nodes has the kernel's trie.
+    pub fn prefixes(&self) -> usize {
+        self.0.shared.state().nodes.len()
+    }
+
     pub fn counts(&self) -> Counts {
         let shared = &self.0.shared;
         let now = shared.clock.monotonic_ns();

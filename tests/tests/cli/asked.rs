@@ -136,6 +136,9 @@ fn lists_and_rules_are_changed() {
             "{words}"
         );
         assert_eq!(prefixes(list), ["198.51.100.3/32"]);
+        let nothing = daemon.cli(&[list, "load", "-", "--replace"]);
+        assert!(failed(&nothing, 1).contains("stdin"));
+        assert_eq!(prefixes(list), ["198.51.100.3/32"]);
         let partly = daemon.cli(&[list, "load", &bad, "--partial"]);
         assert_eq!(json(&partly)["added"], 1);
         assert!(String::from_utf8_lossy(&partly.stderr).contains("host.example"));

@@ -60,6 +60,27 @@ pub(crate) fn metrics_tell(scan: &Scan) {
             .then_some(())
     });
     assert!(dropped.is_some(), "no packet was dropped by the ban");
+    let maps: Vec<String> = samples(exposition)
+        .filter(|sample| sample.name == "packetwatch_map_capacity")
+        .map(|sample| sample.labels["map"].clone())
+        .collect();
+    let status = scan.get("/v1/status");
+    let of_status = status["memory"]["maps"]
+        .as_array()
+        .expect("maps are a list");
+    assert_eq!(
+        maps,
+        of_status
+            .iter()
+            .map(|map| map["map"].as_str().expect("a name"))
+            .collect::<Vec<_>>()
+    );
+    for ring in ["calls", "offences"] {
+        assert!(maps.iter().any(|map| map == ring), "{ring}: {maps:?}");
+    }
+    let lists = of_status.iter().find(|map| map["map"] == "lists");
+    let lists = lists.expect("the lists are a map");
+    assert!(lists["entries"].as_u64() >= Some(1), "{lists}");
     let bans = samples(exposition).find(|sample| sample.name == "packetwatch_bans_total");
     assert_eq!(
         bans.map(|sample| (sample.labels["rule"].clone(), sample.value)),
