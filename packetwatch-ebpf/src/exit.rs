@@ -19,7 +19,7 @@ pub fn count(packet: &Packet, ingress: &Ingress, reason: Reason) {
     let slot = slot(policy, ingress.ifindex);
     let observed = policy.observe != 0 && matches!(reason.action(), Action::Drop);
     add(outcome_index(slot, observed, reason as u32), packet.bytes);
-    if packet.call && !matches!(reason, Reason::Ban | Reason::Deny) {
+    if packet.is_told(policy, reason) {
         add(outcome_index(slot, false, CONNECTIONS), packet.bytes);
     }
 }

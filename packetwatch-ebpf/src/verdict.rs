@@ -21,6 +21,15 @@ pub enum Judgement {
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
 #[inline(always)]
 pub fn judge(packet: &Packet, ingress: &Ingress) -> Reason {
+    let reason = reason(packet, ingress);
+    if packet.is_told(ingress.policy, reason) {
+        events::call(packet, ingress, reason);
+    }
+    reason
+}
+
+#[inline(always)]
+fn reason(packet: &Packet, ingress: &Ingress) -> Reason {
     let standing = lists::standing(&packet.source);
     let judgement = if ingress.now < standing.allow_until {
         lists::hit(standing.allow_slot, packet.bytes);
@@ -35,14 +44,10 @@ pub fn judge(packet: &Packet, ingress: &Ingress) -> Reason {
         }
     };
     let over = callers::count(packet, ingress, judgement);
-    let reason = match judgement {
+    match judgement {
         Judgement::CountOnly => Reason::Allow,
         Judgement::Thresholds { .. } if over => Reason::Threshold,
         Judgement::Thresholds { .. } if packet.malformed => Reason::Malformed,
         Judgement::Thresholds { .. } => Reason::Pass,
-    };
-    if packet.call {
-        events::call(packet, ingress, reason);
     }
-    reason
 }

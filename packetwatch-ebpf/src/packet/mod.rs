@@ -12,7 +12,7 @@ mod transport;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
-use packetwatch_abi::{Prefix, Reason};
+use packetwatch_abi::{Policy, Prefix, Reason};
 
 use cursor::Cursor;
 use ethernet::EtherType;
@@ -41,6 +41,13 @@ const WORDS: usize = size_of::<Packet>() / size_of::<u64>();
 const _: () = assert!(size_of::<Packet>() == WORDS * size_of::<u64>());
 
 impl Packet {
+    /// Whether this is a call that reaches the log and the count of connections: one that is let
+    /// through or that a threshold drops. What a list or a ban drops is counted there.
+    #[inline(always)]
+    pub fn is_told(&self, policy: &Policy, reason: Reason) -> bool {
+        self.call && (policy.observe != 0 || !matches!(reason, Reason::Ban | Reason::Deny))
+    }
+
     /// Makes `room` a packet of zeroes, where it lies.
     ///
     /// Word by word and volatile, and never moved: of anything else the compiler makes a call of a

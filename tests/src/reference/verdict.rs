@@ -91,7 +91,8 @@ impl Reference {
             Parsed::Unjudged(reason) => (reason, None),
             Parsed::Packet(packet) => {
                 let reason = self.judge_packet(&packet, bytes, &mut offences);
-                let told = packet.call && !matches!(reason, Reason::Deny | Reason::Ban);
+                let dropped = matches!(reason, Reason::Deny | Reason::Ban);
+                let told = packet.call && (self.observe || !dropped);
                 (reason, told.then_some(packet))
             }
         };

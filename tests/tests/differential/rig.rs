@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use packetwatch::dataplane::{self, Capacities};
+use packetwatch_abi::Action;
 use packetwatch_tests::{Kernel, reference::Reference};
 
 use super::{
@@ -192,7 +193,16 @@ impl Rig {
         let expected_call = expected.call.map(|packet| {
             let ports = (packet.source_port, packet.destination_port);
             let reason = expected.reason as u32;
-            (now, packet.source, packet.destination, ports, reason, 0)
+            let drops = expected.reason.action() == Action::Drop;
+            let observed = u32::from(drops && expected.action == Action::Pass);
+            (
+                now,
+                packet.source,
+                packet.destination,
+                ports,
+                reason,
+                observed,
+            )
         });
         same("reported call", &call, &expected_call, &expected)?;
 

@@ -52,6 +52,17 @@ fn allowed_calls_are_reported_and_those_that_a_list_or_ban_drops_are_not() {
     let reported: Vec<_> = std::iter::from_fn(|| kernel.events.calls.poll()).collect();
     assert_eq!(reported.len(), 1);
     assert_eq!(reported[0].reason, Reason::Allow as u32);
+    // Observe mode lets them through, and says what they would have been.
+    kernel.observe(true);
+    for host in ["198.18.1.2", "198.18.1.3"] {
+        kernel.judge(&call(host, 80));
+    }
+    let reported: Vec<_> = std::iter::from_fn(|| kernel.events.calls.poll()).collect();
+    let reasons: Vec<_> = reported
+        .iter()
+        .map(|call| (call.reason, call.observed))
+        .collect();
+    assert_eq!(reasons, [(Reason::Deny as u32, 1), (Reason::Ban as u32, 1)]);
 }
 
 #[test]
