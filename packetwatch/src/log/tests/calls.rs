@@ -1,14 +1,8 @@
-use std::{
-    io,
-    time::{Duration, Instant},
-};
-
 use packetwatch_abi::{Call, Prefix, Reason};
 use time::macros::datetime;
-use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::{line_of, lines_of};
-use crate::log::{LogFormat, LogHandle, call, suppressed};
+use crate::log::{LogFormat, call, suppressed};
 
 fn some_call(source: Prefix, destination: [u32; 4], reason: Reason, observed: u32) -> Call {
     Call {
@@ -82,25 +76,4 @@ fn suppressed_calls_are_told_when_there_are_any() {
     let line = line_of(|| suppressed(12));
     assert_eq!(line["event.action"], "connections-suppressed");
     assert_eq!(line["packetwatch.suppressed"], 12);
-}
-
-#[test]
-#[ignore = "a measurement: run with --release --nocapture"]
-fn cost_of_a_call_line() {
-    const CALLS: u32 = 100_000;
-    let log = LogHandle::new(io::sink(), LogFormat::Json).unwrap();
-    let subscriber = tracing_subscriber::registry().with(log.layer(LogFormat::Json));
-    let source = Prefix::address_v4(v4([198, 51, 100, 7]));
-    let one = some_call(source, [v4([192, 0, 2, 1]), 0, 0, 0], Reason::Pass, 0);
-    let at = datetime!(2024-01-01 0:00 UTC);
-    let took = tracing::subscriber::with_default(subscriber, || {
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            call(&one, "eth0", at);
-        }
-        start.elapsed()
-    });
-    println!("{} ns a call line", took.as_nanos() / u128::from(CALLS));
-    // 2 % of a core at 1000 lines a second.
-    assert!(took / CALLS < Duration::from_micros(20));
 }
