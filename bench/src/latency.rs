@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapInfo, loaded_maps};
-use packetwatch_abi::{Ban, Prefix};
+use packetwatch_abi::{Ban, BanKeyV4};
 use packetwatch_tests::Frames;
 use serde::Serialize;
 
@@ -81,11 +81,14 @@ pub(crate) fn measure(scene: &Scene, samples: usize) -> Result<BanLatency> {
 }
 
 /// Microseconds from the call that is one too many to its ban.
-fn ban(frames: &Frames, bans: &HashMap<MapData, Prefix, Ban>, source: IpAddr) -> Result<f64> {
+fn ban(frames: &Frames, bans: &HashMap<MapData, BanKeyV4, Ban>, source: IpAddr) -> Result<f64> {
     let IpAddr::V4(address) = source else {
         bail!("{source} is no IPv4 address");
     };
-    let key = Prefix::address_v4(u32::from_ne_bytes(address.octets()));
+    let key = BanKeyV4 {
+        addr: u32::from_ne_bytes(address.octets()),
+        len: 32,
+    };
     for port in 1..=FREE_PORTS {
         frames.send(&call(source, destination(), port));
     }
@@ -115,13 +118,13 @@ fn source(block: u8, n: u32) -> IpAddr {
 }
 
 /// The daemon's map of bans, by its program.
-fn open_bans(scene: &Scene) -> Result<HashMap<MapData, Prefix, Ban>> {
+fn open_bans(scene: &Scene) -> Result<HashMap<MapData, BanKeyV4, Ban>> {
     let info = bpf::program(program_id(&scene.lan.host, "pw0")?)?;
     let ids = info.map_ids()?.context("the kernel names no maps")?;
     let map = loaded_maps()
         .filter_map(Result::ok)
-        .find(|map| ids.contains(&map.id()) && map.name_as_str() == Some("BANS"))
+        .find(|map| ids.contains(&map.id()) && map.name_as_str() == Some("BANS_V4"))
         .map(|map: MapInfo| MapData::from_id(map.id()))
-        .context("the program has no map BANS")??;
+        .context("the program has no map BANS_V4")??;
     Ok(HashMap::try_from(Map::from_map_data(map)?)?)
 }

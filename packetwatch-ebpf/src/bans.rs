@@ -1,13 +1,28 @@
-//! Bans: a plain hash that nothing but the daemon fills and empties. An LRU would let a flood of
+//! Bans: plain hashes that nothing but the daemon fills and empties. An LRU would let a flood of
 //! spoofed sources evict them.
 
-use aya_ebpf::{btf_maps::HashMap, macros::btf_map};
-use packetwatch_abi::{Ban, Prefix, capacity};
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use packetwatch_abi::{
+    BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, Prefix, Tally, ban_filter_bit, capacity,
+};
 
-use crate::{Ingress, atomic, packet::Packet};
+use crate::{Ingress, packet::Packet};
 
 #[btf_map]
-static BANS: HashMap<Prefix, Ban, { capacity::BANS as usize }> = HashMap::new();
+static BANS_V4: HashMap<BanKeyV4, Ban, { capacity::BANS as usize }> = HashMap::new();
+
+#[btf_map]
+static BANS_V6: HashMap<BanKeyV6, Ban, { capacity::BANS as usize }> = HashMap::new();
+
+/// A bit for each ban: a source whose bit is not set is not looked up.
+#[btf_map]
+static BAN_FILTER: Array<u64, { BAN_FILTER_WORDS as usize }> = Array::new();
+
+#[btf_map]
+static BAN_HITS: PerCpuArray<Tally, { capacity::BANS as usize }> = PerCpuArray::new();
 
 pub enum Found {
     /// dropped until its deadline
@@ -16,7 +31,7 @@ pub enum Found {
     EndedAt(u64),
 }
 
-/// Looks under each prefix length that bans may have: one look-up for IPv4 by default.
+/// Looks under each prefix length that bans may have: one for IPv4 by default.
 #[inline(always)]
 pub fn find(packet: &Packet, ingress: &Ingress) -> Found {
     let mut ended = 0;
@@ -24,21 +39,51 @@ pub fn find(packet: &Packet, ingress: &Ingress) -> Found {
         if len == 0 {
             break;
         }
-        let Some(ban) = BANS.get_ptr_mut(&packet.source.truncated(len)) else {
+        let prefix = packet.source.truncated(len);
+        if !may_be_banned(&prefix) {
+            continue;
+        }
+        let Some(ban) = ban_of(&prefix) else {
             continue;
         };
-        // SAFETY: a live map value; the tally is shared by all CPUs, so it is added to atomically
-        unsafe {
-            let until = (*ban).until;
-            if ingress.now < until {
-                atomic::add(&raw mut (*ban).packets, 1);
-                atomic::add(&raw mut (*ban).bytes, packet.bytes);
-                return Found::Banned;
-            }
-            if until > ended {
-                ended = until;
-            }
+        if ingress.now < ban.until {
+            hit(ban.slot, packet.bytes);
+            return Found::Banned;
+        }
+        if ban.until > ended {
+            ended = ban.until;
         }
     }
     Found::EndedAt(ended)
+}
+
+#[inline(always)]
+fn may_be_banned(prefix: &Prefix) -> bool {
+    let bit = ban_filter_bit(prefix);
+    BAN_FILTER
+        .get(bit / 64)
+        .is_some_and(|word| word >> (bit % 64) & 1 != 0)
+}
+
+#[inline(always)]
+fn ban_of(prefix: &Prefix) -> Option<&'static Ban> {
+    let Prefix { addr, len, .. } = *prefix;
+    let ban = if prefix.row() == 0 {
+        BANS_V4.get_ptr(&BanKeyV4 { addr: addr[0], len })
+    } else {
+        BANS_V6.get_ptr(&BanKeyV6 { addr, len })
+    };
+    // SAFETY: a live map value. The daemon alone writes, a deadline by one store.
+    ban.map(|ban| unsafe { &*ban })
+}
+
+#[inline(always)]
+fn hit(slot: u32, bytes: u64) {
+    if let Some(tally) = BAN_HITS.get_ptr_mut(slot) {
+        // SAFETY: this CPU's own value, and XDP is not interrupted by itself
+        unsafe {
+            (*tally).packets += 1;
+            (*tally).bytes += bytes;
+        }
+    }
 }

@@ -1,32 +1,30 @@
 //! What the allow and the deny list say of a source.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{ArrayOfMaps, LpmTrie, PerCpuArray, lpm_trie::Key},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
+    btf_maps::{Array, ArrayOfMaps, PerCpuArray},
     macros::btf_map,
 };
-use packetwatch_abi::{Prefix, Standing, Tally, capacity};
+use packetwatch_abi::{Prefix, Standing, Tally, capacity, index};
 
-type Trie = LpmTrie<Prefix, Standing, { capacity::LISTS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+/// Each list has an index of its own size, which the flag permits (kernel 5.10); the daemon writes
+/// into it without a system call.
+type Index = Array<index::Line, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// One slot: a replaced list is a fresh trie put there by one store, so no packet sees a mixture.
+/// One slot: a replaced list is a fresh index put there by one store, so no packet sees a mixture.
 #[btf_map]
-static LISTS: ArrayOfMaps<Trie, 1> = ArrayOfMaps::new();
+static LISTS: ArrayOfMaps<Index, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 static LIST_HITS: PerCpuArray<Tally, { capacity::LISTS as usize }> = PerCpuArray::new();
 
-/// The standing of the longest prefix that covers `source`; the daemon has resolved the others
-/// into it.
+/// The standing of `source`; the daemon has resolved all prefixes that cover it into one.
 #[inline(always)]
 pub fn standing(source: &Prefix) -> Standing {
-    let data = Prefix { len: 0, ..*source };
-    let key = Key::new(Prefix::FAMILY_BITS + source.full_len(), data);
-    // SAFETY: the trie frees a node after a grace period, and the value is copied here.
-    match LISTS.get(0).and_then(|trie| trie.get(&key)) {
-        Some(standing) => *standing,
-        None => Standing::default(),
-    }
+    let standing = LISTS
+        .get(0)
+        .and_then(|lists| index::look_up(source, |line| lists.get(line)));
+    standing.unwrap_or_default()
 }
 
 /// Counts a packet for the entry that decided on it.

@@ -14,10 +14,10 @@ use std::{
 use ipnet::IpNet;
 use packetwatch::{
     clock::Clock,
-    dataplane::Error,
+    dataplane::{Ban, Change, Differences, Error, Region},
     lists::{Capacity, Force, List, Lists, Maps, NewEntry, PageQuery},
 };
-use packetwatch_abi::{Ban, Standing, Tally};
+use packetwatch_abi::{Standing, Tally};
 
 const ROUNDS: u64 = 30;
 const STATE_DIR: &str = "JOURNAL_CRASH_STATE_DIR";
@@ -27,18 +27,22 @@ const FIRST: &str = "JOURNAL_CRASH_FIRST";
 struct NoMaps;
 
 impl Maps for NoMaps {
-    fn put_standing(&self, _: IpNet, _: Standing) -> Result<(), Error> {
+    fn set_standings(&self, _: Vec<(Region, Vec<(IpNet, Standing)>)>) -> Change {
+        Change::Done
+    }
+
+    fn replace_standings(&self, _: &[(IpNet, Standing)]) -> Result<(), Error> {
         Ok(())
     }
-    fn remove_standing(&self, _: IpNet) -> Result<(), Error> {
-        Ok(())
+
+    fn compare_standings(&self, _: &[(IpNet, Standing)]) -> Result<Differences, Error> {
+        Ok(Differences::default())
     }
-    fn replace_standings(&self, _: Vec<(IpNet, Standing)>) -> Result<(), Error> {
-        Ok(())
+
+    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
+        Ok(Vec::new())
     }
-    fn each_standing(&self, _: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error> {
-        Ok(())
-    }
+
     fn lists_in_force(&self) -> Result<bool, Error> {
         Ok(true)
     }
@@ -57,7 +61,7 @@ impl Maps for NoMaps {
     fn remove_ban(&self, _: IpNet) -> Result<(), Error> {
         Ok(())
     }
-    fn each_ban(&self, _: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error> {
+    fn each_ban(&self, _: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {
         Ok(())
     }
     fn forget_caller(&self, _: IpNet) -> Result<(), Error> {

@@ -4,11 +4,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
-use packetwatch_abi::{Ban, Prefix, Standing};
+use ipnet::Ipv4Net;
+use packetwatch_abi::index::{Line, Slot, WORDS};
+use packetwatch_abi::{Ban, BanKeyV4};
 
 /// The commands and constants of `bpf(2)` that aya has no call for.
 const PROG_LOAD: libc::c_long = 5;
@@ -19,7 +20,7 @@ const LINK_DETACH: libc::c_long = 34;
 const XDP_PROGRAM: u32 = 6;
 const XDP_ATTACHMENT: u32 = 37;
 
-pub type Lists = LpmTrie<MapData, Prefix, Standing>;
+pub type Lists = Array<MapData, Line>;
 
 /// The maps of one loaded program.
 #[derive(Debug)]
@@ -33,8 +34,20 @@ impl Intruder {
         Self { program_id }
     }
 
-    pub fn bans(&self) -> HashMap<MapData, Prefix, Ban> {
-        Map::HashMap(self.map("BANS")).try_into().expect("a hash")
+    /// Bans of IPv4.
+    pub fn bans(&self) -> HashMap<MapData, BanKeyV4, Ban> {
+        Map::HashMap(self.map("BANS_V4"))
+            .try_into()
+            .expect("a hash")
+    }
+
+    /// Lets the program look for no ban any more.
+    pub fn blind_to_bans(&self) {
+        let filter = Map::Array(self.map("BAN_FILTER"));
+        let mut filter: Array<MapData, u64> = filter.try_into().expect("an array");
+        for word in 0..filter.len() {
+            filter.set(word, 0, 0).expect("write the filter");
+        }
     }
 
     /// The lists in force.
@@ -42,10 +55,22 @@ impl Intruder {
         self.outer_lists().get(&0, 0).expect("lists are in force")
     }
 
-    /// Puts an empty table in the place of the lists.
+    /// Takes everything that is listed in the /16 of a network out of the lists in force, and
+    /// returns what pointed to it.
+    pub fn unlist(&self, network: Ipv4Net) -> Slot {
+        let mut lists = self.lists();
+        let slot = network.addr().to_bits() >> 16;
+        let (at, word) = (slot / WORDS as u32, slot as usize % WORDS);
+        let mut line = lists.get(&at, 0).expect("read the lists");
+        let before = Slot(std::mem::take(&mut line[word]));
+        lists.set(at, line, 0).expect("write the lists");
+        before
+    }
+
+    /// Puts an empty index in the place of the lists.
     pub fn replace_lists(&self) {
-        const NO_PREALLOC: u32 = 1;
-        let empty = Lists::create(1024, NO_PREALLOC).expect("make a table");
+        const FLAGS: u32 = 1 << 10 | 1 << 12;
+        let empty = Lists::create(1024, FLAGS).expect("make an index");
         let replaced = self.outer_lists().set(0, &empty, 0);
         replaced.expect("replace the lists");
     }

@@ -1,10 +1,10 @@
 //! The real XDP bytecode in the real kernel, on frames and at times of the test's choosing.
 
-use std::{net::IpAddr, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch::{
-    dataplane::{Capacities, Dataplane, Events, Options},
+    dataplane::{Capacities, Change, Dataplane, Events, Options, Region},
     rules::{Rule, RuleSet, policy::compile},
 };
 use packetwatch_abi::{
@@ -17,6 +17,8 @@ pub struct Kernel {
     pub events: Events,
     policy: Policy,
     now: u64,
+    /// what the lists hold
+    nodes: RefCell<BTreeMap<IpNet, Standing>>,
 }
 
 /// What became of one packet.
@@ -52,6 +54,7 @@ impl Kernel {
                 ..Policy::idle()
             },
             now: 0,
+            nodes: RefCell::default(),
         };
         kernel.set_rules(rules);
         // Late enough that no window reaches back before the start of time, and on no boundary.
@@ -155,7 +158,41 @@ impl Kernel {
             allow_slot: 1,
             deny_slot: 2,
         };
-        self.dataplane.put_standing(net(prefix), standing).unwrap();
+        self.stand(net(prefix), Some(standing));
+    }
+
+    /// Lists a prefix or, with `None`, no longer, as single writes do: by region.
+    pub fn stand(&self, prefix: IpNet, standing: Option<Standing>) {
+        let prefix = prefix.trunc();
+        let mut nodes = self.nodes.borrow_mut();
+        match standing {
+            Some(standing) => nodes.insert(prefix, standing),
+            None => nodes.remove(&prefix),
+        };
+        let all = || -> Vec<_> { nodes.iter().map(|(prefix, s)| (*prefix, *s)).collect() };
+        if Region::of(prefix).len() > 256 {
+            return self.dataplane.replace_standings(&all()).unwrap();
+        }
+        let regions = Region::of(prefix).map(|region| {
+            let around = region.prefix();
+            let is_there = |(prefix, _): &(&IpNet, &Standing)| {
+                prefix.contains(&around) || around.contains(*prefix)
+            };
+            let there = nodes.iter().filter(is_there);
+            (region, there.map(|(prefix, s)| (*prefix, *s)).collect())
+        });
+        let change = self.dataplane.set_standings(regions.collect::<Vec<_>>());
+        if change == Change::Outgrown {
+            self.dataplane.replace_standings(&all()).unwrap();
+        }
+    }
+
+    /// Makes these the lists, in one step.
+    pub fn replace(&self, nodes: impl IntoIterator<Item = (IpNet, Standing)>) {
+        let nodes: BTreeMap<IpNet, Standing> = nodes.into_iter().collect();
+        let all: Vec<_> = nodes.iter().map(|(prefix, s)| (*prefix, *s)).collect();
+        self.dataplane.replace_standings(&all).unwrap();
+        *self.nodes.borrow_mut() = nodes;
     }
 
     /// Bans for `length` from now.

@@ -7,9 +7,11 @@
 //! | map | key | value | written by |
 //! |---|---|---|---|
 //! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the one in force | daemon |
-//! | `LISTS` | [`Prefix`] by longest match | [`Standing`] | daemon |
+//! | `LISTS` | line of an [`index`] | [`index::Line`] | daemon |
 //! | `LIST_HITS` | slot of an entry | [`Tally`] | program |
-//! | `BANS` | [`Prefix`], exact | [`Ban`] | daemon; the tally by the program |
+//! | `BANS_V4`, `BANS_V6` | [`BanKeyV4`], [`BanKeyV6`] | [`Ban`] | daemon |
+//! | `BAN_FILTER` | word of a [`ban_filter_bit`] | bits | daemon |
+//! | `BAN_HITS` | slot of a ban | [`Tally`] | program |
 //! | `CALLERS` | [`Prefix`], exact | [`Caller`] | program; removed by the daemon |
 //! | `OUTCOMES` | [`outcome_index`] | [`Tally`] | program |
 //! | `FAULTS` | [`Fault`] | count | program |
@@ -21,6 +23,7 @@
 
 mod caller;
 mod event;
+pub mod index;
 mod list;
 mod policy;
 mod prefix;
@@ -29,7 +32,9 @@ mod window;
 
 pub use caller::{Caller, MAX_PORTS, PortSeen};
 pub use event::{Call, Offence};
-pub use list::{Ban, FOREVER, Standing, Tally};
+pub use list::{
+    BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, FOREVER, NO_SLOT, Standing, Tally, ban_filter_bit,
+};
 pub use policy::{MAX_BAN_LENGTHS, MAX_INTERFACES, MAX_RULES, MAX_UNITS, Policy, Rule, Trigger};
 pub use prefix::{Family, Prefix};
 pub use reason::{
@@ -39,12 +44,14 @@ pub use window::{BUCKETS, Bucket, epoch, windowed};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins, so that no build takes over the link of one it disagrees with.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {
     /// allow and deny entries together, and the tallies of their hits
     pub const LISTS: u32 = 65_536;
+    /// Entries whose packets are counted one by one, at most.
+    pub const LIST_HITS: u32 = 100_000;
     pub const BANS: u32 = 65_536;
     /// about 1.1 KiB each, allocated at start
     pub const CALLERS: u32 = 32_768;
@@ -56,11 +63,15 @@ pub mod capacity {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Ban, Call, Caller, Offence, Policy, Prefix, Standing, Tally};
+    use super::{Ban, BanKeyV4, BanKeyV6, Call, Caller, Offence, Policy, Prefix, Tally};
 
     // SAFETY: each is repr(C), Copy, 'static, of integers and arrays of integers without implicit
     // padding (the size assertions beside the types count every byte).
     unsafe impl aya::Pod for Ban {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for BanKeyV4 {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for BanKeyV6 {}
     // SAFETY: as above
     unsafe impl aya::Pod for Call {}
     // SAFETY: as above
@@ -71,8 +82,6 @@ mod pod {
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above
     unsafe impl aya::Pod for Prefix {}
-    // SAFETY: as above
-    unsafe impl aya::Pod for Standing {}
     // SAFETY: as above
     unsafe impl aya::Pod for Tally {}
 }

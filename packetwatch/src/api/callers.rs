@@ -212,7 +212,7 @@ impl<'a> View<'a> {
     pub(super) fn bans(
         &self,
         unit: IpNet,
-    ) -> Result<Vec<(IpNet, packetwatch_abi::Ban)>, dataplane::Error> {
+    ) -> Result<Vec<(IpNet, dataplane::Ban)>, dataplane::Error> {
         let mut prefixes = units(unit.addr(), &self.rules);
         let known = self.app.lists.covering(unit.addr()).bans;
         prefixes.extend(known.into_iter().map(|ban| ban.prefix));

@@ -100,7 +100,7 @@ pub(super) async fn explain(
 fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
     let view = View::of(app);
     let single = IpNet::from(address);
-    let standing = app.dataplane.standing_of(address).map_err(unreadable)?;
+    let standing = app.dataplane.standing_of(address);
     let bans = view.bans(single).map_err(unreadable)?;
     let covering = app.lists.covering(address);
     let known: Vec<Because> = covering.bans.into_iter().map(Because::from).collect();

@@ -307,10 +307,10 @@ impl RulesControl {
             units.chain([single]).collect::<BTreeSet<_>>()
         };
         let mut lengths = [units(Family::V4, 32), units(Family::V6, 128)];
-        for (prefix, _) in self.dataplane.bans()? {
+        self.dataplane.each_ban(|prefix, _| {
             let row = usize::from(prefix.addr().is_ipv6());
             lengths[row].insert(prefix.prefix_len().into());
-        }
+        })?;
         Ok(lengths)
     }
 

@@ -94,12 +94,19 @@ impl Reconciler {
         if started < *due {
             return;
         }
-        match reconcile(&self.lists) {
-            Ok(differences) if differences.is_empty() => {}
-            Ok(differences) => self.tell(map, &differences),
-            Err(error) => self.unable(map, &error.to_string()),
-        }
-        *due = started + rest(started.elapsed());
+        let next = match reconcile(&self.lists) {
+            Ok(differences) if differences.is_empty() => rest(started.elapsed()),
+            // What took long was the mending, and whoever was at it may be so again.
+            Ok(differences) => {
+                self.tell(map, &differences);
+                rest(Duration::ZERO)
+            }
+            Err(error) => {
+                self.unable(map, &error.to_string());
+                rest(started.elapsed())
+            }
+        };
+        *due = started + next;
     }
 
     fn tell(&self, map: &'static str, differences: &Differences) {

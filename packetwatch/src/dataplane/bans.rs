@@ -1,47 +1,197 @@
-//! Bans in the kernel.
+//! Bans in the kernel: a table for each family, a presence filter in front of them, and a slot each
+//! for what was dropped.
+
+use std::collections::{BTreeSet, HashMap as Slots};
 
 use aya::{
-    Ebpf,
-    maps::{HashMap, IterableMap, MapData},
+    Ebpf, Pod,
+    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray},
 };
 use ipnet::IpNet;
-use packetwatch_abi::{Ban, Prefix};
+use packetwatch_abi::{
+    BAN_FILTER_WORDS, Ban as Entry, BanKeyV4, BanKeyV6, Family, Prefix, Tally, ban_filter_bit,
+};
 
 use super::{
     Dataplane, Error, MapUse, batch,
-    counters::usage,
+    counters::{clear, sum, usage},
     error::{is_absent, map_error},
-    key::{self, key},
+    key::{key, prefix},
     lock,
     object::take,
 };
 
 const MAP: &str = "BANS";
 
+/// A ban as the kernel has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ban {
+    /// everything of the prefix is dropped before this time, CLOCK_MONOTONIC nanoseconds
+    pub until: u64,
+    /// what was dropped, over all CPUs
+    pub packets: u64,
+    pub bytes: u64,
+}
+
 pub(super) struct Bans {
-    map: HashMap<MapData, Prefix, Ban>,
+    v4: HashMap<MapData, BanKeyV4, Entry>,
+    v6: HashMap<MapData, BanKeyV6, Entry>,
+    filter: Array<MapData, u64>,
+    hits: PerCpuArray<MapData, Tally>,
+    /// of each table, and of both together
     capacity: u32,
+    /// the slot of each prefix in the tables
+    slots: Slots<Prefix, u32>,
+    free: BTreeSet<u32>,
+    /// how many prefixes share a bit of the filter; absent is none
+    shares: Slots<u32, u32>,
 }
 
 impl Bans {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let map: HashMap<MapData, Prefix, Ban> = take(ebpf, MAP)?;
-        let info = IterableMap::map(&map).info();
+        let v4: HashMap<MapData, BanKeyV4, Entry> = take(ebpf, "BANS_V4")?;
+        let info = IterableMap::map(&v4).info();
         let capacity = info.map_err(map_error(MAP, "inspect", 0))?.max_entries();
-        Ok(Self { map, capacity })
+        Ok(Self {
+            v4,
+            v6: take(ebpf, "BANS_V6")?,
+            filter: take(ebpf, "BAN_FILTER")?,
+            hits: take(ebpf, "BAN_HITS")?,
+            capacity,
+            slots: Slots::new(),
+            free: BTreeSet::new(),
+            shares: Slots::new(),
+        })
     }
 
+    /// Memory of the tables, the filter and the tallies.
     pub(super) fn usage(&self, entries: u64) -> Result<MapUse, Error> {
-        usage("bans", IterableMap::map(&self.map), Some(entries))
+        let parts = [
+            IterableMap::map(&self.v4),
+            IterableMap::map(&self.v6),
+            IterableMap::map(&self.filter),
+            IterableMap::map(&self.hits),
+        ];
+        let mut whole = usage("bans", parts[0], Some(entries))?;
+        for part in &parts[1..] {
+            whole.bytes += usage("bans", part, None)?.bytes;
+        }
+        Ok(whole)
     }
 
-    fn get(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {
-        match self.map.get(&key(prefix), 0) {
-            Ok(ban) => Ok(Some(ban)),
+    fn get(&self, key: &Prefix) -> Result<Option<Entry>, Error> {
+        let found = match *key {
+            Prefix { addr, len, .. } if is_v4(key) => {
+                self.v4.get(&BanKeyV4 { addr: addr[0], len }, 0)
+            }
+            Prefix { addr, len, .. } => self.v6.get(&BanKeyV6 { addr, len }, 0),
+        };
+        match found {
+            Ok(entry) => Ok(Some(entry)),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(map_error(MAP, "read", self.capacity)(error)),
+            Err(error) => Err(self.error("read", error)),
         }
     }
+
+    fn put(&mut self, key: &Prefix, entry: Entry) -> Result<(), Error> {
+        let written = match *key {
+            Prefix { addr, len, .. } if is_v4(key) => {
+                self.v4.insert(BanKeyV4 { addr: addr[0], len }, entry, 0)
+            }
+            Prefix { addr, len, .. } => self.v6.insert(BanKeyV6 { addr, len }, entry, 0),
+        };
+        written.map_err(|error| self.error("write", error))
+    }
+
+    fn remove(&mut self, key: &Prefix) -> Result<(), Error> {
+        let removed = match *key {
+            Prefix { addr, len, .. } if is_v4(key) => {
+                self.v4.remove(&BanKeyV4 { addr: addr[0], len })
+            }
+            Prefix { addr, len, .. } => self.v6.remove(&BanKeyV6 { addr, len }),
+        };
+        match removed {
+            Err(error) if !is_absent(&error) => Err(self.error("remove from", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, operation: &'static str, error: MapError) -> Error {
+        map_error(MAP, operation, self.capacity)(error)
+    }
+
+    /// A slot with counts of zero.
+    fn take_slot(&mut self) -> Result<u32, Error> {
+        // Slots are given out from 0 on, so that without free ones all below are taken.
+        let slot = match self.free.first() {
+            Some(slot) => *slot,
+            None => self.slots.len() as u32,
+        };
+        if slot >= self.capacity {
+            return Err(Error::Full {
+                map: MAP,
+                capacity: self.capacity,
+            });
+        }
+        clear(&mut self.hits, "BAN_HITS", slot, self.capacity)?;
+        self.free.remove(&slot);
+        Ok(slot)
+    }
+
+    fn tally(&self, slot: u32) -> Result<Tally, Error> {
+        match self.hits.get(&slot, 0) {
+            Ok(values) => Ok(sum(values.iter())),
+            // A slot that somebody else has written into the table.
+            Err(MapError::OutOfBounds { .. }) => Ok(Tally::default()),
+            Err(error) => Err(self.error("read", error)),
+        }
+    }
+
+    fn shown(&self, entry: Entry) -> Result<Ban, Error> {
+        let Tally { packets, bytes } = self.tally(entry.slot)?;
+        Ok(Ban {
+            until: entry.until,
+            packets,
+            bytes,
+        })
+    }
+
+    /// Lets the program look for the prefix.
+    fn share_bit(&mut self, key: &Prefix) -> Result<(), Error> {
+        let bit = ban_filter_bit(key);
+        *self.shares.entry(bit).or_default() += 1;
+        self.write_bit(bit)
+    }
+
+    fn unshare_bit(&mut self, key: &Prefix) -> Result<(), Error> {
+        let bit = ban_filter_bit(key);
+        if let Some(shares) = self.shares.get_mut(&bit) {
+            *shares -= 1;
+            if *shares == 0 {
+                self.shares.remove(&bit);
+            }
+        }
+        self.write_bit(bit)
+    }
+
+    fn write_bit(&mut self, bit: u32) -> Result<(), Error> {
+        let (at, mask) = (bit / 64, 1u64 << (bit % 64));
+        let word = self.filter.get(&at, 0);
+        let word = word.map_err(|error| self.error("read", error))?;
+        let wanted = match self.shares.contains_key(&bit) {
+            true => word | mask,
+            false => word & !mask,
+        };
+        if wanted == word {
+            return Ok(());
+        }
+        let written = self.filter.set(at, wanted, 0);
+        written.map_err(|error| self.error("write", error))
+    }
+}
+
+fn is_v4(key: &Prefix) -> bool {
+    key.family == Family::V4 as u32
 }
 
 impl Dataplane {
@@ -50,46 +200,118 @@ impl Dataplane {
     /// A deadline that stays or comes nearer is the same ban's, whose tally goes on; a later one is
     /// that of a new ban.
     pub fn ban(&self, prefix: IpNet, until: u64) -> Result<(), Error> {
+        let key = key(prefix);
         let mut bans = lock(&self.0.bans);
-        let same = bans.get(prefix)?.filter(|ban| until <= ban.until);
-        let ban = Ban {
-            until,
-            ..same.unwrap_or_default()
+        let before = bans.get(&key)?;
+        let known = bans.slots.get(&key).copied();
+        let slot = match known {
+            Some(slot) => {
+                if before.is_none_or(|before| before.until < until) {
+                    let capacity = bans.capacity;
+                    clear(&mut bans.hits, "BAN_HITS", slot, capacity)?;
+                }
+                slot
+            }
+            None => bans.take_slot()?,
         };
-        let capacity = bans.capacity;
-        bans.map
-            .insert(key(prefix), ban, 0)
-            .map_err(map_error(MAP, "write", capacity))
+        let entry = Entry {
+            until,
+            slot,
+            _pad: 0,
+        };
+        if let Err(error) = bans.put(&key, entry) {
+            if known.is_none() {
+                bans.free.insert(slot);
+            }
+            return Err(error);
+        }
+        if known.is_none() {
+            bans.slots.insert(key, slot);
+            // Now the program looks for it.
+            bans.share_bit(&key)?;
+        }
+        Ok(())
     }
 
     /// The ban of exactly this prefix, also one that has ended.
     pub fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {
-        lock(&self.0.bans).get(prefix)
+        let bans = lock(&self.0.bans);
+        let entry = bans.get(&key(prefix))?;
+        entry.map(|entry| bans.shown(entry)).transpose()
     }
 
     /// Forgets a ban; one that is not there is as good as forgotten.
     pub fn remove_ban(&self, prefix: IpNet) -> Result<(), Error> {
+        let key = key(prefix);
         let mut bans = lock(&self.0.bans);
-        match bans.map.remove(&key(prefix)) {
-            Err(error) if !is_absent(&error) => {
-                Err(map_error(MAP, "remove from", bans.capacity)(error))
-            }
-            _ => Ok(()),
+        bans.remove(&key)?;
+        if let Some(slot) = bans.slots.remove(&key) {
+            bans.free.insert(slot);
+            bans.unshare_bit(&key)?;
         }
+        Ok(())
     }
 
-    /// Visits each ban, ended ones too, in no order. Nothing waits for it.
-    pub fn each_ban(&self, mut visit: impl FnMut(IpNet, Ban)) -> Result<(), Error> {
-        let info = IterableMap::map(&lock(&self.0.bans).map).info();
-        let map = info.and_then(|info| MapData::from_id(info.id()));
-        let map = map.map_err(map_error(MAP, "open", 0))?;
-        batch::each::<Prefix, Ban>(&map, MAP, |prefix, ban| visit(key::prefix(&prefix), ban))
+    /// Visits each ban with its deadline, ended ones too, in no order. Nothing waits for it.
+    pub fn each_ban(&self, mut visit: impl FnMut(IpNet, u64)) -> Result<(), Error> {
+        let open = |map: &MapData| {
+            let opened = map.info().and_then(|info| MapData::from_id(info.id()));
+            opened.map_err(map_error(MAP, "open", 0))
+        };
+        let (v4, v6) = {
+            let bans = lock(&self.0.bans);
+            (
+                open(IterableMap::map(&bans.v4))?,
+                open(IterableMap::map(&bans.v6))?,
+            )
+        };
+        each(&v4, |BanKeyV4 { addr, len }, entry| {
+            let key = Prefix {
+                len,
+                ..Prefix::address_v4(addr)
+            };
+            visit(prefix(&key), entry.until);
+        })?;
+        each(&v6, |BanKeyV6 { addr, len }, entry| {
+            let key = Prefix {
+                len,
+                ..Prefix::address_v6(addr)
+            };
+            visit(prefix(&key), entry.until);
+        })
+    }
+
+    /// Prefixes whose ban the filter hides from the program, though it is in the table: somebody
+    /// else has written into the filter. They are shown to it again.
+    pub fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
+        let mut bans = lock(&self.0.bans);
+        let mut words = vec![0u64; BAN_FILTER_WORDS as usize];
+        batch::each::<u32, u64>(IterableMap::map(&bans.filter), "BAN_FILTER", |at, word| {
+            words[at as usize] = word;
+        })?;
+        let is_hidden = |key: &&Prefix| {
+            let bit = ban_filter_bit(key);
+            words[bit as usize / 64] >> (bit % 64) & 1 == 0
+        };
+        let hidden: Vec<Prefix> = bans.slots.keys().filter(is_hidden).copied().collect();
+        for key in &hidden {
+            bans.write_bit(ban_filter_bit(key))?;
+        }
+        Ok(hidden.iter().map(prefix).collect())
     }
 
     /// All bans, ended ones too, in no order.
     pub fn bans(&self) -> Result<Vec<(IpNet, Ban)>, Error> {
-        let mut all = Vec::new();
-        self.each_ban(|prefix, ban| all.push((prefix, ban)))?;
+        let mut prefixes = Vec::new();
+        self.each_ban(|prefix, _| prefixes.push(prefix))?;
+        let mut all = Vec::with_capacity(prefixes.len());
+        for prefix in prefixes {
+            all.extend(self.ban_of(prefix)?.map(|ban| (prefix, ban)));
+        }
         Ok(all)
     }
+}
+
+fn each<K: Pod>(map: &MapData, visit: impl FnMut(K, Entry)) -> Result<(), Error> {
+    batch::each::<K, Entry>(map, MAP, visit)
 }

@@ -71,7 +71,7 @@ impl Counters {
     }
 }
 
-fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
+pub(super) fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
     tallies.fold(Tally::default(), |sum, tally| Tally {
         packets: sum.packets + tally.packets,
         bytes: sum.bytes + tally.bytes,
@@ -163,16 +163,17 @@ impl Dataplane {
     }
 
     /// The maps that a configuration sizes or that can fill up. `listed` is how many prefixes the
-    /// lists hold: to count the nodes of the trie would be to walk it.
+    /// lists hold: their ranges in the kernel are fewer or more.
     pub fn capacities(&self, listed: u64) -> Result<Vec<MapUse>, Error> {
         let mut uses = Vec::new();
         let mut callers = 0;
         self.each_caller(|_, _| callers += 1)?;
-        let bans = self.bans()?.len() as u64;
+        let mut bans = 0;
+        self.each_ban(|_, _| bans += 1)?;
         let rooms = &self.0;
         uses.push(usage("callers", rooms.callers.raw(), Some(callers))?);
         uses.push(lock(&rooms.bans).usage(bans)?);
-        uses.push(lock(&rooms.standings).usage(listed)?);
+        uses.push(lock(&rooms.standings).usage(listed));
         for (name, map) in &rooms.counters.sizes {
             uses.push(usage(name, map, None)?);
         }
@@ -180,7 +181,8 @@ impl Dataplane {
     }
 }
 
-fn clear(
+/// Sets a slot's counters to zero on every CPU.
+pub(super) fn clear(
     map: &mut PerCpuArray<MapData, Tally>,
     name: &'static str,
     index: u32,

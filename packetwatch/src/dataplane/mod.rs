@@ -13,6 +13,7 @@ mod callers;
 mod counters;
 mod error;
 mod events;
+mod index;
 mod key;
 mod links;
 mod lists;
@@ -29,11 +30,14 @@ use std::{
 use aya::Ebpf;
 
 pub use attach::{AttachMode, XdpMode};
+pub use bans::Ban;
 pub use counters::{MapUse, Outcome};
 pub use error::{AttachError, Error};
 pub use events::{DebugLog, Events, Stream};
+pub use index::{Differences, Region};
 pub use key::{address, prefix};
 pub use links::{Interface, State};
+pub use lists::Change;
 pub use object::{Capacities, Options};
 pub use pins::{Pins, detach, left_behind};
 pub use probe::Probe;

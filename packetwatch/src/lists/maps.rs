@@ -1,21 +1,21 @@
 //! The kernel side of the lists.
 
 use ipnet::IpNet;
-use packetwatch_abi::{Ban, Standing, Tally};
+use packetwatch_abi::{Standing, Tally};
 
-use crate::dataplane::{Dataplane, Error};
+use crate::dataplane::{Ban, Change, Dataplane, Differences, Error, Region};
 
 /// The maps that the lists are projected into.
 ///
 /// Removing or forgetting what is not there is no error. Times are CLOCK_MONOTONIC nanoseconds.
 pub trait Maps: Send + Sync + 'static {
-    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), Error>;
-    fn remove_standing(&self, prefix: IpNet) -> Result<(), Error>;
-    /// All at once: no packet sees a mixture of the former standings and these.
-    fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error>;
-    /// Visits what the kernel judges by, in no order; one may come twice if it changes meanwhile.
-    fn each_standing(&self, visit: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error>;
-    /// Whether what [`Maps::put_standing`] writes is what the kernel judges by.
+    /// Puts the standings of some regions in force, each with what covers it and what lies inside.
+    fn set_standings(&self, regions: Vec<(Region, Vec<(IpNet, Standing)>)>) -> Change;
+    /// All at once: no packet sees a mixture of the former standings and these, which are in order.
+    fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error>;
+    /// How what the kernel judges by differs from these standings, in order.
+    fn compare_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<Differences, Error>;
+    /// Whether what [`Maps::set_standings`] writes is what the kernel judges by.
     fn lists_in_force(&self) -> Result<bool, Error>;
     /// What the entry with this slot decided on, over all CPUs.
     fn list_hits(&self, slot: u32) -> Result<Tally, Error>;
@@ -24,27 +24,25 @@ pub trait Maps: Send + Sync + 'static {
     fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error>;
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error>;
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
-    /// Visits all bans, ended ones too, in no order.
-    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error>;
+    /// Visits all bans with their deadlines, ended ones too, in no order.
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error>;
+    /// Bans that the program does not look for, though they stand; from now on it does.
+    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error>;
     /// Forgets what was counted of a unit.
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
 }
 
 impl Maps for Dataplane {
-    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), Error> {
-        Self::put_standing(self, prefix, standing)
+    fn set_standings(&self, regions: Vec<(Region, Vec<(IpNet, Standing)>)>) -> Change {
+        Self::set_standings(self, regions)
     }
 
-    fn remove_standing(&self, prefix: IpNet) -> Result<(), Error> {
-        Self::remove_standing(self, prefix)
+    fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error> {
+        Self::replace_standings(self, nodes)
     }
 
-    fn replace_standings(&self, standings: Vec<(IpNet, Standing)>) -> Result<(), Error> {
-        Self::replace_standings(self, standings)
-    }
-
-    fn each_standing(&self, visit: &mut dyn FnMut(IpNet, Standing)) -> Result<(), Error> {
-        Self::each_standing(self, visit)
+    fn compare_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<Differences, Error> {
+        Self::compare_standings(self, nodes)
     }
 
     fn lists_in_force(&self) -> Result<bool, Error> {
@@ -71,8 +69,12 @@ impl Maps for Dataplane {
         Self::remove_ban(self, prefix)
     }
 
-    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), Error> {
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {
         Self::each_ban(self, visit)
+    }
+
+    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
+        Self::mend_ban_filter(self)
     }
 
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {

@@ -39,9 +39,9 @@ pub use entry::{
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
-pub use reconcile::Differences;
 
 use crate::clock::Clock;
+pub use crate::dataplane::Differences;
 use bans::Bans;
 use flusher::{Flusher, Wake};
 use journal::{Contents, Journal};
@@ -181,7 +181,7 @@ fn restore_entries(
     for slot in slots {
         maps.clear_list_hits(slot)?;
     }
-    Projection::whole(&state, clock.monotonic_ns()).write(maps)?;
+    maps.replace_standings(&Projection::standings(&state, clock.monotonic_ns()))?;
     Ok(state)
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel is told of each prefix: the lists resolved, so that its longest match decides.
+//! What the kernel is told of each prefix: the lists resolved, so that the longest match decides.
 
 use std::collections::BTreeSet;
 
@@ -10,90 +10,100 @@ use super::{
     maps::Maps,
     state::{Node, State},
 };
-use crate::dataplane;
+use crate::dataplane::{self, Change, Region};
 
-/// Beyond so many prefixes the whole table is built anew and switched, rather than each prefix
-/// written on its own: one system call for each either way, but no packet sees a part of it.
-pub(super) const REBUILD_ABOVE: usize = 1024;
+/// Beyond so many regions all are built anew and switched, rather than each written on its own.
+pub(super) const REBUILD_ABOVE: usize = 256;
+
+/// Prefixes in order, each with the standing of what no longer prefix in it covers.
+pub(super) type Standings = Vec<(IpNet, Standing)>;
 
 /// Writes to bring the kernel up to date.
 #[derive(Debug, PartialEq)]
 pub(super) enum Projection {
-    /// Of each prefix its standing, or nothing if it is no longer listed.
-    Some(Vec<(IpNet, Option<Standing>)>),
-    Whole(Vec<(IpNet, Standing)>),
+    /// Of each region what covers it and what lies inside.
+    Some(Vec<(Region, Standings)>),
+    Whole(Standings),
 }
 
 impl Projection {
-    /// For changes of `prefixes`: they and every listed prefix inside them.
+    /// For changes of `prefixes`: the regions that they lie in.
     pub(super) fn of(state: &State, prefixes: &[IpNet], now: u64) -> Self {
-        if prefixes.len() > REBUILD_ABOVE {
-            return Self::whole(state, now);
-        }
         let mut affected = BTreeSet::new();
         for prefix in prefixes {
-            affected.insert(*prefix);
-            affected.extend(state.nodes.inside(*prefix).map(|(inside, _)| inside));
-            if affected.len() > REBUILD_ABOVE {
-                return Self::whole(state, now);
+            let regions = Region::of(*prefix);
+            if affected.len() + regions.len() > REBUILD_ABOVE {
+                // Unless most of them are the same.
+                affected.extend(regions);
+                if affected.len() > REBUILD_ABOVE {
+                    return Self::whole(state, now);
+                }
+            } else {
+                affected.extend(regions);
             }
         }
-        let standing = |prefix| (prefix, standing(state, prefix, now));
-        Self::Some(affected.into_iter().map(standing).collect())
+        let standings = |region: Region| (region, Self::inside(state, region, now));
+        Self::Some(affected.into_iter().map(standings).collect())
     }
 
     pub(super) fn whole(state: &State, now: u64) -> Self {
         Self::Whole(Self::standings(state, now))
     }
 
-    /// Every listed prefix with its standing, in order.
-    pub(super) fn standings(state: &State, now: u64) -> Vec<(IpNet, Standing)> {
+    /// Every listed prefix with its standing.
+    pub(super) fn standings(state: &State, now: u64) -> Standings {
         let mut standings = Vec::with_capacity(state.nodes.len());
-        // What covers the prefix at hand, the widest first. In order, a prefix comes before what
-        // lies inside it.
-        let mut path: Vec<(IpNet, Standing)> = Vec::new();
-        for (prefix, node) in state.nodes.iter() {
-            while path
-                .last()
-                .is_some_and(|(wider, _)| !wider.contains(&prefix))
-            {
-                path.pop();
-            }
-            let around = path.last().map_or_else(Standing::default, |(_, s)| *s);
-            let standing = narrowed(around, node, now);
-            path.push((prefix, standing));
-            standings.push((prefix, standing));
-        }
+        resolve(state.nodes.iter(), now, &mut standings);
         standings
     }
 
-    pub(super) fn write(self, maps: &dyn Maps) -> Result<(), dataplane::Error> {
+    fn inside(state: &State, region: Region, now: u64) -> Standings {
+        let prefix = region.prefix();
+        let mut nodes: Vec<(IpNet, &Node)> = state.nodes.covering(prefix).collect();
+        nodes.reverse();
+        let inside = state.nodes.inside(prefix);
+        nodes.extend(inside.filter(|(inside, _)| *inside != prefix));
+        let mut standings = Vec::with_capacity(nodes.len());
+        resolve(nodes.into_iter(), now, &mut standings);
+        standings
+    }
+
+    /// `all` is asked for every standing if the kernel needs them to make room.
+    pub(super) fn write(
+        self,
+        maps: &dyn Maps,
+        all: impl FnOnce() -> Standings,
+    ) -> Result<(), dataplane::Error> {
         match self {
-            Self::Whole(standings) => maps.replace_standings(standings),
-            Self::Some(standings) => {
-                // First what goes, so that a full map has room for what comes.
-                for (prefix, _) in standings.iter().filter(|(_, standing)| standing.is_none()) {
-                    maps.remove_standing(*prefix)?;
-                }
-                for (prefix, standing) in standings {
-                    if let Some(standing) = standing {
-                        maps.put_standing(prefix, standing)?;
-                    }
-                }
-                Ok(())
-            }
+            Self::Whole(standings) => maps.replace_standings(&standings),
+            Self::Some(regions) => match maps.set_standings(regions) {
+                Change::Done => Ok(()),
+                Change::Outgrown => maps.replace_standings(&all()),
+            },
         }
     }
 }
 
-/// The standing of a listed prefix.
-fn standing(state: &State, prefix: IpNet, now: u64) -> Option<Standing> {
-    state.nodes.get(prefix)?;
-    let path: Vec<&Node> = state.nodes.covering(prefix).map(|(_, node)| node).collect();
-    let widest_first = path.into_iter().rev();
-    Some(widest_first.fold(Standing::default(), |around, node| {
-        narrowed(around, node, now)
-    }))
+/// Gives each prefix its standing. The nodes come in order: what covers a prefix before it.
+fn resolve<'a>(
+    nodes: impl Iterator<Item = (IpNet, &'a Node)>,
+    now: u64,
+    standings: &mut Standings,
+) {
+    // What covers the prefix at hand, the widest first.
+    let mut path: Standings = Vec::new();
+    for (prefix, node) in nodes {
+        while path
+            .last()
+            .is_some_and(|(wider, _)| !wider.contains(&prefix))
+        {
+            path.pop();
+        }
+        let around = path.last().map_or_else(Standing::default, |(_, s)| *s);
+        let standing = narrowed(around, node, now);
+        path.push((prefix, standing));
+        standings.push((prefix, standing));
+    }
 }
 
 /// The standing of a prefix inside one with the standing `around`: the latest deadlines, since the

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
+use packetwatch_abi::{NO_SLOT, capacity};
 
 use super::{
     Lists,
@@ -15,7 +16,7 @@ use super::{
 use crate::dataplane;
 
 /// Above so many entries a listing shows no hits.
-const HITS_UP_TO: usize = 100_000;
+const HITS_UP_TO: usize = capacity::LIST_HITS as usize;
 
 impl Lists {
     /// Live entries in the order of their prefixes.
@@ -40,7 +41,7 @@ impl Lists {
             (rows, count(&state, list, now).total() <= HITS_UP_TO)
         };
         let row = |listed: Listed| -> Result<Row, dataplane::Error> {
-            let hits = match with_hits {
+            let hits = match with_hits && listed.slot != NO_SLOT {
                 true => Some(shared.maps.list_hits(listed.slot)?),
                 false => None,
             };
@@ -161,7 +162,7 @@ impl Lists {
         }
     }
 
-    /// Prefixes with an allow, protected or deny entry: as many nodes has the kernel's trie.
+    /// Prefixes with an allow, protected or deny entry.
     pub fn prefixes(&self) -> usize {
         self.0.shared.state().nodes.len()
     }

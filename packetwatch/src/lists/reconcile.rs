@@ -8,29 +8,12 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use packetwatch_abi::Standing;
 
-use super::{
-    Lists, Shared,
-    projection::{Projection, REBUILD_ABOVE},
-};
-use crate::dataplane;
+use super::{Lists, projection::Projection};
+use crate::dataplane::{self, Differences};
 
 /// Bans that are looked at again before others may be set: microseconds each.
 const BANS_AT_ONCE: usize = 256;
-
-/// What was found in a map, and mended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// listed, and not in the map
-    pub missing: u64,
-    /// in the map with another value
-    pub changed: u64,
-    /// in the map, and not listed
-    pub foreign: u64,
-    /// the first of them
-    pub example: Option<IpNet>,
-}
 
 /// In the order of mending: a full map has to have room for what is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,21 +23,6 @@ enum Kind {
     Missing,
 }
 
-impl Differences {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn add(&mut self, kind: Kind, prefix: IpNet) {
-        *match kind {
-            Kind::Foreign => &mut self.foreign,
-            Kind::Changed => &mut self.changed,
-            Kind::Missing => &mut self.missing,
-        } += 1;
-        self.example.get_or_insert(prefix);
-    }
-}
-
 impl Lists {
     /// Compares the allow and deny lists with what the kernel judges by.
     ///
@@ -62,7 +30,10 @@ impl Lists {
     /// The map cannot be read or written; what was found is found again the next time.
     pub fn reconcile_entries(&self) -> Result<Differences, dataplane::Error> {
         let shared = &self.0.shared;
-        let (_, suspects) = shared.compare_entries(shared.clock.monotonic_ns())?;
+        let now = shared.clock.monotonic_ns();
+        let expected = Projection::standings(&shared.state(), now);
+        let suspects = shared.maps.compare_standings(&expected)?;
+        drop(expected);
         if suspects.is_empty() && shared.maps.lists_in_force()? {
             return Ok(Differences::default());
         }
@@ -72,27 +43,15 @@ impl Lists {
         if !shared.drop_ended(now).is_empty() {
             shared.wake.unwritten();
         }
-        let is_ours = shared.maps.lists_in_force()?;
-        let (expected, found) = shared.compare_entries(now)?;
-        if found.is_empty() && is_ours {
-            return Ok(Differences::default());
+        let expected = Projection::standings(&shared.state(), now);
+        let mut differences = shared.maps.compare_standings(&expected)?;
+        if !shared.maps.lists_in_force()? {
+            // Another table, whatever it holds.
+            differences.changed += 1;
         }
-        let mut differences = Differences::default();
-        for (prefix, kind) in &found {
-            differences.add(*kind, *prefix);
+        if !differences.is_empty() {
+            shared.maps.replace_standings(&expected)?;
         }
-        if found.is_empty() {
-            // Another table with the same entries.
-            differences.changed = 1;
-        }
-        let mend = if is_ours && found.len() <= REBUILD_ABOVE {
-            let standing = |prefix: IpNet| Some(expected[position(&expected, prefix)?].1);
-            let prefixes = found.into_keys();
-            Projection::Some(prefixes.map(|prefix| (prefix, standing(prefix))).collect())
-        } else {
-            Projection::Whole(expected)
-        };
-        mend.write(&*shared.maps)?;
         Ok(differences)
     }
 
@@ -103,10 +62,7 @@ impl Lists {
     pub fn reconcile_bans(&self) -> Result<Differences, dataplane::Error> {
         let shared = &self.0.shared;
         let expected = shared.bans().deadlines();
-        let each = |visit: &mut dyn FnMut(IpNet, u64)| {
-            let mut visit = |prefix, ban: packetwatch_abi::Ban| visit(prefix, ban.until);
-            shared.maps.each_ban(&mut visit)
-        };
+        let each = |visit: &mut dyn FnMut(IpNet, u64)| shared.maps.each_ban(visit);
         let suspects = compare(&expected, each)?;
         let mut suspects: Vec<(Kind, IpNet)> = suspects
             .into_iter()
@@ -121,35 +77,24 @@ impl Lists {
                 match (bans.deadline(*prefix), there) {
                     (Some(until), None) => {
                         shared.maps.ban(*prefix, until)?;
-                        differences.add(Kind::Missing, *prefix);
+                        differences.missing(*prefix);
                     }
                     (Some(until), Some(other)) if until != other => {
                         shared.maps.ban(*prefix, until)?;
-                        differences.add(Kind::Changed, *prefix);
+                        differences.changed(*prefix);
                     }
                     (None, Some(_)) => {
                         shared.maps.remove_ban(*prefix)?;
-                        differences.add(Kind::Foreign, *prefix);
+                        differences.foreign(*prefix);
                     }
                     _ => {}
                 }
             }
         }
+        for prefix in shared.maps.mend_ban_filter()? {
+            differences.missing(prefix);
+        }
         Ok(differences)
-    }
-}
-
-/// In order, by prefix.
-type Expected<T> = Vec<(IpNet, T)>;
-
-impl Shared {
-    fn compare_entries(
-        &self,
-        now: u64,
-    ) -> Result<(Expected<Standing>, BTreeMap<IpNet, Kind>), dataplane::Error> {
-        let expected = Projection::standings(&self.state(), now);
-        let found = compare(&expected, |visit| self.maps.each_standing(visit))?;
-        Ok((expected, found))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use packetwatch_abi::FOREVER;
+use packetwatch_abi::{FOREVER, NO_SLOT, capacity};
 
 use super::{
     entry::{ByFamily, Entry, List},
@@ -52,7 +52,7 @@ pub(super) struct Draft {
     pub(super) forced: bool,
 }
 
-/// A draft that was given a slot in the table of hits.
+/// A draft that was given a slot in the table of hits, or [`NO_SLOT`].
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
     pub(super) draft: Draft,
@@ -125,6 +125,7 @@ pub(super) struct Change {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) nodes: PrefixMap<Node>,
+    capacity: usize,
     slots: Slots,
     counts: [ByFamily; 3],
     /// what ends, by its end
@@ -137,7 +138,8 @@ impl State {
     pub(super) fn new(capacity: u32) -> Self {
         Self {
             nodes: PrefixMap::default(),
-            slots: Slots::new(capacity),
+            capacity: capacity as usize,
+            slots: Slots::new(capacity.min(capacity::LIST_HITS)),
             counts: [ByFamily::default(); 3],
             ends: BTreeSet::new(),
             unwritten: BTreeSet::new(),
@@ -146,7 +148,11 @@ impl State {
 
     /// Entries that the capacity has room for.
     pub(super) fn room(&self) -> usize {
-        self.slots.left()
+        self.capacity.saturating_sub(self.total())
+    }
+
+    fn total(&self) -> usize {
+        self.counts.iter().map(|count| count.total()).sum()
     }
 
     pub(super) fn count(&self, shelf: Shelf) -> ByFamily {
@@ -185,10 +191,13 @@ impl State {
             changes.into_iter().partition(|change| change.to.is_some());
         let mut undo = Vec::with_capacity(put.len() + removed.len());
         let mut given = Vec::new();
+        // A list that is beyond counting by entry is told to the kernel in fewer ranges if none of
+        // it is counted.
+        let is_counted = self.total() + put.len() <= capacity::LIST_HITS as usize;
         for Change { shelf, prefix, to } in removed.into_iter().chain(put) {
             let (former, slot) = match to {
                 None => (self.take(shelf, prefix), None),
-                Some(draft) => self.put(shelf, draft),
+                Some(draft) => self.put(shelf, draft, is_counted),
             };
             given.extend(slot);
             undo.push(Change {
@@ -223,7 +232,12 @@ impl State {
         }
     }
 
-    fn put(&mut self, shelf: Shelf, draft: Draft) -> (Option<Listed>, Option<u32>) {
+    fn put(
+        &mut self,
+        shelf: Shelf,
+        draft: Draft,
+        is_counted: bool,
+    ) -> (Option<Listed>, Option<u32>) {
         let prefix = draft.entry.prefix;
         if draft.until != FOREVER {
             self.ends.insert((draft.until, shelf, prefix));
@@ -244,10 +258,13 @@ impl State {
                 (Some(former), None)
             }
             None => {
-                let slot = self.slots.take();
-                *place = Some(Listed { draft, slot });
+                let slot = if is_counted { self.slots.take() } else { None };
+                *place = Some(Listed {
+                    draft,
+                    slot: slot.unwrap_or(NO_SLOT),
+                });
                 *self.counts[shelf as usize].of(prefix) += 1;
-                (None, Some(slot))
+                (None, slot)
             }
         }
     }
@@ -288,20 +305,19 @@ impl Slots {
         }
     }
 
-    fn left(&self) -> usize {
-        (self.capacity - self.next) as usize + self.given_back.len()
-    }
-
-    fn take(&mut self) -> u32 {
+    /// `None` when all are taken.
+    fn take(&mut self) -> Option<u32> {
         if self.next < self.capacity {
             self.next += 1;
-            self.next - 1
+            Some(self.next - 1)
         } else {
-            self.given_back.pop_front().expect("room was seen to")
+            self.given_back.pop_front()
         }
     }
 
     fn give_back(&mut self, slot: u32) {
-        self.given_back.push_back(slot);
+        if slot != NO_SLOT {
+            self.given_back.push_back(slot);
+        }
     }
 }

@@ -58,7 +58,8 @@ impl Shared {
             let projection = Projection::of(&state, &prefixes, now);
             (dropped, undo, projection)
         };
-        if let Err(error) = projection.write(&*self.maps) {
+        let all = || Projection::standings(&self.state(), now);
+        if let Err(error) = projection.write(&*self.maps, all) {
             event::kernel_refused(
                 "removing ended entries, tried again within a second",
                 None,

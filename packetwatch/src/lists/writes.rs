@@ -408,7 +408,8 @@ impl Shared {
         };
         let clear = |slot| self.maps.clear_list_hits(slot);
         let cleared = slots.into_iter().try_for_each(clear);
-        let outcome = cleared.and_then(|()| projection.write(&*self.maps));
+        let all = || Projection::standings(&self.state(), now);
+        let outcome = cleared.and_then(|()| projection.write(&*self.maps, all));
         (undo, outcome)
     }
 }

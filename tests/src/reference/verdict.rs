@@ -6,8 +6,9 @@ use std::{
 };
 
 use ipnet::IpNet;
+use packetwatch::dataplane::Ban;
 use packetwatch::rules::Rule;
-use packetwatch_abi::{Action, Ban, Reason, Standing, Tally};
+use packetwatch_abi::{Action, Reason, Standing, Tally};
 
 use super::{
     Packet, Parsed,

@@ -98,7 +98,7 @@ impl Rig {
         for (prefix, _) in dataplane.bans().unwrap() {
             dataplane.remove_ban(prefix).unwrap();
         }
-        dataplane.replace_standings([]).unwrap();
+        self.kernel.replace([]);
         while self.kernel.events.calls.poll().is_some() {}
         while self.kernel.events.offences.poll().is_some() {}
         self.kernel.observe(false);
@@ -132,11 +132,11 @@ impl Rig {
             }
             Step::Stand(prefix, allow_until, deny_until) => {
                 let standing = standing(prefix, allow_until, deny_until);
-                dataplane.put_standing(prefix, standing).unwrap();
+                self.kernel.stand(prefix, Some(standing));
                 reference.standings.insert(prefix.trunc(), standing);
             }
             Step::Unstand(prefix) => {
-                dataplane.remove_standing(prefix).unwrap();
+                self.kernel.stand(prefix, None);
                 reference.standings.remove(&prefix.trunc());
             }
             Step::Replace(nodes) => {
@@ -144,8 +144,7 @@ impl Rig {
                 let nodes =
                     nodes.map(|(net, allow, deny)| (net.trunc(), standing(net, allow, deny)));
                 reference.standings = nodes.collect();
-                let nodes = reference.standings.clone();
-                dataplane.replace_standings(nodes).unwrap();
+                self.kernel.replace(reference.standings.clone());
             }
             Step::Ban(prefix, until) => {
                 dataplane.ban(prefix, until).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use packetwatch::{dataplane::Capacities, rules::Trigger};
-use packetwatch_abi::{FOREVER, Fault, Reason, Standing};
+use packetwatch_abi::{FOREVER, Fault, Reason};
 use packetwatch_tests::{Kernel, kernel::net, packet::SYN};
 
 use super::{call, from, rule};
@@ -68,35 +68,6 @@ fn a_full_map_of_bans_refuses_and_evicts_nothing() {
     kernel.dataplane.ban(prefix(0), 0).unwrap();
     kernel.dataplane.remove_ban(prefix(0)).unwrap();
     kernel.dataplane.ban(prefix(8), FOREVER).unwrap();
-}
-
-#[test]
-#[ignore = "needs root: loads the XDP program"]
-fn a_full_list_refuses_and_a_failed_replacement_changes_nothing() {
-    let kernel = Kernel::with_capacities(Vec::new(), small());
-    let deny = Standing {
-        deny_until: FOREVER,
-        ..Standing::default()
-    };
-    // One node beyond the configured ones is the kernel's; the daemon counts its entries itself.
-    for net in 0..9 {
-        kernel.deny(&format!("198.18.{net}.0/24"));
-    }
-    let error = kernel
-        .dataplane
-        .put_standing(net("198.19.0.0/24"), deny)
-        .unwrap_err();
-    assert!(error.is_full(), "{error}");
-    let many = (0..10).map(|n| (net(&format!("198.19.{n}.0/24")), deny));
-    assert!(
-        kernel
-            .dataplane
-            .replace_standings(many)
-            .unwrap_err()
-            .is_full()
-    );
-    assert_eq!(kernel.reason(&call("198.18.7.1", 80)), Reason::Deny);
-    assert_eq!(kernel.reason(&call("198.19.0.1", 80)), Reason::Pass);
 }
 
 #[test]

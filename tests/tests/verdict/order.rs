@@ -91,10 +91,7 @@ fn the_longest_prefix_of_a_list_decides() {
     assert_eq!(kernel.reason(&call("198.18.0.17", 80)), Reason::Allow);
     assert_eq!(kernel.reason(&call("198.18.1.17", 80)), Reason::Deny);
     assert_eq!(kernel.reason(&call("198.19.1.17", 80)), Reason::Pass);
-    kernel
-        .dataplane
-        .remove_standing("198.18.0.0/24".parse().unwrap())
-        .unwrap();
+    kernel.stand("198.18.0.0/24".parse().unwrap(), None);
     assert_eq!(kernel.reason(&call("198.18.0.17", 80)), Reason::Deny);
 }
 
@@ -174,10 +171,7 @@ fn a_replaced_list_is_switched_to_whole() {
         deny_until: FOREVER,
         ..Default::default()
     };
-    kernel
-        .dataplane
-        .replace_standings([("198.18.1.0/24".parse().unwrap(), deny)])
-        .unwrap();
+    kernel.replace([("198.18.1.0/24".parse().unwrap(), deny)]);
     assert_eq!(kernel.reason(&call("198.18.0.16", 80)), Reason::Pass);
     assert_eq!(kernel.reason(&call("198.18.1.16", 80)), Reason::Deny);
     // What is changed next is changed in the new one.

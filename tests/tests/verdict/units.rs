@@ -134,10 +134,7 @@ fn what_a_source_did_while_it_was_allowed_is_not_held_against_it_later() {
         for port in 1..=100 {
             assert_eq!(kernel.reason(&call("198.18.5.1", port)), Allow);
         }
-        kernel
-            .dataplane
-            .remove_standing("198.18.5.1/32".parse().unwrap())
-            .unwrap();
+        kernel.stand("198.18.5.1/32".parse().unwrap(), None);
         kernel.advance(Duration::from_millis(4));
         for port in 1..=3 {
             assert_eq!(

@@ -15,12 +15,15 @@ use std::{
 };
 
 use ipnet::IpNet;
-use packetwatch_abi::{Ban, Standing, Tally};
+use packetwatch_abi::{Standing, Tally};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{dataplane, rules::BanLength};
+use crate::{
+    dataplane::{self, Ban, Change, Region},
+    rules::BanLength,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -82,32 +85,45 @@ impl FakeMaps {
 }
 
 impl Maps for FakeMaps {
-    fn put_standing(&self, prefix: IpNet, standing: Standing) -> Result<(), dataplane::Error> {
-        self.writing()?.standings.insert(prefix, standing);
-        Ok(())
+    fn set_standings(&self, regions: Vec<(Region, Vec<(IpNet, Standing)>)>) -> Change {
+        let Ok(mut kernel) = self.writing() else {
+            return Change::Outgrown;
+        };
+        for (region, nodes) in regions {
+            let region = region.prefix();
+            kernel
+                .standings
+                .retain(|prefix, _| !region.contains(prefix) && !prefix.contains(&region));
+            kernel.standings.extend(nodes);
+        }
+        Change::Done
     }
 
-    fn remove_standing(&self, prefix: IpNet) -> Result<(), dataplane::Error> {
-        self.writing()?.standings.remove(&prefix);
-        Ok(())
-    }
-
-    fn replace_standings(&self, all: Vec<(IpNet, Standing)>) -> Result<(), dataplane::Error> {
+    fn replace_standings(&self, all: &[(IpNet, Standing)]) -> Result<(), dataplane::Error> {
         let mut kernel = self.writing()?;
-        kernel.standings = all.into_iter().collect();
+        kernel.standings = all.iter().copied().collect();
         kernel.switches += 1;
         Ok(())
     }
 
-    fn each_standing(
+    fn compare_standings(
         &self,
-        visit: &mut dyn FnMut(IpNet, Standing),
-    ) -> Result<(), dataplane::Error> {
-        let standings = self.kernel().standings.clone();
-        standings
-            .into_iter()
-            .for_each(|(prefix, standing)| visit(prefix, standing));
-        Ok(())
+        nodes: &[(IpNet, Standing)],
+    ) -> Result<Differences, dataplane::Error> {
+        let expected: BTreeMap<IpNet, Standing> = nodes.iter().copied().collect();
+        let found = &self.kernel().standings;
+        let mut differences = Differences::default();
+        for (prefix, standing) in &expected {
+            match found.get(prefix) {
+                None => differences.missing(*prefix),
+                Some(other) if other != standing => differences.changed(*prefix),
+                Some(_) => {}
+            }
+        }
+        for prefix in found.keys().filter(|prefix| !expected.contains_key(prefix)) {
+            differences.foreign(*prefix);
+        }
+        Ok(differences)
     }
 
     fn lists_in_force(&self) -> Result<bool, dataplane::Error> {
@@ -141,11 +157,15 @@ impl Maps for FakeMaps {
         Ok(())
     }
 
-    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, Ban)) -> Result<(), dataplane::Error> {
+    fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), dataplane::Error> {
         let bans = self.kernel().bans.clone();
         bans.into_iter()
-            .for_each(|(prefix, ban)| visit(prefix, ban));
+            .for_each(|(prefix, ban)| visit(prefix, ban.until));
         Ok(())
+    }
+
+    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, dataplane::Error> {
+        Ok(Vec::new())
     }
 
     fn forget_caller(&self, unit: IpNet) -> Result<(), dataplane::Error> {

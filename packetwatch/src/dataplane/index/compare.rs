@@ -1,0 +1,137 @@
+//! Whether an index says what it should: whoever may write maps may have written this one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ipnet::IpNet;
+use packetwatch_abi::{
+    Standing,
+    index::{FILTER, Slot, WORDS},
+};
+
+use super::{
+    Index, Plan, Region,
+    ranges::{Begin, RegionRanges, Run, prefix_at},
+};
+
+/// How what is in a map differs from what should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// listed, and not in the map; of the lists, ranges of addresses
+    pub missing: u64,
+    /// in the map with another value
+    pub changed: u64,
+    /// in the map, and not listed
+    pub foreign: u64,
+    /// the first of them
+    pub example: Option<IpNet>,
+}
+
+impl Differences {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn missing(&mut self, prefix: IpNet) {
+        self.missing += 1;
+        self.example.get_or_insert(prefix);
+    }
+
+    pub fn changed(&mut self, prefix: IpNet) {
+        self.changed += 1;
+        self.example.get_or_insert(prefix);
+    }
+
+    pub fn foreign(&mut self, prefix: IpNet) {
+        self.foreign += 1;
+        self.example.get_or_insert(prefix);
+    }
+}
+
+impl Index {
+    /// How this index differs from one that is built by `plan`.
+    pub(in crate::dataplane) fn compare(&self, plan: &Plan) -> Differences {
+        let mut differences = Differences::default();
+        let whole = |run: &Run| {
+            let standing = run.standing;
+            let begin = move |region: Region| Begin {
+                at: region.bounds().0,
+                standing,
+            };
+            run.regions()
+                .map(move |region| (region, vec![begin(region)]))
+        };
+        let mut expected: HashMap<Region, Vec<Begin>> = plan.runs.iter().flat_map(whole).collect();
+        let several = |ranges: &RegionRanges| (ranges.region, ranges.begins.clone());
+        expected.extend(plan.regions.iter().map(several));
+        let regions: BTreeSet<Region> = self
+            .listed()
+            .into_iter()
+            .chain(expected.keys().copied())
+            .collect();
+        for region in regions {
+            let slot = self.slot(region);
+            let found = self.begins(region, slot);
+            let expected = expected.get(&region).map_or(&[][..], Vec::as_slice);
+            if found != expected {
+                between(region, expected, &found, &mut differences);
+            } else if slot != Slot::NOTHING
+                && (slot.filter_bits() != self.filter_bits
+                    || (plan.wide.contains(region) && !slot.is_wide()))
+            {
+                differences.changed(region.prefix());
+            }
+        }
+        for block in &plan.blocks {
+            let bit = block.bit(self.filter_bits);
+            let word = self.memory.word(FILTER * WORDS as u32 + bit / 64);
+            if word >> (bit % 64) & 1 == 0 {
+                // Its ranges are there, and no packet is ever compared with them.
+                differences.missing(block_prefix(*block));
+            }
+        }
+        differences
+    }
+}
+
+/// Counts the stretches of a region in which the two differ.
+fn between(region: Region, expected: &[Begin], found: &[Begin], differences: &mut Differences) {
+    let mut edges: BTreeSet<u128> = expected.iter().chain(found).map(|b| b.at).collect();
+    let (first, last) = region.bounds();
+    edges.insert(first);
+    let at = |begins: &[Begin], place: u128| {
+        let behind = begins.partition_point(|begin| begin.at <= place);
+        let begin = behind.checked_sub(1).map(|index| begins[index].standing);
+        begin.unwrap_or_default()
+    };
+    let ends: Vec<u128> = edges
+        .iter()
+        .skip(1)
+        .map(|next| next - 1)
+        .chain([last])
+        .collect();
+    for (place, end) in edges.into_iter().zip(ends) {
+        let (wanted, there) = (at(expected, place), at(found, place));
+        let prefix = || prefix_at(region, place, end);
+        if wanted == there {
+        } else if there == Standing::default() {
+            differences.missing(prefix());
+        } else if wanted == Standing::default() {
+            differences.foreign(prefix());
+        } else {
+            differences.changed(prefix());
+        }
+    }
+}
+
+fn block_prefix(block: packetwatch_abi::index::Block) -> IpNet {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use packetwatch_abi::index::Block;
+
+    let (address, len): (std::net::IpAddr, u8) = match block {
+        Block::V4(block) => (Ipv4Addr::from_bits(block << 8).into(), 24),
+        Block::V6Long(block) => (Ipv6Addr::from_bits(u128::from(block) << 80).into(), 48),
+        Block::V6Short(block) => (Ipv6Addr::from_bits(u128::from(block) << 96).into(), 32),
+    };
+    IpNet::new_assert(address, len)
+}
