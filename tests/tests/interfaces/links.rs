@@ -44,7 +44,7 @@ fn made_again_it_is_attached_to_again() {
 
         scene.after(|| scene.lan.replug(), "attached", "pw0");
         scene.wait_for_state("pw0", "attached");
-        assert_eq!(scene.readiness(), 200);
+        scene.wait_for_readiness(200);
         scene.assert_filtered();
     }
     assert!(scene.metric(dropped) > before, "the counters go on");
@@ -79,7 +79,7 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
     assert_eq!(renamed["configured_as"], "pw0");
     assert_eq!(renamed["interface_index"], before["interface_index"]);
     assert_eq!(renamed["program_id"], before["program_id"]);
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
     let own = format!("{}/32", scene.lan.segment().host(Family::V4));
     let allowed = || {
         scene
@@ -111,7 +111,7 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
     // The renamed one is nobody's once it is gone.
     scene.after(|| scene.lan.host.ip(["link del wan0"]), "detached", "wan0");
     scene.wait_for_state("pw0", "attached");
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn exchanged_names_are_followed() {
         2,
         "neither was attached to anew"
     );
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn moved_away_it_is_let_go_of_and_attached_to_when_it_is_back() {
         "{line}"
     );
     scene.wait_for_state("pw0", "missing");
-    assert_eq!(scene.readiness(), 503);
+    scene.wait_for_readiness(503);
     assert_eq!(
         elsewhere.xdp("pw0"),
         None,
@@ -180,7 +180,7 @@ fn moved_away_it_is_let_go_of_and_attached_to_when_it_is_back() {
     scene.after(back, "attached", "pw0");
     scene.wait_for_state("pw0", "down");
     assert!(scene.lan.host.xdp("pw0").is_some());
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
 }
 
 #[test]

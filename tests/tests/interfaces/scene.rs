@@ -108,6 +108,12 @@ impl Scene {
         self.daemon.api("GET", "/readyz", None).status
     }
 
+    /// The status tells of an interface a moment before the readiness does.
+    pub(crate) fn wait_for_readiness(&self, status: u16) {
+        let ready = patience::until(NOTICED, || (self.readiness() == status).then_some(()));
+        assert!(ready.is_some(), "{} instead of {status}", self.readiness());
+    }
+
     /// The value of a series; panics if there is none.
     pub(crate) fn metric(&self, series: &str) -> u64 {
         let answer = self.daemon.api("GET", "/metrics", None);

@@ -242,15 +242,31 @@ fn what_the_host_does_not_grant_is_named() {
     powerless.args(arguments);
     refused(powerless, &["CAP_BPF", "root"]);
 
-    let mut unpinned = scene.lan.host.command(binary());
+    // No directory is mounted over that holds files, and without the rights none at all.
     let own = scene.daemon.bpffs().as_os_str();
-    let elsewhere = |argument| match argument {
-        path if path == own => OsStr::new("/nowhere/bpf"),
-        other => other,
+    let home = TempDir::new().expect("a directory");
+    let with_bpffs = |mut command: Command, other: &OsStr| {
+        let arguments = run.get_args().skip_while(|argument| *argument != binary());
+        command.args(arguments.map(|argument| if argument == own { other } else { argument }));
+        command
     };
-    let arguments = run.get_args().skip_while(|argument| *argument != binary());
-    unpinned.args(arguments.skip(1).map(elsewhere));
-    unpinned.args(["--on-exit", "keep"]);
-    refused(unpinned, &["on_exit", "mount -t bpf", "/nowhere/bpf"]);
+    let full = home.path().join("full");
+    fs::create_dir_all(full.join("of files")).expect("make a directory");
+    let mounted = with_bpffs(scene.lan.host.command("env"), full.as_os_str());
+    let shown = full.display().to_string();
+    refused(
+        mounted,
+        &[&shown, "no BPF file system", "--bpffs", "/sys/fs/bpf"],
+    );
+    assert!(full.join("of files").is_dir());
+
+    let empty = home.path().join("empty");
+    let mut unable = scene.lan.host.command("setpriv");
+    unable.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]);
+    let mut unable = with_bpffs(unable, empty.as_os_str());
+    unable.args(["--on-exit", "keep"]);
+    let shown = empty.display().to_string();
+    refused(unable, &["on_exit", "mount -t bpf", &shown]);
+    assert!(!empty.exists(), "nothing is left of the attempt");
     assert!(!scene.is_filtered());
 }
