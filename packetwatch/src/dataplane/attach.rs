@@ -12,6 +12,7 @@ use super::{
     lock,
     pins::Pins,
     takeover::Former,
+    tidy,
 };
 
 /// Where to attach, and how.
@@ -108,6 +109,9 @@ impl Dataplane {
             }) => (Former::of_ours(link), hold, was_kept),
             None => {
                 let hold = hold::here(name)?;
+                if let Some(pins) = target.pins {
+                    tidy::follow_names(pins, name);
+                }
                 let kept = Former::kept_on(&target);
                 let was_kept = kept.is_some();
                 (kept, hold, was_kept)

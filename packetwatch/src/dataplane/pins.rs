@@ -13,7 +13,6 @@ use super::{
     AttachError, bpffs,
     hold::{self, Hold},
     link::{LinkInfo, XdpLink},
-    tidy,
 };
 
 /// Where the pins of this network namespace are.
@@ -102,19 +101,15 @@ impl Pins {
         })
     }
 
-    /// A pin of that name which is dead or another interface's gives way.
+    /// A pin of that name whose link is dead gives way.
     pub(super) fn pin(&self, interface: &str, link: &XdpLink) -> Result<(), AttachError> {
         // Whoever detached last took the empty directory away.
         self.make_dir()?;
         let path = self.path(interface);
+        let is_dead = || Kept::open(path.clone()).is_none_or(|kept| kept.is_dead());
         let pinned = link.pin(&path).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                match Kept::open(path.clone()) {
-                    Some(kept) if kept.info.ifindex != 0 => {
-                        tidy::follow_names(self, Some(interface))
-                    }
-                    _ => remove(&path)?,
-                }
+            io::ErrorKind::AlreadyExists if is_dead() => {
+                remove(&path)?;
                 link.pin(&path)
             }
             _ => Err(error),

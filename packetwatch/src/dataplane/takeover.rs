@@ -34,8 +34,8 @@ impl Former {
         })
     }
 
-    /// What is pinned whose link is on this interface, whatever the pin is called: names move on, and
-    /// another may bear the one that the pin has. An interface that moved to another namespace may
+    /// What is pinned whose link is on this interface, of whatever ABI version. Names move on and
+    /// another may bear the one of a pin, so the index counts. An interface that moved to another namespace may
     /// bear the same index there, but the program here is then not that link's.
     pub(super) fn kept_on(target: &Target<'_>) -> Option<Self> {
         let program_id = target.present?.program_id;

@@ -17,14 +17,12 @@ use super::{
 };
 
 impl Dataplane {
-    /// Puts right what processes left behind that were killed: removes pins whose link is dead, of
-    /// whichever namespace, with the directories and locks that they leave; names pins after
-    /// interfaces as they are called now, and lets go of those that are not in this namespace.
+    /// Removes what processes left behind that were killed, and that nobody needs: lock files, and pins
+    /// whose link is dead, of whichever namespace, with their directories.
     pub fn tidy(&self) {
         hold::remove_orphans();
         if let Some(pins) = &lock(&self.0.links).pins {
             remove_dead(pins);
-            follow_names(pins, None);
         }
     }
 }
@@ -68,15 +66,15 @@ fn remove_if_dead(kept: Kept, namespace: u64) {
     }
 }
 
-/// Makes pins bear the names that their interfaces have now. `held`: a name whose lock the caller
-/// has.
-pub(super) fn follow_names(pins: &Pins, held: Option<&str>) {
+/// Makes pins bear the names that their interfaces have now, and lets go of filters whose interface
+/// is not in this namespace any more. `held`: the interface whose lock the caller has.
+pub(super) fn follow_names(pins: &Pins, held: &str) {
     let mut holds = HashMap::new();
     let mut is_free = |name: &str| {
         let taken = holds
             .entry(name.to_owned())
             .or_insert_with(|| try_hold(name, pins.namespace()).ok());
-        taken.is_some() || held == Some(name)
+        taken.is_some() || held == name
     };
     let mut moves = Vec::new();
     for kept in pins.kept() {
