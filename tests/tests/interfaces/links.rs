@@ -117,7 +117,7 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn exchanged_names_are_followed() {
-    let scene = Scene::on(Lan::with_interfaces(2));
+    let mut scene = Scene::on(Lan::with_interfaces(2));
     let index = |name: &str| {
         let all = scene.interfaces();
         let one = all.iter().find(|one| one["name"] == name).unwrap();
@@ -149,6 +149,16 @@ fn exchanged_names_are_followed() {
         "neither was attached to anew"
     );
     scene.wait_for_readiness(200);
+    // Their pins have gone with them.
+    scene.daemon.kill();
+    assert!(scene.lan.host.xdp("pw0").is_some() && scene.lan.host.xdp("pw1").is_some());
+    for name in ["pw0", "pw1"] {
+        let mut detach = scene.lan.host.command(packetwatch_tests::daemon::binary());
+        detach.args(["detach", "--interface", name, "--bpffs"]);
+        let done = detach.arg(scene.daemon.bpffs()).output().expect("run it");
+        assert!(done.status.success(), "{done:?}");
+        assert!(scene.lan.host.xdp(name).is_none());
+    }
 }
 
 #[test]
