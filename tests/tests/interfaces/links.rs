@@ -76,6 +76,7 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
         "{line}"
     );
     let renamed = scene.wait_for_state("wan0", "attached");
+    assert_eq!(scene.pinned(), ["wan0"]);
     assert_eq!(renamed["configured_as"], "pw0");
     assert_eq!(renamed["interface_index"], before["interface_index"]);
     assert_eq!(renamed["program_id"], before["program_id"]);
@@ -149,6 +150,7 @@ fn exchanged_names_are_followed() {
         "neither was attached to anew"
     );
     scene.wait_for_readiness(200);
+    assert_eq!(scene.pinned(), ["pw0", "pw1"]);
     // Their pins have gone with them.
     scene.daemon.kill();
     assert!(scene.lan.host.xdp("pw0").is_some() && scene.lan.host.xdp("pw1").is_some());

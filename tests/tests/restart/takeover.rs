@@ -6,7 +6,7 @@ use packetwatch_tests::Netns;
 use packetwatch_tests::intruder::occupy;
 use serde_json::{Value, json};
 
-use crate::scene::{PORTS, Scene, ended, failed};
+use crate::scene::{PORTS, PROMPT, Scene, ended, failed};
 
 /// A client that is denied, until the daemon dies.
 fn killed() -> Scene {
@@ -30,7 +30,10 @@ fn link_on(netns: &Netns, interface: &str) -> (Value, u32) {
     )
 }
 
+/// Whether the start told so.
 fn warned(scene: &Scene, words: &str) -> bool {
+    let started = |line: &Value| line["event.action"] == "started";
+    scene.daemon.wait_for(started, PROMPT);
     let says = |line: &Value| {
         line["message"]
             .as_str()
@@ -145,6 +148,7 @@ fn a_start_that_fails_leaves_the_other_filters() {
     scene.set("interfaces", "[\"pw0\", \"pw9\"]");
     failed(&ended(scene.daemon.command()));
     assert!(!scene.is_filtered());
+    assert!(!scene.daemon.bpffs().join("packetwatch").exists());
 }
 
 #[test]
