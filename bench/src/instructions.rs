@@ -32,7 +32,7 @@ pub(crate) fn measure() -> Result<Instructions> {
     // Attached, the program has an id that we learn; nothing is sent.
     let netns = Netns::new();
     let (dataplane, _events) = Dataplane::load(Options::default())?;
-    let attached = netns.run(|| dataplane.attach("lo", AttachMode::Generic))?;
+    let attached = netns.run(|| dataplane.attach("lo", AttachMode::Generic, None))?;
     let info = bpf::program(attached.program_id)?;
     const BYTES: u32 = 8;
     Ok(Instructions {

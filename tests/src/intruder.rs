@@ -1,8 +1,11 @@
 //! Somebody else with root, who meddles with what the daemon has in the kernel: by ids, as `bpftool`
 //! would.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
@@ -12,6 +15,7 @@ use packetwatch_abi::index::{Line, Slot, WORDS};
 use packetwatch_abi::{Ban, BanKeyV4};
 
 /// The commands and constants of `bpf(2)` that aya has no call for.
+const OBJ_PIN: libc::c_long = 6;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -146,6 +150,20 @@ pub fn occupy(ifindex: u32) -> io::Result<OwnedFd> {
     bpf(LINK_CREATE, &mut attributes).map(owned)
 }
 
+/// Pins what [`occupy`] has made. The path is on a BPF file system and its name has no dot.
+pub fn pin(link: &OwnedFd, path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+    let address = path.as_ptr() as u64;
+    let fd = link.as_raw_fd() as u32;
+    let mut attributes = [address as u32, (address >> 32) as u32, fd, 0];
+    bpf(OBJ_PIN, &mut attributes).expect("pin it");
+}
+
+/// Pins a program that passes everything, for `ip link set ... xdp pinned`.
+pub fn pin_program(path: &Path) {
+    pin(&passing_program(), path);
+}
+
 fn passing_program() -> OwnedFd {
     /// `r0 = XDP_PASS; exit`
     const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
@@ -162,7 +180,7 @@ fn passing_program() -> OwnedFd {
 }
 
 fn bpf(command: libc::c_long, attributes: &mut [u32]) -> io::Result<i32> {
-    // SAFETY: the attributes are as long as is said, and what they point to is static.
+    // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

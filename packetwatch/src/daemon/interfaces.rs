@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     config::{Config, OnExit, XdpMode},
-    dataplane::{AttachError, AttachMode, Dataplane, Interface, XdpMode as Took},
+    dataplane::{AttachError, AttachMode, Dataplane, Interface, Present, XdpMode as Took},
     log::EVENT,
     netlink::{Link, Netlink},
 };
@@ -27,7 +27,8 @@ pub(super) async fn chosen(config: &Config, netlink: &Netlink) -> Result<Vec<Str
 }
 
 /// Attaches to each, or to none: a wrong name is found before the first, and after a failure those
-/// attached to are let go of as at an exit, so that a kept filter stays.
+/// attached to are let go of, but for filters that an earlier process had left. So a start that fails
+/// leaves nothing unfiltered that was filtered.
 ///
 /// # Errors
 /// The first that cannot be attached to, with the remedy.
@@ -45,15 +46,16 @@ pub(super) async fn attach(
         tell_failed(name, &error);
         return Err(error).with_context(|| format!("attach to {name}"));
     }
+    dataplane.tidy();
     for interface in interfaces {
-        match dataplane.attach(interface, mode) {
+        match dataplane.attach(interface, mode, present(&links, interface)) {
             Ok(attached) => {
                 let links = netlink.links().await.unwrap_or_default();
                 tell_attached(dataplane, &links, attached);
             }
             Err(error) => {
                 tell_failed(interface, &error);
-                release(dataplane, config.on_exit);
+                release_where(dataplane, config.on_exit, |name| dataplane.was_kept(name));
                 return Err(error).with_context(|| format!("attach to {interface}"));
             }
         }
@@ -69,15 +71,29 @@ pub(super) fn asked(mode: XdpMode) -> AttachMode {
     }
 }
 
+/// What is on an interface that is called so.
+pub(super) fn present(links: &[Link], name: &str) -> Option<Present> {
+    let link = links.iter().find(|link| link.name == name)?;
+    Some(Present {
+        program_id: link.xdp_program_id?,
+        mode: mode_of(link),
+    })
+}
+
+fn mode_of(link: &Link) -> Took {
+    if link.xdp_generic {
+        Took::Generic
+    } else {
+        Took::Native
+    }
+}
+
 pub(super) fn tell_attached(dataplane: &Dataplane, links: &[Link], attached: Interface) {
     // A filter that was taken over is in the mode that was chosen before.
     let mode = attached.mode.unwrap_or_else(|| {
         let mut links = links.iter();
         let link = links.find(|link| link.index == attached.ifindex);
-        let mode = match link {
-            Some(link) if link.xdp_generic => Took::Generic,
-            _ => Took::Native,
-        };
+        let mode = link.map_or(Took::Native, mode_of);
         dataplane.note_mode(attached.ifindex, mode);
         mode
     });
@@ -112,8 +128,14 @@ pub(super) fn tell_failed(interface: &str, error: &AttachError) {
 
 /// Detaches from all, or leaves the pinned filters in place.
 pub(super) fn release(dataplane: &Dataplane, on_exit: OnExit) {
-    let keep = on_exit == OnExit::Keep && dataplane.pin_dir().is_some();
+    release_where(dataplane, on_exit, |_| false);
+}
+
+/// The same, and leaves those that `stays` in place whatever is asked for.
+fn release_where(dataplane: &Dataplane, on_exit: OnExit, stays: impl Fn(&str) -> bool) {
+    let is_pinned = dataplane.pin_dir().is_some();
     for Interface { name, state, .. } in dataplane.interfaces() {
+        let keep = is_pinned && (on_exit == OnExit::Keep || stays(&name));
         let released = dataplane.release(&name, keep);
         if !state.is_filtered() {
             continue;

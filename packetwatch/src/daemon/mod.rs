@@ -23,7 +23,12 @@ use anyhow::{Context as _, Result};
 pub use control::{RulesControl, RulesError, RulesFrom};
 pub use readiness::Readiness;
 
-use crate::{cli::DetachArgs, config::Flags, dataplane, log};
+use crate::{
+    cli::DetachArgs,
+    config::Flags,
+    dataplane::{self, Detached, Was},
+    log,
+};
 
 /// `packetwatch run`: the daemon, in the foreground, until SIGINT or SIGTERM.
 ///
@@ -45,31 +50,56 @@ pub fn run(flags: Flags) -> Result<()> {
     ended
 }
 
-/// `packetwatch detach`: takes off what a process left behind.
+/// `packetwatch detach`: takes off what a process left behind, and says so one by one.
 ///
 /// # Errors
 /// There is nothing to take off, or a living process holds it; the other interfaces are seen to
 /// all the same.
 pub fn detach(args: DetachArgs) -> Result<()> {
     let DetachArgs { interfaces, bpffs } = args;
-    let interfaces = if interfaces.is_empty() {
-        dataplane::left_behind(&bpffs)
-    } else {
-        interfaces
-    };
-    if interfaces.is_empty() {
-        anyhow::bail!("no interface here has a filter that was left behind");
-    }
-    let (mut failed, all) = (0, interfaces.len());
-    for interface in interfaces {
-        match dataplane::detach(&bpffs, &interface) {
-            Ok(()) => println!("detached from {interface}"),
+    let (mut failed, mut all) = (0, 0);
+    let mut tell = |detached: Detached| {
+        let Detached {
+            interface,
+            abi,
+            result,
+        } = detached;
+        all += 1;
+        match result {
+            Ok(Was::Filtered) => println!("detached from {interface} ({abi})"),
+            Ok(Was::Dead) => println!("{interface} was not filtered; its pin is removed ({abi})"),
             Err(error) => {
-                eprintln!("{interface}: {:#}", anyhow::Error::from(error));
+                eprintln!("{interface} ({abi}): {:#}", anyhow::Error::from(error));
                 failed += 1;
             }
         }
+    };
+    let mut nothing = Vec::new();
+    if interfaces.is_empty() {
+        dataplane::detach(&bpffs, None)?
+            .into_iter()
+            .for_each(&mut tell);
     }
+    for interface in interfaces {
+        let detached = dataplane::detach(&bpffs, Some(&interface))?;
+        if detached.is_empty() {
+            nothing.push(interface);
+        }
+        detached.into_iter().for_each(&mut tell);
+    }
+    for interface in &nothing {
+        eprintln!(
+            "{interface}: no filter of it was left behind on {}; `packetwatch detach` without \
+             --interface takes off all that were",
+            bpffs.display()
+        );
+    }
+    let (failed, all) = (failed + nothing.len(), all + nothing.len());
+    anyhow::ensure!(
+        all > 0,
+        "no interface here has a filter that was left behind on {}",
+        bpffs.display()
+    );
     anyhow::ensure!(
         failed == 0,
         "not detached: {failed} of {all} interfaces, see above"

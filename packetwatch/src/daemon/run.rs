@@ -22,7 +22,7 @@ use crate::{
     api::{self, App, Listeners, Tokens},
     clock::Clock,
     config::{Config, Flags, OnExit, Sources, Word as _},
-    dataplane::{Capacities, Dataplane, Options, Pins},
+    dataplane::{AttachError, Capacities, Dataplane, Options, Pins},
     lists::{Capacity, Lists},
     log::{EVENT, LogHandle},
     metrics::Counters,
@@ -182,6 +182,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
 fn pins(bpffs: &Path, on_exit: OnExit) -> Result<Option<Pins>> {
     match Pins::prepare(bpffs) {
         Ok(pins) => Ok(Some(pins)),
+        Err(error @ AttachError::NotBpffs(_)) => Err(error.into()),
         Err(error) if on_exit == OnExit::Keep => Err(error).context(
             "on_exit = \"keep\" needs a bpffs to pin the filter to; `mount -t bpf bpf \
              /sys/fs/bpf`, or choose --on-exit detach",

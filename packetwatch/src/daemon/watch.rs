@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Readiness, RulesControl,
-    interfaces::{tell_attached, tell_failed},
+    interfaces::{present, tell_attached, tell_failed},
 };
 use crate::{
     dataplane::{AttachMode, Dataplane, Interface, State},
@@ -265,7 +265,7 @@ fn attach(dataplane: &Dataplane, mode: AttachMode, name: &str, links: &[Link]) {
     let known = dataplane.interfaces();
     let before = known.iter().find(|interface| interface.name == name);
     let told = before.and_then(|interface| interface.error.clone());
-    match dataplane.attach(name, mode) {
+    match dataplane.attach(name, mode, present(links, name)) {
         Ok(attached) => {
             let ifindex = attached.ifindex;
             tell_attached(dataplane, links, attached);

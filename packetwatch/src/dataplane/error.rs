@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
+use super::Holder;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot load the XDP program: {0}")]
@@ -112,11 +114,19 @@ pub enum AttachError {
     #[error("there is no interface {0} here; `ip link` lists those there are")]
     NoSuchInterface(String),
     #[error(
-        "another XDP program holds {interface}. One interface takes one: see it with \
-         `ip link show dev {interface}`, take it off with `ip link set dev {interface} xdp off` \
+        "another XDP program holds {interface}: {holder}. One interface takes one: take it off with \
+         {} (or its owner's own command), then start again", holder.remedy()
+    )]
+    Held {
+        interface: String,
+        holder: Box<Holder>,
+    },
+    #[error(
+        "another XDP program holds {interface} as of this moment. One interface takes one: see it \
+         with `ip link show dev {interface}`, take it off with `ip link set dev {interface} xdp off` \
          (or its owner's own command), then start again"
     )]
-    Held { interface: String },
+    HeldByAnother { interface: String },
     #[error("{interface} is filtered by another packetwatch process ({lock}); stop that one first")]
     HeldByUs { interface: String, lock: PathBuf },
     #[error(
@@ -135,8 +145,30 @@ pub enum AttachError {
         interface: String,
         mode: &'static str,
         #[source]
-        source: Box<ProgramError>,
+        source: io::Error,
     },
+    #[error(
+        "cannot take over the filter on {interface}, which stays as it is: {source}. `packetwatch \
+         detach --interface {interface}` takes it off, then start again"
+    )]
+    NotTakenOver {
+        interface: String,
+        #[source]
+        source: io::Error,
+    },
+    /// `state`: what became of the interface
+    #[error("{source}. {state}")]
+    ModeRefused {
+        interface: String,
+        state: String,
+        #[source]
+        source: Box<AttachError>,
+    },
+    #[error(
+        "{} is no BPF file system and holds other files, over which none is mounted: name /sys/fs/bpf, \
+         or a directory that is empty or does not exist, with `--bpffs`", .0.display()
+    )]
+    NotBpffs(PathBuf),
     #[error("cannot {operation} {}: {source}", path.display())]
     Pin {
         operation: &'static str,

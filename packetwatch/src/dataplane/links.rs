@@ -7,108 +7,16 @@
 
 use std::path::PathBuf;
 
-use aya::programs::links::{FdLink, PinnedLink};
 use packetwatch_abi::MAX_INTERFACES;
 
-use super::{
-    XdpMode,
-    pins::{Hold, Pins},
-};
-
-/// Whether an interface is filtered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// the program is on it
-    Attached,
-    /// the same, and the interface is set down: nothing comes in
-    Down,
-    /// it is there, and the program could not be attached
-    Detached,
-    /// no interface bears the name
-    Missing,
-}
-
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Attached => "attached",
-            Self::Down => "down",
-            Self::Detached => "detached",
-            Self::Missing => "missing",
-        }
-    }
-
-    /// Whether every packet that comes in is judged.
-    pub fn is_filtered(self) -> bool {
-        matches!(self, Self::Attached | Self::Down)
-    }
-}
-
-/// An interface that is filtered, or that the configuration wants filtered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// as it is called now, or was when it was last here
-    pub name: String,
-    /// Its name in the configuration. `None` for one that was renamed, and whose name another
-    /// bears now: it stays filtered for as long as it is here.
-    pub configured: Option<String>,
-    pub state: State,
-    /// 0 when it is not filtered
-    pub ifindex: u32,
-    /// `None` for a filter taken over from an earlier process, until the kernel was asked
-    pub mode: Option<XdpMode>,
-    /// 0 when it is not filtered
-    pub program_id: u32,
-    /// why native was not possible, where it was tried
-    pub not_native: Option<String>,
-    /// bytes; `None` until the kernel was asked
-    pub mtu: Option<u32>,
-    /// why it is not filtered
-    pub error: Option<String>,
-}
-
-impl Interface {
-    fn missing(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            configured: Some(name.to_owned()),
-            state: State::Missing,
-            ifindex: 0,
-            mode: None,
-            program_id: 0,
-            not_native: None,
-            mtu: None,
-            error: None,
-        }
-    }
-
-    pub(super) fn lose(&mut self, state: State, error: Option<String>) {
-        self.state = state;
-        self.ifindex = 0;
-        self.program_id = 0;
-        self.error = error;
-    }
-}
-
-pub(super) enum Link {
-    Pinned(PinnedLink),
-    Own(FdLink),
-}
-
-impl Link {
-    /// Without what it knows of its pin, which stays.
-    pub(super) fn into_fd(self) -> FdLink {
-        match self {
-            Self::Pinned(link) => link.into(),
-            Self::Own(link) => link,
-        }
-    }
-}
+use super::{Holder, Interface, hold::Hold, link::XdpLink, pins::Pins};
 
 /// What holds the filter on an interface. Dropping it lets go, but for a pin.
 pub(super) struct Held {
-    pub(super) link: Link,
+    pub(super) link: XdpLink,
     pub(super) hold: Hold,
+    /// An earlier process had left the filter, and this one took it over.
+    pub(super) was_kept: bool,
 }
 
 pub(super) struct Seat {
@@ -116,6 +24,8 @@ pub(super) struct Seat {
     /// row of the outcome counters
     pub(super) slot: u32,
     pub(super) held: Option<Held>,
+    /// Who kept us off it at the last attempt, which a search of the host has found out.
+    pub(super) holder: Option<Box<Holder>>,
 }
 
 pub(super) struct Links {
@@ -138,7 +48,7 @@ impl Links {
     }
 
     pub(super) fn pin_dir(&self) -> Option<PathBuf> {
-        self.pins.as_ref().map(|pins| pins.dir().to_owned())
+        self.pins.as_ref().map(|pins| pins.dir())
     }
 
     /// Row of the outcome counters and name of each interface.
@@ -155,14 +65,14 @@ impl Links {
             .find(|seat| ifindex != 0 && seat.interface.ifindex == ifindex)
     }
 
-    fn named(&self, name: &str) -> Option<usize> {
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
         self.seats
             .iter()
             .position(|seat| seat.interface.name == name)
     }
 
-    /// The place of an interface, a new one if it has none: then it is configured from now on. Returns it with the slot whose counters
-    /// are another interface's and to be cleared.
+    /// The place of an interface, a new one if it has none: then it is configured from now on.
+    /// Returns it with the slot whose counters are another interface's and to be cleared.
     pub(super) fn seat(&mut self, name: &str) -> (&mut Seat, Option<u32>) {
         let (index, stale) = match self.named(name) {
             Some(index) => (index, None),
@@ -187,6 +97,7 @@ impl Links {
             interface: Interface::missing(name),
             slot,
             held: None,
+            holder: None,
         });
         (self.seats.len() - 1, stale)
     }
@@ -238,6 +149,16 @@ impl Links {
         self.seats
             .retain(|seat| seat.held.is_some() || seat.interface.configured.is_some());
         stale
+    }
+}
+
+impl Drop for Links {
+    /// A start that failed leaves no empty directory.
+    fn drop(&mut self) {
+        self.seats.clear();
+        if let Some(pins) = &self.pins {
+            pins.remove_empty();
+        }
     }
 }
 

@@ -9,18 +9,28 @@
 mod attach;
 mod bans;
 mod batch;
+mod bpffs;
 mod callers;
 mod counters;
+mod detach;
 mod error;
 mod events;
+mod follow;
+mod hold;
+mod holder;
 mod index;
+mod interface;
 mod key;
+mod link;
 mod links;
 mod lists;
+mod mode;
 mod object;
 mod pins;
 mod policy;
 mod probe;
+mod takeover;
+mod tidy;
 
 use std::{
     path::PathBuf,
@@ -29,17 +39,19 @@ use std::{
 
 use aya::Ebpf;
 
-pub use attach::{AttachMode, XdpMode};
 pub use bans::Ban;
 pub use counters::{MapUse, Outcome};
+pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};
 pub use events::{DebugLog, Events, Stream};
+pub use holder::Holder;
 pub use index::{Differences, Region};
+pub use interface::{Interface, State};
 pub use key::{address, prefix};
-pub use links::{Interface, State};
 pub use lists::Change;
+pub use mode::{AttachMode, Present, XdpMode};
 pub use object::{Capacities, Options};
-pub use pins::{Pins, detach, left_behind};
+pub use pins::Pins;
 pub use probe::Probe;
 
 use bans::Bans;

@@ -1,31 +1,35 @@
 //! Pins: what keeps a filter in place when its process is gone.
 //!
-//! One link an interface, at `BPFFS/packetwatch/abi-N/netns-INODE/INTERFACE`. The ABI version keeps
+//! One link an interface, at `BPFFS/packetwatch/abi-N/netns-INODE/INTERFACE`. The ABI version tells
 //! builds apart that disagree about the maps; the namespace keeps apart interfaces of one name in
 //! different network namespaces, which share the host's bpffs.
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use aya::{
-    pin::PinError,
-    programs::links::{FdLink, LinkError, PinnedLink},
+use super::{
+    AttachError, bpffs,
+    hold::{self, Hold},
+    link::{LinkInfo, XdpLink},
 };
-use nix::{
-    fcntl::{Flock, FlockArg},
-    mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
-};
-
-use super::AttachError;
 
 /// Where the pins of this network namespace are.
 #[derive(Clone, Debug)]
 pub struct Pins {
-    dir: PathBuf,
+    bpffs: PathBuf,
+    namespace: u64,
+}
+
+/// A link that is pinned for this namespace, by a build of whatever ABI version.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) path: PathBuf,
+    /// The interface that the pin is named after, which may be called otherwise now.
+    pub(super) pinned_as: String,
+    pub(super) link: XdpLink,
+    pub(super) info: LinkInfo,
 }
 
 impl Pins {
@@ -34,182 +38,163 @@ impl Pins {
     /// # Errors
     /// `bpffs` is neither a bpffs nor can one be mounted on it.
     pub fn prepare(bpffs: &Path) -> Result<Self, AttachError> {
-        let error = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| AttachError::Pin {
-                operation,
-                path,
-                source,
-            }
-        };
-        if !is_bpffs(bpffs) {
-            mount(
-                Some("bpf"),
-                bpffs,
-                Some("bpf"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .map_err(|errno| error("mount bpffs on", bpffs)(errno.into()))?;
-        }
-        let pins = Self {
-            dir: directory(bpffs).map_err(error("name the namespace of", bpffs))?,
-        };
-        fs::create_dir_all(&pins.dir).map_err(error("create", &pins.dir))?;
+        bpffs::ensure(bpffs)?;
+        let pins = Self::below(bpffs)?;
+        pins.make_dir()?;
         Ok(pins)
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    pub(super) fn path(&self, interface: &str) -> PathBuf {
-        // bpffs refuses names with a dot (reserved); an interface may have one (eth0.5).
-        self.dir.join(interface.replace('.', "+"))
-    }
-
-    /// The link that an earlier process left on this interface.
-    pub(super) fn left_behind(&self, interface: &str) -> Option<FdLink> {
-        let link = PinnedLink::from_pin(self.path(interface)).ok()?;
-        Some(FdLink::from(link))
-    }
-
-    pub(super) fn pin(&self, interface: &str, link: FdLink) -> Result<PinnedLink, AttachError> {
-        let path = self.path(interface);
-        link.pin(&path).map_err(|error| AttachError::Pin {
-            operation: "pin",
-            source: match error {
-                PinError::SyscallError(call) => call.io_error,
-                other => io::Error::other(other.to_string()),
-            },
-            path,
+    /// Without making anything.
+    pub(super) fn below(bpffs: &Path) -> Result<Self, AttachError> {
+        let namespace = hold::namespace().map_err(|source| AttachError::Pin {
+            operation: "name the network namespace of the pins in",
+            path: bpffs.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            bpffs: bpffs.to_owned(),
+            namespace,
         })
     }
 
-    pub(super) fn unpin(&self, interface: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(interface)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    pub(super) fn bpffs(&self) -> &Path {
+        &self.bpffs
     }
-}
 
-/// Takes a filter off that a process left behind.
-///
-/// # Errors
-/// There is none, or a living process holds it.
-pub fn detach(bpffs: &Path, interface: &str) -> Result<(), AttachError> {
-    let error = |operation, source| AttachError::Pin {
-        operation,
-        path: bpffs.to_owned(),
-        source,
-    };
-    let pins = Pins {
-        dir: directory(bpffs).map_err(|source| error("name the namespace of", source))?,
-    };
-    let path = pins.path(interface);
-    let _held = hold(interface)?;
-    match PinnedLink::from_pin(&path) {
-        Ok(link) => {
-            // The last reference: with it the kernel detaches the program.
-            let link = link
-                .unpin()
-                .map_err(|source| error("remove the pin in", source))?;
-            drop(link);
-            Ok(())
-        }
-        Err(LinkError::SyscallError(call)) => Err(AttachError::Pin {
-            operation: "find a filter left behind at",
+    pub(super) fn namespace(&self) -> u64 {
+        self.namespace
+    }
+
+    /// Of all ABI versions and namespaces.
+    pub(super) fn root(&self) -> PathBuf {
+        self.bpffs.join("packetwatch")
+    }
+
+    /// Of this ABI version and namespace.
+    pub fn dir(&self) -> PathBuf {
+        let version = packetwatch_abi::VERSION;
+        self.dir_in(&self.root().join(format!("abi-{version}")))
+    }
+
+    fn dir_in(&self, version: &Path) -> PathBuf {
+        version.join(format!("netns-{}", self.namespace))
+    }
+
+    pub(super) fn path(&self, interface: &str) -> PathBuf {
+        self.dir().join(file_name(interface))
+    }
+
+    /// What is pinned for this namespace, of every ABI version.
+    pub(super) fn kept(&self) -> Vec<Kept> {
+        entries(&self.root())
+            .flat_map(|version| entries(&self.dir_in(&version)))
+            .filter_map(Kept::open)
+            .collect()
+    }
+
+    fn make_dir(&self) -> Result<(), AttachError> {
+        let dir = self.dir();
+        fs::create_dir_all(&dir).map_err(|source| AttachError::Pin {
+            operation: "create",
+            path: dir,
+            source,
+        })
+    }
+
+    /// A pin of that name whose link is dead gives way.
+    pub(super) fn pin(&self, interface: &str, link: &XdpLink) -> Result<(), AttachError> {
+        // Whoever detached last took the empty directory away.
+        self.make_dir()?;
+        let path = self.path(interface);
+        let is_dead = || Kept::open(path.clone()).is_none_or(|kept| kept.is_dead());
+        let pinned = link.pin(&path).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists if is_dead() => {
+                remove(&path)?;
+                link.pin(&path)
+            }
+            _ => Err(error),
+        });
+        pinned.map_err(|source| AttachError::Pin {
+            operation: "pin",
             path,
-            source: call.io_error,
-        }),
-        Err(other) => Err(error(
-            "open the pin in",
-            io::Error::other(other.to_string()),
-        )),
+            source,
+        })
     }
-}
 
-/// Interfaces of this namespace with a pinned filter.
-pub fn left_behind(bpffs: &Path) -> Vec<String> {
-    let Ok(dir) = directory(bpffs) else {
-        return Vec::new();
-    };
-    let Ok(entries) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .map(|name| name.replace('+', "."))
-        .collect()
-}
-
-/// Held for as long as a process filters an interface, so that no second one takes it over. The
-/// kernel lets go of it when the process ends, however it ends; the file goes with a clean end.
-pub(super) struct Hold {
-    file: Flock<fs::File>,
-    path: PathBuf,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // Before the lock is gone: whoever comes next makes a file of its own.
-        if is_same(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path);
+    /// Removes the directories of this namespace that hold no pin, and those around them.
+    pub(super) fn remove_empty(&self) {
+        for version in entries(&self.root()) {
+            let _ = fs::remove_dir(self.dir_in(&version));
+            let _ = fs::remove_dir(version);
         }
+        let _ = fs::remove_dir(self.root());
     }
 }
 
-pub(super) fn hold(interface: &str) -> Result<Hold, AttachError> {
-    let error = |operation, path: &Path, source| AttachError::Pin {
-        operation,
-        path: path.to_owned(),
-        source,
-    };
-    let namespace = namespace().map_err(|source| error("read", Path::new(NAMESPACE), source))?;
-    let dir = Path::new("/run/packetwatch");
-    fs::create_dir_all(dir).map_err(|source| error("create", dir, source))?;
-    let path = dir.join(format!("{interface}@{namespace}.lock"));
-    loop {
-        let file = fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| error("open", &path, source))?;
-        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-            return Err(AttachError::HeldByUs {
-                interface: interface.to_owned(),
-                lock: path,
-            });
-        };
-        // The one before may have removed the file between the two: its lock then locks nothing.
-        if is_same(&file, &path) {
-            return Ok(Hold { file, path });
+impl Kept {
+    /// `None` for what is no pin of a link.
+    pub(super) fn open(path: PathBuf) -> Option<Self> {
+        let link = XdpLink::open(&path).ok()?;
+        let info = link.info().ok()?;
+        let pinned_as = path.file_name()?.to_str()?.replace('+', ".");
+        Some(Self {
+            path,
+            pinned_as,
+            link,
+            info,
+        })
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.info.ifindex == 0
+    }
+
+    /// What the interface that it is on is called now; `None` when there is none here.
+    pub(super) fn interface(&self) -> Option<String> {
+        if self.is_dead() {
+            return None;
         }
+        let name = nix::net::if_::if_indextoname(self.info.ifindex).ok()?;
+        // nix takes the kernel's refusal for an empty name.
+        name.into_string().ok().filter(|name| !name.is_empty())
+    }
+
+    /// The locks of all names that a process which filters it may have.
+    pub(super) fn hold(&self, namespace: u64) -> Result<Vec<Hold>, AttachError> {
+        let mut names = vec![self.pinned_as.clone()];
+        names.extend(self.interface().filter(|name| *name != self.pinned_as));
+        let holds = names.iter().map(|name| hold::hold(name, namespace));
+        holds.collect()
+    }
+
+    /// Removes the pin; with the last one the kernel detaches the program.
+    pub(super) fn remove(self) -> Result<(), AttachError> {
+        let Self { path, link, .. } = self;
+        remove(&path).map_err(|source| AttachError::Pin {
+            operation: "remove",
+            path,
+            source,
+        })?;
+        drop(link);
+        Ok(())
     }
 }
 
-fn is_same(file: &fs::File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
-        _ => false,
+/// bpffs refuses names with a dot (reserved); an interface may have one (eth0.5).
+pub(super) fn file_name(interface: &str) -> String {
+    interface.replace('.', "+")
+}
+
+/// Removes a pin, if there is one.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
-const NAMESPACE: &str = "/proc/self/ns/net";
-
-fn namespace() -> io::Result<u64> {
-    Ok(fs::metadata(NAMESPACE)?.ino())
-}
-
-fn directory(bpffs: &Path) -> io::Result<PathBuf> {
-    Ok(bpffs
-        .join("packetwatch")
-        .join(format!("abi-{}", packetwatch_abi::VERSION))
-        .join(format!("netns-{}", namespace()?)))
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+/// None, if it is no directory.
+pub(super) fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }

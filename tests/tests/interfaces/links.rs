@@ -44,7 +44,7 @@ fn made_again_it_is_attached_to_again() {
 
         scene.after(|| scene.lan.replug(), "attached", "pw0");
         scene.wait_for_state("pw0", "attached");
-        assert_eq!(scene.readiness(), 200);
+        scene.wait_for_readiness(200);
         scene.assert_filtered();
     }
     assert!(scene.metric(dropped) > before, "the counters go on");
@@ -76,10 +76,11 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
         "{line}"
     );
     let renamed = scene.wait_for_state("wan0", "attached");
+    assert_eq!(scene.pinned(), ["wan0"]);
     assert_eq!(renamed["configured_as"], "pw0");
     assert_eq!(renamed["interface_index"], before["interface_index"]);
     assert_eq!(renamed["program_id"], before["program_id"]);
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
     let own = format!("{}/32", scene.lan.segment().host(Family::V4));
     let allowed = || {
         scene
@@ -111,13 +112,13 @@ fn renamed_it_stays_filtered_and_who_bears_the_name_is_too() {
     // The renamed one is nobody's once it is gone.
     scene.after(|| scene.lan.host.ip(["link del wan0"]), "detached", "wan0");
     scene.wait_for_state("pw0", "attached");
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
 }
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn exchanged_names_are_followed() {
-    let scene = Scene::on(Lan::with_interfaces(2));
+    let mut scene = Scene::on(Lan::with_interfaces(2));
     let index = |name: &str| {
         let all = scene.interfaces();
         let one = all.iter().find(|one| one["name"] == name).unwrap();
@@ -148,7 +149,18 @@ fn exchanged_names_are_followed() {
         2,
         "neither was attached to anew"
     );
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
+    assert_eq!(scene.pinned(), ["pw0", "pw1"]);
+    // Their pins have gone with them.
+    scene.daemon.kill();
+    assert!(scene.lan.host.xdp("pw0").is_some() && scene.lan.host.xdp("pw1").is_some());
+    for name in ["pw0", "pw1"] {
+        let mut detach = scene.lan.host.command(packetwatch_tests::daemon::binary());
+        detach.args(["detach", "--interface", name, "--bpffs"]);
+        let done = detach.arg(scene.daemon.bpffs()).output().expect("run it");
+        assert!(done.status.success(), "{done:?}");
+        assert!(scene.lan.host.xdp(name).is_none());
+    }
 }
 
 #[test]
@@ -168,7 +180,7 @@ fn moved_away_it_is_let_go_of_and_attached_to_when_it_is_back() {
         "{line}"
     );
     scene.wait_for_state("pw0", "missing");
-    assert_eq!(scene.readiness(), 503);
+    scene.wait_for_readiness(503);
     assert_eq!(
         elsewhere.xdp("pw0"),
         None,
@@ -180,7 +192,7 @@ fn moved_away_it_is_let_go_of_and_attached_to_when_it_is_back() {
     scene.after(back, "attached", "pw0");
     scene.wait_for_state("pw0", "down");
     assert!(scene.lan.host.xdp("pw0").is_some());
-    assert_eq!(scene.readiness(), 200);
+    scene.wait_for_readiness(200);
 }
 
 #[test]

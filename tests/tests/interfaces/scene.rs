@@ -44,6 +44,9 @@ impl Scene {
         let path = format!("/v1/deny/{denied}%2F32");
         assert_eq!(scene.daemon.api("PUT", &path, None).status, 201);
         scene.assert_filtered();
+        // What was logged so far has been read.
+        let started = |line: &Value| line["event.action"] == "started";
+        scene.daemon.wait_for(started, PROMPT);
         // The first look is over when the MTU is known.
         scene.wait_for_interfaces(|all| all.iter().all(|one| one["mtu"].is_u64()));
         scene
@@ -106,6 +109,30 @@ impl Scene {
 
     pub(crate) fn readiness(&self) -> u16 {
         self.daemon.api("GET", "/readyz", None).status
+    }
+
+    /// The status tells of an interface a moment before the readiness does.
+    pub(crate) fn wait_for_readiness(&self, status: u16) {
+        let ready = patience::until(NOTICED, || (self.readiness() == status).then_some(()));
+        assert!(ready.is_some(), "{} instead of {status}", self.readiness());
+    }
+
+    /// The interfaces that have a pin, in order.
+    pub(crate) fn pinned(&self) -> Vec<String> {
+        let mut level = vec![self.daemon.bpffs().join("packetwatch")];
+        // the ABI version, the namespace, the interface
+        for _ in 0..3 {
+            let entries = level
+                .iter()
+                .flat_map(|path| std::fs::read_dir(path).into_iter().flatten());
+            level = entries
+                .map(|entry| entry.expect("read a directory").path())
+                .collect();
+        }
+        let names = level.iter().filter_map(|path| path.file_name()?.to_str());
+        let mut names: Vec<_> = names.map(str::to_owned).collect();
+        names.sort();
+        names
     }
 
     /// The value of a series; panics if there is none.

@@ -2,14 +2,23 @@
 //! keeps a start or a change from happening.
 //!
 //! * `kill`: kill -9, an orphaned filter, `detach`, `--on-exit keep`.
+//! * `takeover`: the filter that a killed daemon left, in another mode, under another name, of another
+//!   ABI version; dead, or elsewhere.
+//! * `traffic`: the same under a stream of packets, of which none slips through.
+//! * `leftovers`: pins, directories and locks that nobody needs.
+//! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks, a disk that is full.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
+mod holder;
 mod kill;
+mod leftovers;
 mod output;
 mod refused;
 mod reload;
 mod scene;
+mod takeover;
+mod traffic;

@@ -2,14 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use packetwatch_tests::daemon::binary;
 use packetwatch_tests::netns::Netns;
+use packetwatch_tests::patience::until;
 
-use crate::scene::{PORTS, Scene, ended, failed};
+use crate::scene::{PORTS, PROMPT, Running, Scene, ended, failed};
 
 /// A start that must fail, with what its last words must hold. Nothing but JSON lines goes to stdout.
 #[track_caller]
@@ -242,15 +244,64 @@ fn what_the_host_does_not_grant_is_named() {
     powerless.args(arguments);
     refused(powerless, &["CAP_BPF", "root"]);
 
-    let mut unpinned = scene.lan.host.command(binary());
+    // No directory is mounted over that holds files, and without the rights none at all.
     let own = scene.daemon.bpffs().as_os_str();
-    let elsewhere = |argument| match argument {
-        path if path == own => OsStr::new("/nowhere/bpf"),
-        other => other,
+    let home = TempDir::new().expect("a directory");
+    let with_bpffs = |mut command: Command, other: &OsStr| {
+        let arguments = run.get_args().skip_while(|argument| *argument != binary());
+        command.args(arguments.map(|argument| if argument == own { other } else { argument }));
+        command
     };
-    let arguments = run.get_args().skip_while(|argument| *argument != binary());
-    unpinned.args(arguments.skip(1).map(elsewhere));
-    unpinned.args(["--on-exit", "keep"]);
-    refused(unpinned, &["on_exit", "mount -t bpf", "/nowhere/bpf"]);
+    let full = home.path().join("full");
+    fs::create_dir_all(full.join("of files")).expect("make a directory");
+    let mounted = with_bpffs(scene.lan.host.command("env"), full.as_os_str());
+    let shown = full.display().to_string();
+    refused(
+        mounted,
+        &[&shown, "no BPF file system", "--bpffs", "/sys/fs/bpf"],
+    );
+    assert!(full.join("of files").is_dir());
+
+    let empty = home.path().join("empty");
+    let mut unable = scene.lan.host.command("setpriv");
+    unable.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]);
+    let mut unable = with_bpffs(unable, empty.as_os_str());
+    unable.args(["--on-exit", "keep"]);
+    let shown = empty.display().to_string();
+    refused(unable, &["on_exit", "mount -t bpf", &shown]);
+    assert!(!empty.exists(), "nothing is left of the attempt");
     assert!(!scene.is_filtered());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_bpffs_is_mounted_on_an_empty_directory_and_on_a_new_one() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+    let home = TempDir::new().expect("a directory");
+    let empty = home.path().join("empty");
+    fs::create_dir(&empty).expect("make a directory");
+    for path in [empty, home.path().join("not/yet")] {
+        let run = scene.daemon.command();
+        // The mount goes with the mount namespace, which is the process's own.
+        let mut alone = scene.lan.host.command("unshare");
+        alone.args(["--mount", "--"]);
+        let arguments = run.get_args().skip_while(|argument| *argument != binary());
+        let own = scene.daemon.bpffs().as_os_str();
+        alone.args(arguments.map(|argument| match argument == own {
+            true => path.as_os_str(),
+            false => argument,
+        }));
+        alone.stdout(Stdio::null()).args(["--on-exit", "keep"]);
+        let mut running = Running(alone.spawn().expect("run nsenter (package util-linux)"));
+        let filtered = until(PROMPT, || scene.is_filtered().then_some(()));
+        assert!(filtered.is_some(), "{}", path.display());
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", running.0.id()));
+        let line = format!("bpf {} bpf ", path.display());
+        assert!(mounts.expect("it runs").contains(&line), "{line}");
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait().code(), Some(0));
+        let gone = until(PROMPT, || (!scene.is_filtered()).then_some(()));
+        assert!(gone.is_some(), "the pin went with its file system");
+    }
 }

@@ -132,6 +132,59 @@ impl Scene {
         ended(command)
     }
 
+    /// What is pinned, as paths below the BPF file system, in order.
+    pub(crate) fn pins(&self) -> Vec<String> {
+        let mut pins = Vec::new();
+        let mut directories = vec![self.daemon.bpffs().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("read a directory") {
+                let path = entry.expect("read a directory").path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let path = path.strip_prefix(self.daemon.bpffs()).expect("below it");
+                    pins.push(path.display().to_string());
+                }
+            }
+        }
+        pins.sort();
+        pins
+    }
+
+    /// The path of a pin of the host's namespace below the BPF file system.
+    pub(crate) fn pin(&self, abi: u32, interface: &str) -> String {
+        format!("packetwatch/abi-{abi}/{}/{interface}", self.pin_namespace())
+    }
+
+    /// Moves a pin, and makes the directory that it comes to.
+    pub(crate) fn move_pin(&self, from: &str, to: &str) {
+        let [from, to] = [from, to].map(|path| self.daemon.bpffs().join(path));
+        std::fs::create_dir_all(to.parent().expect("a directory")).expect("make it");
+        std::fs::rename(from, to).expect("move the pin");
+    }
+
+    pub(crate) fn pin_namespace(&self) -> String {
+        format!("netns-{}", self.namespace())
+    }
+
+    /// The inode of the host's namespace.
+    pub(crate) fn namespace(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = format!("/run/netns/{}", self.lan.host.name());
+        std::fs::metadata(path)
+            .expect("the namespace is there")
+            .ino()
+    }
+
+    /// Sets keys at the top of the configuration, for the next start.
+    pub(crate) fn set(&self, key: &str, value: &str) {
+        self.daemon.edit_config(|text| {
+            let kept = text.lines().filter(|line| !line.starts_with(key));
+            let kept: Vec<_> = kept.collect();
+            format!("{key} = {value}\n{}\n", kept.join("\n"))
+        });
+    }
+
     pub(crate) fn is_filtered(&self) -> bool {
         self.lan.host.xdp("pw0").is_some()
     }

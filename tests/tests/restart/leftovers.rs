@@ -1,0 +1,71 @@
+//! What is not left behind: pins, directories, locks.
+
+use std::fs;
+use std::path::Path;
+
+use packetwatch_abi::VERSION;
+
+use crate::scene::Scene;
+
+fn locks(namespace: u64) -> Vec<String> {
+    let files = fs::read_dir("/run/packetwatch").into_iter().flatten();
+    let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    let ending = format!("@{namespace}.lock");
+    names.filter(|name| name.ends_with(&ending)).collect()
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).expect("read it").next().is_none()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_clean_end_and_detach_leave_nothing() {
+    let mut scene = Scene::new("10m");
+    assert_eq!(locks(scene.namespace()).len(), 1);
+    scene.daemon.terminate();
+    assert_eq!(locks(scene.namespace()), [""; 0]);
+    assert!(is_empty(scene.daemon.bpffs()), "{:?}", scene.pins());
+
+    scene.daemon.restart();
+    scene.daemon.kill();
+    assert_eq!(locks(scene.namespace()).len(), 1, "nobody could remove it");
+    let detached = scene.detach(&[]);
+    assert_eq!(detached.status.code(), Some(0), "{detached:?}");
+    assert_eq!(locks(scene.namespace()), [""; 0]);
+    assert!(is_empty(scene.daemon.bpffs()), "{:?}", scene.pins());
+}
+
+/// Neither pins nor locks of a namespace that is gone outlive the next start; what lives stays.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_a_deleted_namespace_has_left_is_removed() {
+    let mut gone = Scene::new("10m");
+    let mut scene = Scene::new("10m");
+    gone.set("interfaces", "[\"pw0\", \"pw1\"]");
+    gone.daemon.restart();
+    gone.daemon.kill();
+    gone.lan.host.ip(["link del pw0"]);
+    let namespace = gone.namespace();
+    assert_eq!(locks(namespace).len(), 2);
+
+    // As if both daemons had one BPF file system: the pins of each, one dead and one alive.
+    scene.daemon.terminate();
+    let version = scene
+        .daemon
+        .bpffs()
+        .join(format!("packetwatch/abi-{VERSION}"));
+    let from = gone.daemon.bpffs().join(gone.pin(VERSION, "pw0"));
+    fs::create_dir_all(&version).expect("make it");
+    let to = version.join(gone.pin_namespace());
+    fs::rename(from.parent().expect("a directory"), &to).expect("move the pins");
+    scene.daemon.restart();
+    assert!(!to.join("pw0").exists(), "its link is dead");
+    assert!(to.join("pw1").exists() && gone.lan.host.xdp("pw1").is_some());
+    assert_eq!(locks(namespace), [""; 0]);
+
+    gone.lan.host.ip(["link del pw1"]);
+    scene.daemon.restart();
+    assert!(!to.exists());
+    assert_eq!(scene.pins(), [scene.pin(VERSION, "pw0")]);
+}
