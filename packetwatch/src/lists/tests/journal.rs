@@ -38,6 +38,17 @@ fn the_state_directory_is_made_and_the_file_is_private() {
 }
 
 #[test]
+fn a_journal_that_a_crash_left_half_made_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let unfinished = dir.path().join("journal.redb.new");
+    // redb writes its magic number last.
+    fs::write(&unfinished, [0; 8192]).unwrap();
+    open(dir.path()).unwrap();
+    assert!(!unfinished.exists());
+    assert!(dir.path().join("journal.redb").exists());
+}
+
+#[test]
 fn a_journal_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _held = open(dir.path()).unwrap();
