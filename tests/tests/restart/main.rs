@@ -4,7 +4,8 @@
 //! * `kill`: kill -9, an orphaned filter, `detach`, `--on-exit keep`.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
-//! * `output`: a stdout that closes or blocks, a disk that is full.
+//! * `output`: a stdout that closes or blocks.
+//! * `state`: a state directory that is full or read-only, a journal of a newer version.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
@@ -13,3 +14,4 @@ mod output;
 mod refused;
 mod reload;
 mod scene;
+mod state;

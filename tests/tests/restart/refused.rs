@@ -8,12 +8,13 @@ use tempfile::TempDir;
 
 use packetwatch_tests::daemon::binary;
 use packetwatch_tests::netns::Netns;
+use packetwatch_tests::seccomp::{Lacking, deprive};
 
 use crate::scene::{PORTS, Scene, ended, failed};
 
 /// A start that must fail, with what its last words must hold. Nothing but JSON lines goes to stdout.
 #[track_caller]
-fn refused(command: Command, words: &[&str]) -> String {
+pub(crate) fn refused(command: Command, words: &[&str]) -> String {
     let output = ended(command);
     let stderr = failed(&output);
     for word in words {
@@ -253,4 +254,24 @@ fn what_the_host_does_not_grant_is_named() {
     unpinned.args(["--on-exit", "keep"]);
     refused(unpinned, &["on_exit", "mount -t bpf", "/nowhere/bpf"]);
     assert!(!scene.is_filtered());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_the_kernel_lacks_is_named_with_the_oldest_that_has_it() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+    let maps = [
+        "BPF hash maps, since Linux 3.19",
+        "BPF ring buffers, since Linux 5.8",
+    ];
+    let call = ["the bpf system call (CONFIG_BPF_SYSCALL)"];
+    for (lacking, words) in [(Lacking::Maps, &maps[..]), (Lacking::Call, &call[..])] {
+        let mut command = scene.daemon.command();
+        deprive(&mut command, lacking);
+        let told = ["this kernel (", "needs Linux 5.18 or later", "seccomp"];
+        let stderr = refused(command, &[words, &told].concat());
+        assert!(!stderr.contains("bpf_xdp_get_buff_len"), "{stderr}");
+        assert!(!scene.is_filtered());
+    }
 }
