@@ -111,12 +111,7 @@ impl Journal {
             synced.map_err(directory)?;
         }
         let file = path.clone();
-        let (mut journal, contents) = Self::over(path.clone(), move || {
-            // Never made here: one that is gone when it is opened again is not begun anew.
-            let file = options().open(&file)?;
-            forget_cached(&file)?;
-            FileBackend::new(file)
-        })?;
+        let (mut journal, contents) = Self::over(path.clone(), move || stored(&file))?;
         let length = fs::metadata(&path).map_err(directory)?.len();
         if let Err(error) = journal.shrink(length) {
             event::not_compacted(&error);
@@ -240,6 +235,13 @@ fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     options
+}
+
+/// A file that is there: one that is gone when it is opened again is not begun anew.
+pub(super) fn stored(path: &Path) -> Result<FileBackend, DatabaseError> {
+    let file = options().open(path)?;
+    forget_cached(&file)?;
+    FileBackend::new(file)
 }
 
 /// Drops the pages of a file that the kernel takes for written from its cache.
