@@ -106,10 +106,11 @@ impl Journal {
         let path = state_dir.join(Self::FILE);
         if !path.try_exists().map_err(directory)? {
             Self::make(&path)?;
-            // The name of a new file is on disk when its directory is.
-            let synced = File::open(state_dir).and_then(|dir| dir.sync_all());
-            synced.map_err(directory)?;
         }
+        // The name of a new file is on disk when its directory is; a daemon before this one may
+        // have been killed before it got that far.
+        let synced = File::open(state_dir).and_then(|dir| dir.sync_all());
+        synced.map_err(directory)?;
         let file = path.clone();
         let (mut journal, contents) = Self::over(path.clone(), move || stored(&file))?;
         let length = fs::metadata(&path).map_err(directory)?.len();

@@ -4,6 +4,7 @@ mod bans;
 mod disk;
 mod faults;
 mod journal;
+mod life;
 mod projection;
 mod random;
 mod reconcile;

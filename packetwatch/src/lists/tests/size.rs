@@ -1,13 +1,10 @@
 //! The size of the file over a long life.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use redb::StorageBackend as _;
 
-use super::{disk::Disk, *};
+use super::{disk::Disk, life::journal, *};
 use crate::lists::journal::SLACK;
 
 const ROOM: Capacity = Capacity {
@@ -17,9 +14,7 @@ const ROOM: Capacity = Capacity {
 
 /// Lists that never wait for a real disk, and write when they are told to.
 fn lists_on(disk: &Disk) -> Lists {
-    let storage = disk.clone();
-    let path = PathBuf::from("/state/journal.redb");
-    let (journal, contents) = Journal::over(path, move || Ok(storage.reopened())).unwrap();
+    let (journal, contents) = journal(disk).unwrap();
     let maps = Box::new(FakeMaps::default());
     let shared = Shared::restore(journal, contents, maps, ROOM, Clock::new()).unwrap();
     Lists(Arc::new(Handle {
