@@ -29,6 +29,7 @@ pub mod netns;
 pub mod packet;
 pub mod patience;
 pub mod reference;
+pub mod seccomp;
 pub mod topology;
 pub mod traffic;
 

@@ -11,10 +11,10 @@ use super::{
     client::Client,
     output::{Format, table},
 };
-use crate::api::Status;
-
-/// The first kernel with everything the filter uses: XDP fragments came with 5.18.
-const OLDEST_KERNEL: (u32, u32) = (5, 18);
+use crate::{
+    api::Status,
+    dataplane::{self, OLDEST_KERNEL},
+};
 
 #[derive(Debug, PartialEq, Serialize)]
 struct Finding {
@@ -69,12 +69,8 @@ fn kernel() -> Finding {
 }
 
 fn judge_kernel(release: &str) -> Result<String, String> {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
-    let version = match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
-        _ => return Err(format!("{release:?} is no version that is known")),
+    let Some(version) = dataplane::version(release) else {
+        return Err(format!("{release:?} is no version that is known"));
     };
     if version >= OLDEST_KERNEL {
         return Ok(release.to_owned());

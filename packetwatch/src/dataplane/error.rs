@@ -10,6 +10,9 @@ use super::Holder;
 pub enum Error {
     #[error("cannot load the XDP program: {0}")]
     Load(#[source] Box<EbpfError>),
+    /// Says what, since which kernel there is such a thing, and the remedy.
+    #[error("cannot load the XDP program: {0}")]
+    Unsupported(String),
     #[error("loading the XDP program needs CAP_BPF and CAP_NET_ADMIN, or root")]
     NotPermitted,
     #[error(

@@ -16,6 +16,7 @@ use super::{
     counters::Counters,
     error::{Errno as _, map_error},
     events::Events,
+    features,
     links::Links,
     lists::Standings,
     pins::Pins,
@@ -63,6 +64,14 @@ impl Dataplane {
     /// # Errors
     /// The kernel lacks a feature, memory or this process the rights.
     pub fn load(options: Options) -> Result<(Self, Events), Error> {
+        Self::try_load(options).map_err(|error| match error {
+            Error::NotPermitted => error,
+            // Asked for now alone: the kernel's own words seldom tell a missing feature from others.
+            error => features::missing().map_or(error, Error::Unsupported),
+        })
+    }
+
+    fn try_load(options: Options) -> Result<(Self, Events), Error> {
         let Capacities {
             lists,
             bans,

@@ -1,6 +1,10 @@
 //! Why a list could not be opened or written.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -29,8 +33,8 @@ pub enum OpenError {
         found: u64,
         known: u64,
     },
-    #[error("journal {path}: {source}")]
-    Journal { path: PathBuf, source: JournalError },
+    #[error("journal {0}; see to the state directory's disk, or set another state_dir")]
+    Journal(JournalError),
     #[error(
         "the journal holds {found} {table}, more than their capacity of {capacity}: raise capacity.{table} in the configuration"
     )]
@@ -46,14 +50,19 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// The store failed below; the message is redb's. Boxed, since it is large and rare.
+/// The store failed below: the file, and redb's words.
 #[derive(Debug, Error)]
-#[error("{0}")]
-pub struct JournalError(Box<redb::Error>);
+#[error("{path}: {cause}")]
+pub struct JournalError {
+    path: PathBuf,
+    /// boxed, since it is large and rare
+    cause: Box<redb::Error>,
+}
 
-impl From<redb::Error> for JournalError {
-    fn from(error: redb::Error) -> Self {
-        Self(Box::new(error))
+impl JournalError {
+    pub(super) fn new(path: &Path, cause: redb::Error) -> Self {
+        let (path, cause) = (path.to_owned(), Box::new(cause));
+        Self { path, cause }
     }
 }
 
@@ -83,7 +92,7 @@ pub enum WriteError {
     #[error("{cursor:?} is not a cursor: use the value of \"next\" in the page before")]
     Cursor { cursor: String },
     #[error(
-        "not written to the journal, nothing was changed: {0}; see to the state directory's disk and try again"
+        "not written to the journal {0}; nothing was changed. See to the state directory's disk and try again"
     )]
     Journal(#[from] JournalError),
     #[error("the kernel refused, nothing was changed: {0}")]

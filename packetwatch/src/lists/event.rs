@@ -140,6 +140,14 @@ pub(super) fn not_written(error: &dyn std::error::Error, retry_in: std::time::Du
     );
 }
 
+pub(super) fn not_compacted(error: &dyn std::error::Error) {
+    tracing::warn!(
+        error.message = %error,
+        "the journal is larger than it need be and was not compacted; the next start tries again. \
+         See to the state directory's disk"
+    );
+}
+
 pub(super) fn kernel_refused(
     operation: &str,
     prefix: Option<IpNet>,

@@ -2,19 +2,18 @@
 
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::{Shared, event, journal::Batch};
-
-/// How long rows are gathered before they are written. With the fsync they are on disk within
-/// 50 ms on any disk that syncs in half of that.
-const GATHER: Duration = Duration::from_millis(25);
-
-/// The pause after a failed write.
-const RETRY: Duration = Duration::from_secs(1);
+use super::{
+    Shared,
+    error::JournalError,
+    event,
+    journal::{Batch, Journal},
+    schedule::{RETRY, Schedule},
+};
 
 /// Tells the thread that there is something to write, or that it is to end.
 #[derive(Debug, Default)]
@@ -25,40 +24,49 @@ pub(super) struct Wake {
 
 #[derive(Debug, Default)]
 struct Call {
-    unwritten: bool,
+    schedule: Schedule,
     end: bool,
 }
 
 impl Wake {
     /// There are rows that the journal lacks.
     pub(super) fn unwritten(&self) {
-        self.tell(|call| call.unwritten = true);
-    }
-
-    fn tell(&self, what: impl FnOnce(&mut Call)) {
-        what(&mut self.call.lock().expect("nothing panics here"));
+        self.call().schedule.unwritten(Instant::now());
         self.called.notify_one();
     }
 
-    /// Waits for a call; false once it is to end.
-    fn wait(&self) -> bool {
-        let call = self.call.lock().expect("nothing panics here");
-        let idle = |call: &mut Call| !call.unwritten && !call.end;
-        let mut call = self
-            .called
-            .wait_while(call, idle)
-            .expect("nothing panics here");
-        call.unwritten = false;
-        !call.end
+    fn failed(&self) {
+        self.call().schedule.failed(Instant::now());
     }
 
-    /// Sleeps, unless it is to end.
-    fn pause(&self, length: Duration) {
-        let call = self.call.lock().expect("nothing panics here");
-        let until = Instant::now() + length;
-        let sleeping = |call: &mut Call| !call.end && Instant::now() < until;
-        let waited = self.called.wait_timeout_while(call, length, sleeping);
-        drop(waited.expect("nothing panics here"));
+    fn end(&self) {
+        self.call().end = true;
+        self.called.notify_one();
+    }
+
+    /// Waits until rows are to be written; false once the thread is to end.
+    fn wait(&self) -> bool {
+        let mut call = self.call();
+        loop {
+            if call.end {
+                return false;
+            }
+            match call.schedule.wait(Instant::now()) {
+                None => call = self.called.wait(call).expect("nothing panics here"),
+                Some(left) if left.is_zero() => {
+                    call.schedule.begin();
+                    return true;
+                }
+                Some(left) => {
+                    let waited = self.called.wait_timeout(call, left);
+                    call = waited.expect("nothing panics here").0;
+                }
+            }
+        }
+    }
+
+    fn call(&self) -> MutexGuard<'_, Call> {
+        self.call.lock().expect("nothing panics here")
     }
 }
 
@@ -84,7 +92,7 @@ impl Flusher {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.shared.wake.tell(|call| call.end = true);
+        self.shared.wake.end();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -95,10 +103,8 @@ impl Drop for Flusher {
 
 fn run(shared: &Shared) {
     while shared.wake.wait() {
-        shared.wake.pause(GATHER);
         if !shared.flush() {
-            shared.wake.unwritten();
-            shared.wake.pause(RETRY);
+            shared.wake.failed();
         }
     }
     shared.flush();
@@ -106,28 +112,40 @@ fn run(shared: &Shared) {
 
 impl Shared {
     /// Writes what the journal lacks, in one transaction; false if that failed.
-    ///
-    /// It writes the rows as they are now, not as they were when they changed. An API write holds
-    /// the journal from before its transaction until memory agrees with it, so none is undone.
     pub(super) fn flush(&self) -> bool {
-        let mut journal = self.journal();
+        let written = self.commit(&mut self.journal(), Batch::default());
+        if let Err(error) = &written {
+            event::not_written(error, RETRY);
+        }
+        written.is_ok()
+    }
+
+    /// Writes `rows`, and with them what else the journal lacks: so a ban never waits behind more
+    /// than the one API write that is under way, and what a failed write left behind on the disk
+    /// is mended by the next.
+    ///
+    /// What else there is, is written as it is now, not as it was when it changed. An API write
+    /// holds the journal from before its transaction until memory agrees with it, so none is
+    /// undone.
+    ///
+    /// # Errors
+    /// What is on disk is then unknown: all of the rows are written again as they should be.
+    pub(super) fn commit(&self, journal: &mut Journal, rows: Batch) -> Result<(), JournalError> {
         let mut batch = Batch::default();
         self.state().take_unwritten(&mut batch);
         self.bans().take_unwritten(&mut batch, self.clock);
+        batch.append(rows);
         if batch.is_empty() {
-            return true;
+            return Ok(());
         }
-        let Err(error) = journal.commit(&batch) else {
-            return true;
-        };
-        let entries = batch
-            .entries
-            .iter()
-            .map(|(list, prefix, _)| (*list, *prefix));
-        self.state().mark_unwritten(entries);
-        let bans = batch.bans.iter().map(|(prefix, _)| *prefix);
-        self.bans().mark_unwritten(bans);
-        event::not_written(&error, RETRY);
-        false
+        let written = journal.commit(&batch);
+        if written.is_err() {
+            let entries = batch.entries.iter();
+            let entries = entries.map(|(list, prefix, _)| (*list, *prefix));
+            self.state().mark_unwritten(entries);
+            let bans = batch.bans.iter().map(|(prefix, _)| *prefix);
+            self.bans().mark_unwritten(bans);
+        }
+        written
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     fmt,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
     StorageBackend, StorageError, TableDefinition, backends::FileBackend,
@@ -18,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     entry::List,
     error::{JournalError, OpenError},
+    event,
     record::{self, BanRecord, EntryRecord, OffenceRecord, Unreadable, VERSION},
 };
 
@@ -35,6 +37,9 @@ const VERSION_KEY: &str = "version";
 
 /// The lists are in memory as it is; redb's default of 1 GiB would hold them twice.
 const CACHE_BYTES: usize = 8 << 20;
+
+/// What a file may have beyond twice its contents when a daemon has started. A new one has 1 MiB.
+pub(super) const SLACK: u64 = 2 << 20;
 
 /// Everything the journal holds.
 #[derive(Debug, Default, PartialEq)]
@@ -60,6 +65,13 @@ impl Batch {
             offences,
         } = self;
         entries.is_empty() && bans.is_empty() && offences.is_empty()
+    }
+
+    /// Of two rows of one key the later one counts.
+    pub(super) fn append(&mut self, mut later: Self) {
+        self.entries.append(&mut later.entries);
+        self.bans.append(&mut later.bans);
+        self.offences.append(&mut later.offences);
     }
 }
 
@@ -92,20 +104,42 @@ impl Journal {
         builder.recursive(true).mode(0o700);
         builder.create(state_dir).map_err(directory)?;
         let path = state_dir.join(Self::FILE);
-        let file = path.clone();
-        let opened = Self::over(path, move || {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).mode(0o600);
-            FileBackend::new(options.open(&file)?)
-        })?;
-        // The name of a new file is on disk when its directory is.
+        if !path.try_exists().map_err(directory)? {
+            Self::make(&path)?;
+        }
+        // The name of a new file is on disk when its directory is; a daemon before this one may
+        // have been killed before it got that far.
         let synced = File::open(state_dir).and_then(|dir| dir.sync_all());
         synced.map_err(directory)?;
-        Ok(opened)
+        let file = path.clone();
+        let (mut journal, contents) = Self::over(path.clone(), move || stored(&file))?;
+        let length = fs::metadata(&path).map_err(directory)?.len();
+        if let Err(error) = journal.shrink(length) {
+            event::not_compacted(&error);
+        }
+        Ok((journal, contents))
+    }
+
+    /// Makes a file of empty tables. It has another name until it is whole, so that one that a
+    /// crash left half made is never taken for a damaged journal.
+    fn make(path: &Path) -> Result<(), OpenError> {
+        let unfinished = path.with_extension("redb.new");
+        let failed = |error: io::Error| unopened(&unfinished, error.into());
+        let file = options().create(true).mode(0o600).open(&unfinished);
+        let file = file.map_err(failed)?;
+        // Another daemon may be at it.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => unopened(path, DatabaseError::DatabaseAlreadyOpen),
+            TryLockError::Error(error) => failed(error),
+        })?;
+        file.set_len(0).map_err(failed)?;
+        let storage = move || FileBackend::new(file.try_clone()?);
+        drop(Self::over(unfinished.clone(), storage)?);
+        fs::rename(&unfinished, path).map_err(failed)
     }
 
     /// Opens a journal over any storage; `path` names it in errors. `storage` is called again
-    /// after a failed write.
+    /// after a failed write, and has then to show what is stored, not what was to be.
     pub(super) fn over<B: StorageBackend>(
         path: PathBuf,
         storage: impl Fn() -> Result<B, DatabaseError> + Send + 'static,
@@ -136,15 +170,43 @@ impl Journal {
         if outcome.is_err() {
             self.database = None;
         }
-        outcome.map_err(JournalError::from)
+        outcome.map_err(|error| JournalError::new(&self.path, error))
+    }
+
+    /// Compacts a file of this `length` if most of it is empty: it has the size that was needed
+    /// when the lists were at their largest, and redb seldom gives it back by itself.
+    ///
+    /// # Errors
+    /// When the store fails. The file holds what it held.
+    pub(super) fn shrink(&mut self, length: u64) -> Result<(), JournalError> {
+        let outcome = self.try_shrink(length);
+        if outcome.is_err() {
+            self.database = None;
+        }
+        outcome.map_err(|error| JournalError::new(&self.path, error))
+    }
+
+    fn try_shrink(&mut self, length: u64) -> Result<(), redb::Error> {
+        let database = self.database()?;
+        let transaction = database.begin_write()?;
+        let stats = transaction.stats()?;
+        transaction.abort()?;
+        let in_use = (stats.leaf_pages() + stats.branch_pages()) * stats.page_size() as u64;
+        if length > 2 * in_use + SLACK {
+            database.compact()?;
+        }
+        Ok(())
+    }
+
+    fn database(&mut self) -> Result<&mut Database, DatabaseError> {
+        Ok(match &mut self.database {
+            Some(database) => database,
+            closed => closed.insert((self.open)()?),
+        })
     }
 
     fn try_commit(&mut self, batch: &Batch) -> Result<(), redb::Error> {
-        let database = match &mut self.database {
-            Some(database) => database,
-            closed => closed.insert((self.open)()?),
-        };
-        let mut transaction = database.begin_write()?;
+        let mut transaction = self.database()?.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         {
             let mut allow = transaction.open_table(ALLOW)?;
@@ -168,6 +230,30 @@ impl Journal {
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+/// A file that is there: one that is gone when it is opened again is not begun anew.
+pub(super) fn stored(path: &Path) -> Result<FileBackend, DatabaseError> {
+    let file = options().open(path)?;
+    forget_cached(&file)?;
+    FileBackend::new(file)
+}
+
+/// Drops the pages of a file that the kernel takes for written from its cache.
+///
+/// After a sync that failed, Linux takes pages for written that are not
+/// (<https://lwn.net/Articles/752063/>): read from the cache, a transaction looks whole that is not
+/// on the disk, and what is built on it is lost in a crash. Read from the disk, redb's checksums
+/// find it, and it is rolled back.
+fn forget_cached(file: &File) -> io::Result<()> {
+    posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    Ok(())
 }
 
 fn write<R: Serialize>(
@@ -296,7 +382,6 @@ fn unread(path: &Path, error: redb::Error) -> OpenError {
         let cause = error.to_string();
         OpenError::Damaged { path, cause }
     } else {
-        let source = error.into();
-        OpenError::Journal { path, source }
+        OpenError::Journal(JournalError::new(&path, error))
     }
 }

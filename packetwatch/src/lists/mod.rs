@@ -21,6 +21,7 @@ mod projection;
 mod reads;
 mod reconcile;
 mod record;
+mod schedule;
 mod state;
 mod sweep;
 mod writes;
@@ -57,8 +58,9 @@ pub struct Lists(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    /// Dropped with the last clone of [`Lists`]: it ends the thread after a last flush.
-    _flusher: Flusher,
+    /// Dropped with the last clone of [`Lists`]: it ends the thread after a last flush. Tests that
+    /// are to be replayed step by step have none.
+    _flusher: Option<Flusher>,
 }
 
 /// What the lists and the thread of the group commit share.
@@ -103,26 +105,11 @@ impl Lists {
         capacity: Capacity,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let Contents {
-            entries,
-            bans,
-            offences,
-        } = contents;
-        let state = restore_entries(entries, &*maps, capacity.lists, clock)?;
-        let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
-        let shared = Arc::new(Shared {
-            maps,
-            clock,
-            capacity,
-            journal: Mutex::new(journal),
-            state: Mutex::new(state),
-            bans: Mutex::new(bans),
-            wake: Wake::default(),
-        });
+        let shared = Shared::restore(journal, contents, maps, capacity, clock)?;
         let flusher = Flusher::start(Arc::clone(&shared)).map_err(OpenError::Thread)?;
         Ok(Self(Arc::new(Handle {
             shared,
-            _flusher: flusher,
+            _flusher: Some(flusher),
         })))
     }
 
@@ -133,6 +120,31 @@ impl Lists {
 }
 
 impl Shared {
+    fn restore(
+        journal: Journal,
+        contents: Contents,
+        maps: Box<dyn Maps>,
+        capacity: Capacity,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
+        let Contents {
+            entries,
+            bans,
+            offences,
+        } = contents;
+        let state = restore_entries(entries, &*maps, capacity.lists, clock)?;
+        let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
+        Ok(Arc::new(Self {
+            maps,
+            clock,
+            capacity,
+            journal: Mutex::new(journal),
+            state: Mutex::new(state),
+            bans: Mutex::new(bans),
+            wake: Wake::default(),
+        }))
+    }
+
     // A panic under a lock may have left memory and kernel apart: who comes after panics as well,
     // and the journal is read again at the next start.
 

@@ -9,7 +9,8 @@
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
-//! * `output`: a stdout that closes or blocks, a disk that is full.
+//! * `output`: a stdout that closes or blocks.
+//! * `state`: a state directory that is full or read-only, a journal of a newer version.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
@@ -20,5 +21,6 @@ mod output;
 mod refused;
 mod reload;
 mod scene;
+mod state;
 mod takeover;
 mod traffic;

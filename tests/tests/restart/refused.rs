@@ -10,12 +10,13 @@ use tempfile::TempDir;
 use packetwatch_tests::daemon::binary;
 use packetwatch_tests::netns::Netns;
 use packetwatch_tests::patience::until;
+use packetwatch_tests::seccomp::{Lacking, deprive};
 
 use crate::scene::{PORTS, PROMPT, Running, Scene, ended, failed};
 
 /// A start that must fail, with what its last words must hold. Nothing but JSON lines goes to stdout.
 #[track_caller]
-fn refused(command: Command, words: &[&str]) -> String {
+pub(crate) fn refused(command: Command, words: &[&str]) -> String {
     let output = ended(command);
     let stderr = failed(&output);
     for word in words {
@@ -303,5 +304,25 @@ fn a_bpffs_is_mounted_on_an_empty_directory_and_on_a_new_one() {
         assert_eq!(running.wait().code(), Some(0));
         let gone = until(PROMPT, || (!scene.is_filtered()).then_some(()));
         assert!(gone.is_some(), "the pin went with its file system");
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_the_kernel_lacks_is_named_with_the_oldest_that_has_it() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+    let maps = [
+        "BPF hash maps, since Linux 3.19",
+        "BPF ring buffers, since Linux 5.8",
+    ];
+    let call = ["the bpf system call (CONFIG_BPF_SYSCALL)"];
+    for (lacking, words) in [(Lacking::Maps, &maps[..]), (Lacking::Call, &call[..])] {
+        let mut command = scene.daemon.command();
+        deprive(&mut command, lacking);
+        let told = ["this kernel (", "needs Linux 5.18 or later", "seccomp"];
+        let stderr = refused(command, &[words, &told].concat());
+        assert!(!stderr.contains("bpf_xdp_get_buff_len"), "{stderr}");
+        assert!(!scene.is_filtered());
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use redb::{Database, StorageBackend, TableDefinition, backends::FileBackend};
 
 use super::*;
+use crate::lists::journal::stored;
 
 fn open(dir: &Path) -> Result<Lists, OpenError> {
     Lists::open(dir, FakeMaps::default(), CAPACITY, Clock::new())
@@ -35,6 +36,28 @@ fn the_state_directory_is_made_and_the_file_is_private() {
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
     let blocked = open(&state.join("journal.redb")).unwrap_err();
     assert!(matches!(blocked, OpenError::Directory { .. }), "{blocked}");
+}
+
+#[test]
+fn a_journal_that_a_crash_left_half_made_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let unfinished = dir.path().join("journal.redb.new");
+    // redb writes its magic number last.
+    fs::write(&unfinished, [0; 8192]).unwrap();
+    open(dir.path()).unwrap();
+    assert!(!unfinished.exists());
+    assert!(dir.path().join("journal.redb").exists());
+}
+
+#[test]
+fn a_file_that_is_gone_when_it_is_opened_again_is_not_begun_anew() {
+    let (dir, path) = filled();
+    assert!(stored(&path).is_ok());
+    let aside = dir.path().join("aside");
+    fs::rename(&path, aside).unwrap();
+    let refused = stored(&path).unwrap_err().to_string();
+    assert!(refused.contains("No such file"), "{refused}");
+    assert!(!path.exists());
 }
 
 #[test]

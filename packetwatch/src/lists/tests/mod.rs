@@ -1,10 +1,15 @@
 //! The lists over a temporary journal and maps in memory.
 
 mod bans;
+mod disk;
+mod faults;
 mod journal;
+mod life;
 mod projection;
+mod random;
 mod reconcile;
 mod reload;
+mod size;
 mod writes;
 
 use std::{

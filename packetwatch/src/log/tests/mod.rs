@@ -1,6 +1,7 @@
 //! What the layer writes, against the schema; and what the writer does when its output fails.
 
 mod calls;
+mod ecs;
 mod init;
 mod lines;
 mod output;

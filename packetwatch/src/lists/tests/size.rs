@@ -1,0 +1,138 @@
+//! The size of the file over a long life.
+
+use std::{fs, path::Path};
+
+use redb::StorageBackend as _;
+
+use super::{disk::Disk, life::journal, *};
+use crate::lists::journal::SLACK;
+
+const ROOM: Capacity = Capacity {
+    lists: 50_000,
+    bans: 5_000,
+};
+
+/// Lists that never wait for a real disk, and write when they are told to.
+fn lists_on(disk: &Disk) -> Lists {
+    let (journal, contents) = journal(disk).unwrap();
+    let maps = Box::new(FakeMaps::default());
+    let shared = Shared::restore(journal, contents, maps, ROOM, Clock::new()).unwrap();
+    Lists(Arc::new(Handle {
+        shared,
+        _flusher: None,
+    }))
+}
+
+fn entry(i: u32) -> NewEntry {
+    NewEntry {
+        prefix: IpNet::from(IpAddr::from((0x0a00_0000 + i).to_be_bytes())),
+        reason: Some("a reason of usual length".to_owned()),
+        ttl: None,
+    }
+}
+
+/// What the file would have if nothing in it were empty.
+fn compacted(disk: &Disk) -> u64 {
+    let disk = disk.image();
+    let mut database = redb::Builder::new()
+        .create_with_backend(disk.clone())
+        .unwrap();
+    database.compact().unwrap();
+    drop(database);
+    disk.len().unwrap()
+}
+
+/// Three copies of the largest contents at once, the former, the new one and the one before that
+/// no reader has any more; and redb grows by doubling.
+#[track_caller]
+fn assert_bounded(length: u64, largest: u64) {
+    assert!(
+        length <= 6 * largest + SLACK,
+        "{length} bytes for contents that never had more than {largest}"
+    );
+}
+
+#[test]
+fn churn_does_not_make_the_file_grow() {
+    let disk = Disk::new(0);
+    let lists = lists_on(&disk);
+    lists
+        .add(List::Deny, (0..1_000).map(entry).collect())
+        .unwrap();
+    let full = compacted(&disk);
+    let mut longest = 0;
+    for i in (0..5_000).map(|n| n * 7_919 % 1_000) {
+        lists.remove(List::Deny, entry(i).prefix).unwrap();
+        lists.put(List::Deny, entry(i), Force(false)).unwrap();
+        if i % 10 == 0 {
+            lists.ban(order(host(i as u8))).unwrap();
+            lists.flush();
+            lists.unban(host(i as u8)).unwrap();
+        }
+        longest = longest.max(disk.len().unwrap());
+    }
+    assert_bounded(longest, full);
+}
+
+#[test]
+fn replaced_lists_and_many_bans_stay_within_a_multiple_of_the_largest() {
+    let disk = Disk::new(0);
+    let lists = lists_on(&disk);
+    let (mut longest, mut largest) = (0, 0);
+    for round in 0..12 {
+        // One another's half, or nothing of it.
+        let first = round % 3 * 5_000;
+        let list = (first..first + 10_000).map(entry).collect();
+        lists.replace(List::Allow, list).unwrap();
+        for i in 0..300 {
+            let banned = entry(20_000 + round * 300 + i).prefix;
+            lists.ban(order(banned)).unwrap();
+        }
+        lists.flush();
+        longest = longest.max(disk.len().unwrap());
+        largest = largest.max(compacted(&disk));
+    }
+    assert_bounded(longest, largest);
+}
+
+/// The journal of these lists as a kill leaves it: redb gives back what it can when it is closed.
+fn killed(dir: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.join("journal.redb"), copy.path().join("journal.redb")).unwrap();
+    copy
+}
+
+fn length(dir: &TempDir) -> u64 {
+    fs::metadata(dir.path().join("journal.redb")).unwrap().len()
+}
+
+#[test]
+fn a_start_gives_back_what_was_needed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |dir: &TempDir| {
+        let maps = FakeMaps::default();
+        Lists::open(dir.path(), maps, ROOM, Clock::new()).unwrap()
+    };
+    let lists = open(&dir);
+    let replace = |list: std::ops::Range<u32>| {
+        let list = list.map(entry).collect();
+        lists.replace(List::Deny, list).unwrap();
+    };
+    for first in [0, 20_000, 0] {
+        replace(first..first + 20_000);
+    }
+    let full = killed(dir.path());
+    let before = length(&full);
+    let restarted = open(&full);
+    assert!(length(&full) < before / 2, "{}", length(&full));
+    assert_eq!(restarted.counts().deny.v4, 20_000);
+    drop(restarted);
+
+    replace(0..10);
+    let emptied = killed(dir.path());
+    assert!(length(&emptied) > 4 * SLACK, "{}", length(&emptied));
+    let restarted = open(&emptied);
+    assert!(length(&emptied) < SLACK, "{}", length(&emptied));
+    let kept = restarted.page(List::Deny, PageQuery::default()).unwrap();
+    assert_eq!(kept.entries.len(), 10);
+}

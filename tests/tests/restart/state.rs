@@ -1,0 +1,180 @@
+//! State directories on which nothing can be written, or that hold what this daemon cannot read.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::refused::refused;
+use crate::scene::{PORTS, Scene};
+
+/// A small file system of its own at a path; unmounted at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Self {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"])
+            .arg(path);
+        assert!(mount.status().expect("run mount").success());
+        Self(path.to_owned())
+    }
+
+    fn set_read_only(&self, is_read_only: bool) {
+        let option = if is_read_only {
+            "remount,ro"
+        } else {
+            "remount,rw"
+        };
+        let mut mount = Command::new("mount");
+        mount.args(["-o", option]).arg(&self.0);
+        assert!(mount.status().expect("run mount").success());
+    }
+
+    /// Fills it with a file, which is returned.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = fs::File::create(&path).expect("make a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, for a daemon that a failing test has not stopped yet may hold it.
+        let done = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !done.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+    let disk = SmallDisk::mount(&scene.daemon.state_dir());
+    scene.daemon.restart();
+    scene.expect(201, "PUT", "/v1/deny/203.0.113.0/24", None);
+    let filler = disk.fill();
+
+    let mut kept = 1;
+    let refused = (0..200).find_map(|n| {
+        let feed: Vec<_> = (0..250)
+            .map(|m| json!({"prefix": format!("10.{n}.{m}.0/24"), "reason": "x".repeat(200)}))
+            .collect();
+        let answer = scene.daemon.api("POST", "/v1/deny", Some(&json!(feed)));
+        if answer.status == 200 {
+            kept += 250;
+            return None;
+        }
+        Some(answer)
+    });
+    let refused = refused.expect("a full disk refuses a write at last");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains("nothing was changed"), "{detail}");
+    let journal = scene.daemon.state_dir().join("journal.redb");
+    assert!(detail.contains(journal.to_str().unwrap()), "{detail}");
+    let remedy = "See to the state directory's disk";
+    assert!(detail.contains(remedy), "{detail}");
+    let entries =
+        |scene: &Scene| scene.expect(200, "GET", "/v1/status", None)["lists"]["deny"].clone();
+    assert_eq!(entries(&scene), kept, "all or nothing");
+    // The filter goes on, and so do its bans.
+    scene.scan_into_ban(0);
+    scene.assert_silence(0);
+
+    fs::remove_file(filler).expect("make room");
+    let denied = scene.address(1);
+    scene.expect(201, "PUT", &format!("/v1/deny/{denied}"), None);
+    scene.assert_silence(1);
+    // The ban was on no disk until there was room.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    scene.daemon.kill();
+    scene.daemon.restart();
+    assert_eq!(entries(&scene), kept + 1);
+    scene.assert_silence(0);
+    scene.assert_silence(1);
+    scene.daemon.terminate();
+    drop(disk);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_start_without_room_or_rights_names_the_directory_and_the_remedy() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.terminate();
+    let state = scene.daemon.state_dir();
+    let shown = state.display().to_string();
+    let disk = SmallDisk::mount(&state);
+
+    let filler = disk.fill();
+    refused(
+        scene.daemon.command(),
+        &[&shown, "No space left", "state_dir"],
+    );
+    fs::remove_file(filler).expect("make room");
+    disk.set_read_only(true);
+    refused(
+        scene.daemon.command(),
+        &[&shown, "Read-only file system", "state_dir"],
+    );
+    assert!(!scene.is_filtered());
+    disk.set_read_only(false);
+
+    // What a first start without room left behind does not stand in the way of the next.
+    scene.daemon.restart();
+    scene.expect(201, "PUT", "/v1/deny/203.0.113.0/24", None);
+    scene.daemon.terminate();
+
+    // With a journal there, as well.
+    disk.set_read_only(true);
+    refused(
+        scene.daemon.command(),
+        &[&shown, "Read-only file system", "state_dir"],
+    );
+    disk.set_read_only(false);
+    scene.daemon.restart();
+    let deny = scene.expect(200, "GET", "/v1/deny", None);
+    assert_eq!(deny["entries"][0]["prefix"], "203.0.113.0/24");
+    scene.assert_served(0, &PORTS);
+    scene.daemon.terminate();
+    drop(disk);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let mut scene = Scene::new("10m");
+    scene.expect(201, "PUT", "/v1/deny/203.0.113.0/24", None);
+    scene.daemon.terminate();
+    let path = scene.daemon.state_dir().join("journal.redb");
+    let set_version = |version: u64| {
+        let database = redb::Database::create(&path).expect("open the journal");
+        let transaction = database.begin_write().expect("begin");
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        transaction
+            .open_table(meta)
+            .expect("the table of the version")
+            .insert("version", version)
+            .expect("write the version");
+        transaction.commit().expect("commit");
+    };
+    set_version(2);
+    let shown = path.display().to_string();
+    let words = [shown.as_str(), "version 2", "run the newer packetwatch"];
+    for _ in 0..2 {
+        refused(scene.daemon.command(), &words);
+        assert!(!scene.is_filtered());
+    }
+    set_version(1);
+    scene.daemon.restart();
+    let deny = scene.expect(200, "GET", "/v1/deny", None);
+    assert_eq!(deny["entries"][0]["prefix"], "203.0.113.0/24");
+}
