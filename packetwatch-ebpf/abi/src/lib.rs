@@ -39,7 +39,7 @@ pub use window::{BUCKETS, Bucket, epoch, windowed};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins, so that no build takes over the link of one it disagrees with.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {

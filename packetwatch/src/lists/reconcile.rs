@@ -66,12 +66,9 @@ impl Lists {
         if suspects.is_empty() && shared.maps.lists_in_force()? {
             return Ok(Differences::default());
         }
-        let _writer = shared.journal();
         // An entry that has ended stands in the kernel until the sweep, which may be a second away.
+        let _writer = shared.journal_without_ended();
         let now = shared.clock.monotonic_ns();
-        if !shared.drop_ended(now).is_empty() {
-            shared.wake.unwritten();
-        }
         let is_ours = shared.maps.lists_in_force()?;
         let (expected, found) = shared.compare_entries(now)?;
         if found.is_empty() && is_ours {
