@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{Params, PathAddress},
-    lists::NoParams,
+    extract::{NoParams, Params, PathAddress},
     page::limit_in_bounds,
     problem::Problem,
+    refusals::{BadParameter, Failed, Gated, Slow},
     windows::{Count, Moment, counts, distinct_ports, ports_shown},
 };
 use crate::{dataplane, prefix::Family, rules::RuleSet};
@@ -95,7 +95,7 @@ pub(super) struct CallersParams {
 /// Who calls, most first.
 #[utoipa::path(get, path = "/v1/callers", tag = "callers", params(CallersParams), responses(
     (status = 200, body = Callers),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn list_callers(
     State(app): State<App>,
@@ -120,7 +120,7 @@ pub(super) async fn list_callers(
     params(("address" = String, Path, description = "one address")),
     responses(
     (status = 200, body = Callers),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn get_caller(
     State(app): State<App>,

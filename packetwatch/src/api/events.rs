@@ -15,7 +15,12 @@ use tokio::sync::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{App, extract::Params, lists::NoParams, problem::Problem};
+use super::{
+    App,
+    extract::{NoParams, Params},
+    problem::Problem,
+    refusals::{BadParameter, Failed, Gated},
+};
 
 /// Streams at a time: each holds a connection for as long as its reader likes.
 pub(super) const MAX_STREAMS: usize = 64;
@@ -48,7 +53,9 @@ impl Streams {
 #[utoipa::path(get, path = "/v1/events", tag = "events", responses(
     (status = 200, description = "server-sent events; data as the lines of the log",
         body = String, content_type = "text/event-stream"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "64 streams are open",
+        body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed,
 ))]
 pub(super) async fn events(
     State(app): State<App>,

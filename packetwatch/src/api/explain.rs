@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use super::{
     App, blocking,
     callers::{View, units, unreadable},
-    extract::{Params, PathAddress},
-    lists::NoParams,
+    extract::{NoParams, Params, PathAddress},
     problem::Problem,
+    refusals::{BadParameter, Failed, Gated, Slow},
 };
 use crate::{
     config::Word as _,
@@ -87,7 +87,7 @@ pub struct Explanation {
     params(("address" = String, Path, description = "one address")),
     responses(
     (status = 200, body = Explanation),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn explain(
     State(app): State<App>,
