@@ -2,15 +2,16 @@
 //! would.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use packetwatch_abi::{Ban, Prefix, Standing};
 
 /// The commands and constants of `bpf(2)` that aya has no call for.
+const MAP_FREEZE: libc::c_long = 22;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -40,6 +41,13 @@ impl Intruder {
     /// The lists in force.
     pub fn lists(&self) -> Lists {
         self.outer_lists().get(&0, 0).expect("lists are in force")
+    }
+
+    /// Lets nobody write the lists in force from user space any more, the daemon included.
+    pub fn freeze_lists(&self) {
+        let lists = self.lists();
+        let fd = lists.map().fd().as_fd().as_raw_fd();
+        bpf(MAP_FREEZE, &mut [fd as u32]).expect("freeze the lists");
     }
 
     /// Puts an empty table in the place of the lists.

@@ -80,7 +80,7 @@ impl From<BanRow> for Ban {
 
 /// List the bans in force.
 #[utoipa::path(get, path = "/v1/bans", tag = "bans", params(PageParams),
-    responses((status = 200, body = BanPage), BadParameter, Gated, Failed, Slow))]
+    responses((status = 200, description = "a page of the bans", body = BanPage), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn list_bans(
     State(app): State<App>,
     Params(params): Params<PageParams>,

@@ -117,7 +117,7 @@ fn refusal(error: RulesError, what: &'static str) -> Problem {
 
 /// The rules in force, and where they came from.
 #[utoipa::path(get, path = "/v1/rules", tag = "rules",
-    responses((status = 200, body = Rules), BadParameter, Gated, Failed, Slow))]
+    responses((status = 200, description = "the rules in force", body = Rules), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn get_rules(
     State(app): State<App>,
     Params(NoParams {}): Params<NoParams>,
@@ -127,7 +127,7 @@ pub(super) async fn get_rules(
 
 /// Put these rules in the place of the configuration's, until they are reset.
 #[utoipa::path(put, path = "/v1/rules", tag = "rules", request_body = NewRules, responses(
-    (status = 200, body = Rules),
+    (status = 200, description = "the rules in force", body = Rules),
     (status = 409, description = "bans of too many different prefix lengths would stand",
         body = Problem, content_type = "application/problem+json"),
     BadBody, Gated, Failed, Slow,

@@ -110,7 +110,7 @@ pub struct Probe {
 
 /// How the daemon is.
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses(
-    (status = 200, body = Status),
+    (status = 200, description = "how it is", body = Status),
     BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn status(
@@ -193,7 +193,7 @@ fn resident_bytes() -> Option<u64> {
 
 /// Whether the process answers; open to anybody.
 #[utoipa::path(get, path = "/healthz", tag = "status", security(()),
-    responses((status = 200, body = Probe), Failed, Slow))]
+    responses((status = 200, description = "it does", body = Probe), Failed, Slow))]
 pub(super) async fn healthz() -> Json<Probe> {
     Json(Probe {
         status: "ok".to_owned(),
@@ -202,7 +202,7 @@ pub(super) async fn healthz() -> Json<Probe> {
 
 /// Whether the filter is attached and the rules are carried out.
 #[utoipa::path(get, path = "/readyz", tag = "status", responses(
-    (status = 200, body = Probe),
+    (status = 200, description = "it does", body = Probe),
     (status = 503, description = "not ready, and why",
         body = Problem, content_type = "application/problem+json"),
     Gated, Failed, Slow,
@@ -217,7 +217,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Proble
 
 /// Metrics in the OpenMetrics text format.
 #[utoipa::path(get, path = "/metrics", tag = "status", responses(
-    (status = 200, body = String, content_type = "application/openmetrics-text"),
+    (status = 200, description = "the metrics", body = String, content_type = "application/openmetrics-text"),
     Gated, Failed, Slow,
 ))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {

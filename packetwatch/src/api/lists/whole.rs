@@ -31,7 +31,7 @@ pub(super) struct BodyParams {
 /// List the entries of the {list} list.
 #[utoipa::path(get, path = "/v1/{list}", operation_id = "list_{list}", tag = "lists",
     params(PageParams),
-    responses((status = 200, body = ListPage), BadParameter, Gated, Failed, Slow))]
+    responses((status = 200, description = "a page of the list", body = ListPage), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn show(
     State(app): State<App>,
     Extension(list): Extension<List>,
@@ -50,7 +50,7 @@ pub(super) async fn show(
 #[utoipa::path(post, path = "/v1/{list}", operation_id = "add_{list}", tag = "lists",
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
-    responses((status = 200, body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
+    responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
 pub(super) async fn add(
     State(app): State<App>,
     Extension(list): Extension<List>,
@@ -65,7 +65,7 @@ pub(super) async fn add(
 #[utoipa::path(put, path = "/v1/{list}", operation_id = "replace_{list}", tag = "lists",
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
-    responses((status = 200, body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
+    responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
 pub(super) async fn replace(
     State(app): State<App>,
     Extension(list): Extension<List>,
