@@ -37,21 +37,16 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use auth::GROUP;
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
-pub use extract::address;
-pub use lists::{
-    Change, EntryBody, ListEntry, ListPage, ListedBody, MAX_REASON, MAX_TTL, WrittenEntry,
-    time_to_live,
-};
+pub use lists::{Change, EntryBody, ListEntry, ListPage, ListedBody, WrittenEntry, time_to_live};
 pub use page::MAX_LIMIT;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
 pub use status::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status};
-pub use tokens::{TOKEN_FILE, TokenError, Tokens};
+pub use tokens::{TokenError, Tokens};
 
 use crate::{
     clock::Clock,

@@ -168,9 +168,8 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));
         };
-        let ended = signals
-            .serve(&config, &flags, &rules, changed, &mut tasks)
-            .await;
+        let reload = async || super::reload::reload(&config, &flags, &rules, changed).await;
+        let ended = signals.serve(reload, &mut tasks).await;
         if ended.is_ok() {
             readiness.set(Err("stopping".to_owned()));
         }
@@ -252,21 +251,15 @@ impl Signals {
     }
 
     /// Until the order to stop. SIGHUP reads the configuration again.
-    async fn serve(
-        &mut self,
-        config: &Config,
-        flags: &Flags,
-        rules: &Arc<RulesControl>,
-        protect: impl Fn(&Config),
-        tasks: &mut Tasks,
-    ) -> Result<()> {
+    ///
+    /// # Errors
+    /// The task that was lost.
+    async fn serve(&mut self, reload: impl AsyncFn(), tasks: &mut Tasks) -> Result<()> {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = self.terminate.recv() => return Ok(()),
-                _ = self.hangup.recv() => {
-                    super::reload::reload(config, flags, rules, &protect).await;
-                }
+                _ = self.hangup.recv() => reload().await,
                 lost = tasks.lost() => return Err(lost.into()),
             }
         }
@@ -276,4 +269,29 @@ impl Signals {
 /// The configuration as the process's flags, environment and file say now.
 pub(super) fn load(flags: Flags) -> Result<Config, crate::config::ConfigError> {
     Config::load(Sources::of_process(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_task_ends_the_daemon_with_an_error() {
+        let readiness = Readiness::starting();
+        readiness.set(Ok(()));
+        let mut tasks = Tasks::new(readiness.clone());
+        tasks.spawn("the rule loop", async { panic!("planted") });
+        let mut signals = Signals::new().unwrap();
+        let serving = signals.serve(async || {}, &mut tasks);
+        let ended = tokio::time::timeout(LAST_STEPS, serving).await.unwrap();
+        let error = ended.unwrap_err().to_string();
+        assert!(
+            error.starts_with("the rule loop has ended (panicked: planted)"),
+            "{error}"
+        );
+        assert_eq!(
+            readiness.is_ready(),
+            Err("the rule loop has ended".to_owned())
+        );
+    }
 }

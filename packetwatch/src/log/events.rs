@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 /// Lines that are kept for who asks later.
 pub const RECENT_LINES: usize = 1000;
 /// Bytes of them; a few of the longest lines would otherwise be megabytes.
-pub const RECENT_BYTES: usize = 1 << 20;
+const RECENT_BYTES: usize = 1 << 20;
 
 /// Lines that a slow subscriber may lag behind; beyond it the oldest are dropped.
 const SUBSCRIBER_BACKLOG: usize = 1024;

@@ -32,7 +32,7 @@ use tracing_subscriber::{
 pub use call::{call, suppressed};
 use ecs::Ecs;
 use events::Events;
-pub use events::{RECENT_BYTES, RECENT_LINES};
+pub use events::RECENT_LINES;
 use writer::Queue;
 
 /// The target of lines that carry an `event.action`. They are what the daemon is for, so they are
@@ -114,7 +114,7 @@ impl LogHandle {
     }
 
     /// Lines with an `event.action`, as JSON whatever the log's format, without the newline: those
-    /// of late, at most [`RECENT_LINES`] and [`RECENT_BYTES`], and those from now on. A subscriber
+    /// of late, at most [`RECENT_LINES`] and 1 MiB of them, and those from now on. A subscriber
     /// that lags by more than 1024 lines loses the oldest.
     pub fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
         self.events.subscribe()

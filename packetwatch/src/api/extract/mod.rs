@@ -55,7 +55,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathAddress {
 ///
 /// # Errors
 /// A message that quotes the text and says what to write.
-pub fn address(text: &str) -> Result<IpAddr, String> {
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     let Parsed { prefix, .. } = prefix::parse(text).map_err(|error| error.to_string())?;
     if prefix.prefix_len() != prefix.max_prefix_len() {
         return Err(format!(

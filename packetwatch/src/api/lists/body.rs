@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use crate::rules::duration;
 
 /// Characters of a reason. It is a line of a log and a cell of a table.
-pub const MAX_REASON: usize = 256;
+const MAX_REASON: usize = 256;
 /// Ten years, as `humantime` counts them.
-pub const MAX_TTL: Duration = Duration::from_secs(10 * 31_557_600);
+const MAX_TTL: Duration = Duration::from_secs(10 * 31_557_600);
 
 /// What an entry says besides its prefix. A `PUT` replaces all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -19,7 +19,7 @@ use utoipa_axum::{
 };
 
 pub use answer::{Change, ListEntry, ListPage, WrittenEntry};
-pub use body::{EntryBody, ListedBody, MAX_REASON, MAX_TTL, time_to_live};
+pub use body::{EntryBody, ListedBody, time_to_live};
 
 use super::{App, problem::Problem};
 use crate::lists::{List, WriteError};
