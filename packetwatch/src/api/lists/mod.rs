@@ -1,6 +1,6 @@
 //! `/v1/allow` and `/v1/deny`: two lists, and one set of handlers for both.
 //!
-//! The handlers are on `/v1/{list}` by their attributes; [`routes`] puts them on the path of each
+//! The handlers are on `/v1/{list}` by their attributes; [`routes()`] puts them on the path of each
 //! list, which they learn from the extension [`List`]. `entry` is one entry at a time, `whole` the
 //! list; `body`, `read` and `feed` are what is sent, `answer` what is answered.
 
