@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use packetwatch_tests::daemon::binary;
 use packetwatch_tests::{Daemon, Lan};
 use serde_json::Value;
 
-use crate::{daemon, done, json};
+use crate::{PROMPT, daemon, done, json};
 
 /// Kills what it runs when the test is over.
 struct Running(Child);
@@ -21,20 +23,26 @@ impl Drop for Running {
 }
 
 /// `packetwatch events` with these arguments, and its standard output.
-fn events(daemon: &Daemon, arguments: &[&str]) -> (Running, BufReader<ChildStdout>) {
+fn events(daemon: &Daemon, arguments: &[&str]) -> (Running, Receiver<String>) {
     let mut command = Command::new(binary());
     command.arg("events").args(arguments).arg("--socket");
     command.arg(daemon.socket()).stdout(Stdio::piped());
     let mut child = Running(command.spawn().expect("run the binary"));
     let stdout = child.0.stdout.take().expect("stdout is piped");
-    (child, BufReader::new(stdout))
+    let (sender, lines) = mpsc::channel();
+    // It ends with the command.
+    thread::spawn(move || {
+        let mut read = BufReader::new(stdout).lines().map_while(Result::ok);
+        read.try_for_each(|line| sender.send(line))
+    });
+    (child, lines)
 }
 
 /// Reads lines until there is an event with this action for this prefix, and returns how many.
-fn read_to(events: &mut BufReader<ChildStdout>, action: &str, prefix: Option<&str>) -> usize {
+#[track_caller]
+fn read_to(events: &Receiver<String>, action: &str, prefix: Option<&str>) -> usize {
     for n in 1..1000 {
-        let mut line = String::new();
-        events.read_line(&mut line).expect("an event");
+        let line = events.recv_timeout(PROMPT).expect("an event in time");
         let event: Value = serde_json::from_str(&line).expect("a line of JSON");
         assert!(event["event.action"].is_string(), "{event}");
         let is_it = prefix.is_none_or(|prefix| event["packetwatch.prefix"] == prefix);
@@ -97,16 +105,16 @@ fn events_are_followed_over_a_restart_of_the_daemon() {
     let lan = Lan::new();
     let mut daemon = daemon(&lan);
     done(&daemon.cli(&["deny", "add", "192.0.2.1"]));
-    let (mut child, mut lines) = events(&daemon, &["--follow"]);
-    read_to(&mut lines, "deny-added", Some("192.0.2.1/32"));
+    let (mut child, lines) = events(&daemon, &["--follow"]);
+    read_to(&lines, "deny-added", Some("192.0.2.1/32"));
     // Nothing lies between those of late and those that happen.
     done(&daemon.cli(&["deny", "add", "192.0.2.2"]));
-    assert_eq!(read_to(&mut lines, "deny-added", Some("192.0.2.2/32")), 1);
+    assert_eq!(read_to(&lines, "deny-added", Some("192.0.2.2/32")), 1);
     daemon.kill();
     daemon.restart();
-    read_to(&mut lines, "started", None);
+    read_to(&lines, "started", None);
     done(&daemon.cli(&["deny", "add", "192.0.2.3"]));
-    read_to(&mut lines, "deny-added", Some("192.0.2.3/32"));
+    read_to(&lines, "deny-added", Some("192.0.2.3/32"));
     assert_eq!(child.0.try_wait().expect("look at the command"), None);
 }
 
