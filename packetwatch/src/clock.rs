@@ -52,6 +52,14 @@ impl Clock {
         u64::try_from(deadline.max(0)).unwrap_or(FOREVER)
     }
 
+    /// Both clocks, read together.
+    pub fn pair(&self) -> Pair {
+        Pair {
+            monotonic_ns: self.monotonic_ns(),
+            utc: self.utc(),
+        }
+    }
+
     /// The UTC time of a deadline; `None` for [`FOREVER`] and for what is beyond the calendar.
     pub fn utc_of(&self, monotonic_ns: u64) -> Option<OffsetDateTime> {
         if monotonic_ns == FOREVER {
@@ -63,6 +71,22 @@ impl Clock {
             (ahead % 1_000_000_000) as i32,
         );
         self.utc().checked_add(ahead)
+    }
+}
+
+/// One moment on both clocks. Two times that one pair converts keep their order and distance,
+/// whatever becomes of the wall clock between.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub monotonic_ns: u64,
+    pub utc: OffsetDateTime,
+}
+
+impl Pair {
+    /// The UTC time of what has happened; what has happened since is as of now.
+    pub fn utc_of_past(&self, monotonic_ns: u64) -> OffsetDateTime {
+        let ago = self.monotonic_ns.saturating_sub(monotonic_ns);
+        self.utc - std::time::Duration::from_nanos(ago)
     }
 }
 
@@ -142,6 +166,31 @@ mod tests {
         assert_eq!(clock.deadline(far), FOREVER);
         assert_eq!(clock.utc_of(FOREVER), None);
         assert!(clock.utc_of(FOREVER - 1).is_some());
+    }
+
+    #[test]
+    fn what_one_pair_converts_keeps_its_order() {
+        let clock = Clock::movable();
+        let (first, later) = (
+            clock.monotonic_ns() - 2_000_000_000,
+            clock.monotonic_ns() - 1,
+        );
+        let pair = clock.pair();
+        assert!(pair.utc_of_past(first) < pair.utc_of_past(later));
+        let apart = pair.utc_of_past(later) - pair.utc_of_past(first);
+        assert_eq!(apart, Duration::nanoseconds((later - first) as i64));
+        assert!(
+            (pair.utc - pair.utc_of_past(first) - Duration::seconds(2)).abs() < Duration::SECOND
+        );
+        // The pair is of one moment, though the clocks go on.
+        let before = pair.utc_of_past(first);
+        clock.advance(std::time::Duration::from_secs(3600));
+        assert_eq!(pair.utc_of_past(first), before);
+        assert_eq!(
+            pair.utc_of_past(clock.monotonic_ns()),
+            pair.utc,
+            "nothing is in the future"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -16,6 +16,7 @@ use packetwatch_abi::{Ban, BanKeyV4};
 
 /// The commands and constants of `bpf(2)` that aya has no call for.
 const OBJ_PIN: libc::c_long = 6;
+const MAP_FREEZE: libc::c_long = 22;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -57,6 +58,13 @@ impl Intruder {
     /// The lists in force.
     pub fn lists(&self) -> Lists {
         self.outer_lists().get(&0, 0).expect("lists are in force")
+    }
+
+    /// Lets nobody write the tallies of the lists from user space any more, the daemon included.
+    pub fn freeze_list_hits(&self) {
+        let hits = self.map("LIST_HITS");
+        let fd = hits.fd().as_fd().as_raw_fd();
+        bpf(MAP_FREEZE, &mut [fd as u32]).expect("freeze the tallies");
     }
 
     /// Takes everything that is listed in the /16 of a network out of the lists in force, and

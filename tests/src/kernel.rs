@@ -74,7 +74,6 @@ impl Kernel {
         }
         self.policy = Policy {
             generation: self.policy.generation + 1,
-            rule_count: compiled.rule_count,
             call_rules: compiled.call_rules,
             volume_rules: compiled.volume_rules,
             units: compiled.units,

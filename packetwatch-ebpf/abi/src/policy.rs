@@ -18,7 +18,7 @@ pub struct Policy {
     pub generation: u32,
     /// calls a second and CPU that are handed to the log
     pub call_budget: u32,
-    pub rule_count: u32,
+    pub _pad: u32,
     /// bit per rule that looks at calls: distinct ports, connections
     pub call_rules: u32,
     /// bit per rule that looks at every packet: packets, bytes
@@ -75,7 +75,7 @@ impl Policy {
             observe: 0,
             generation: 0,
             call_budget: 0,
-            rule_count: 0,
+            _pad: 0,
             call_rules: 0,
             volume_rules: 0,
             interfaces: [0; MAX_INTERFACES],

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Its members may use the unix socket.
-pub const GROUP: &str = "packetwatch";
+pub(super) const GROUP: &str = "packetwatch";
 
 /// The one path that answers anybody.
 const OPEN_PATH: &str = "/healthz";

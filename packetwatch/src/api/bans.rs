@@ -10,10 +10,11 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{Params, PathPrefix},
-    lists::{NoParams, refusal},
+    extract::{NoParams, Params, PathPrefix},
+    lists::refusal,
     page::PageParams,
     problem::Problem,
+    refusals::{BadParameter, Failed, Gated, NotThere, NotWritten, Slow},
 };
 use crate::lists::BanRow;
 
@@ -78,10 +79,8 @@ impl From<BanRow> for Ban {
 }
 
 /// List the bans in force.
-#[utoipa::path(get, path = "/v1/bans", tag = "bans", params(PageParams), responses(
-    (status = 200, body = BanPage),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
-))]
+#[utoipa::path(get, path = "/v1/bans", tag = "bans", params(PageParams),
+    responses((status = 200, description = "a page of the bans", body = BanPage), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn list_bans(
     State(app): State<App>,
     Params(params): Params<PageParams>,
@@ -101,8 +100,8 @@ pub(super) async fn list_bans(
 #[utoipa::path(delete, path = "/v1/bans/{*prefix}", tag = "bans",
     params(("prefix" = String, Path, description = "the prefix of the ban; `/` or `%2F`")),
     responses(
-    (status = 204),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 204, description = "it has ended"),
+    BadParameter, NotThere, NotWritten, Gated, Failed, Slow,
 ))]
 pub(super) async fn remove_ban(
     State(app): State<App>,

@@ -1,6 +1,6 @@
 //! `/v1/callers`: who calls, how much, and how that stands.
 
-use std::{cmp::Reverse, net::IpAddr, time::Duration};
+use std::{cmp::Reverse, net::IpAddr};
 
 use axum::{Json, extract::State};
 use ipnet::IpNet;
@@ -11,13 +11,13 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{Params, PathAddress},
-    lists::NoParams,
+    extract::{NoParams, Params, PathAddress},
     page::limit_in_bounds,
     problem::Problem,
+    refusals::{BadParameter, Failed, Gated, Slow},
     windows::{Count, Moment, counts, distinct_ports, ports_shown},
 };
-use crate::{dataplane, prefix::Family, rules::RuleSet};
+use crate::{clock::Pair, dataplane, prefix::Family, rules::RuleSet};
 
 /// How a caller stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -94,8 +94,8 @@ pub(super) struct CallersParams {
 
 /// Who calls, most first.
 #[utoipa::path(get, path = "/v1/callers", tag = "callers", params(CallersParams), responses(
-    (status = 200, body = Callers),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "the callers", body = Callers),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn list_callers(
     State(app): State<App>,
@@ -119,8 +119,8 @@ pub(super) async fn list_callers(
 #[utoipa::path(get, path = "/v1/callers/{*address}", tag = "callers",
     params(("address" = String, Path, description = "one address")),
     responses(
-    (status = 200, body = Callers),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "the callers", body = Callers),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn get_caller(
     State(app): State<App>,
@@ -175,9 +175,7 @@ pub(super) fn units(address: IpAddr, rules: &RuleSet) -> Vec<IpNet> {
 pub(super) struct View<'a> {
     app: &'a App,
     pub rules: RuleSet,
-    pub now: u64,
-    /// the same moment
-    utc: OffsetDateTime,
+    pub now: Pair,
     generation: u32,
 }
 
@@ -187,8 +185,7 @@ impl<'a> View<'a> {
         Self {
             app,
             rules,
-            now: app.clock.monotonic_ns(),
-            utc: app.clock.utc(),
+            now: app.clock.pair(),
             generation,
         }
     }
@@ -201,7 +198,11 @@ impl<'a> View<'a> {
     ) -> Result<Vec<Count<'_>>, dataplane::Error> {
         let ended = self.app.dataplane.ban_of(unit)?.map_or(0, |ban| ban.until);
         // A ban that stands does not void what led to it.
-        let ended = if ended <= self.now { ended } else { 0 };
+        let ended = if ended <= self.now.monotonic_ns {
+            ended
+        } else {
+            0
+        };
         Ok(counts(unit, caller, &self.rules, self.moment(ended)))
     }
 
@@ -222,7 +223,7 @@ impl<'a> View<'a> {
         let mut bans = Vec::new();
         for wider in prefixes {
             if let Some(ban) = self.app.dataplane.ban_of(wider)?
-                && self.now < ban.until
+                && self.now.monotonic_ns < ban.until
             {
                 bans.push((wider, ban));
             }
@@ -232,7 +233,7 @@ impl<'a> View<'a> {
 
     fn moment(&self, ended: u64) -> Moment {
         Moment {
-            now: self.now,
+            now: self.now.monotonic_ns,
             generation: self.generation,
             ended,
         }
@@ -259,8 +260,6 @@ impl<'a> View<'a> {
             CallerState::Counted
         };
         let ban = self.app.dataplane.ban_of(unit)?;
-        // From one pair of clocks, so that what came first is shown first.
-        let utc = |at: u64| self.utc - Duration::from_nanos(self.now.saturating_sub(at));
         Ok(CallerEntry {
             prefix: unit,
             connections: caller.calls,
@@ -268,8 +267,8 @@ impl<'a> View<'a> {
             packets: caller.packets,
             bytes: caller.bytes,
             dropped: caller.dropped + ban.map_or(0, |ban| ban.packets),
-            first_seen: utc(caller.first_seen),
-            last_seen: utc(caller.last_seen),
+            first_seen: self.now.utc_of_past(caller.first_seen),
+            last_seen: self.now.utc_of_past(caller.last_seen),
             state,
         })
     }

@@ -1,4 +1,4 @@
-//! `/v1/events`: the log's events as they happen, as server-sent events.
+//! `/v1/events`: the log's events of late and as they happen, as server-sent events.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -8,14 +8,21 @@ use axum::{
     http::StatusCode,
     response::sse::{Event, KeepAlive, Sse},
 };
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
     broadcast::{Receiver, error::RecvError},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{App, extract::Params, lists::NoParams, problem::Problem};
+use super::{
+    App,
+    extract::Params,
+    problem::Problem,
+    refusals::{BadParameter, Failed, Gated},
+};
+use crate::log::RECENT_LINES;
 
 /// Streams at a time: each holds a connection for as long as its reader likes.
 pub(super) const MAX_STREAMS: usize = 64;
@@ -43,24 +50,62 @@ impl Streams {
     }
 }
 
-/// Events from now on, one JSON object each. A reader that is too slow gets an event `lost` with
-/// the number of those it missed.
-#[utoipa::path(get, path = "/v1/events", tag = "events", responses(
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsParams {
+    /// So many of the last events first. The daemon keeps 1000, and 1 MiB of them.
+    #[serde(default)]
+    #[param(maximum = 1000, default = 0)]
+    recent: usize,
+    /// Go on with the events as they happen; otherwise the answer ends with the last one.
+    #[serde(default = "follows")]
+    #[param(default = true)]
+    follow: bool,
+}
+
+fn follows() -> bool {
+    true
+}
+
+/// Events of late if they are asked for, then those from now on, one JSON object each. A reader
+/// that is too slow gets an event `lost` with the number of those it missed.
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventsParams), responses(
     (status = 200, description = "server-sent events; data as the lines of the log",
         body = String, content_type = "text/event-stream"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "64 streams are open",
+        body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed,
 ))]
 pub(super) async fn events(
     State(app): State<App>,
     Extension(streams): Extension<Streams>,
-    Params(NoParams {}): Params<NoParams>,
+    Params(EventsParams { recent, follow }): Params<EventsParams>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    if recent > RECENT_LINES {
+        let detail = format!("recent is {recent}: ask for 0 to {RECENT_LINES}");
+        return Err(Problem::bad("recent", detail));
+    }
     let place = streams.enter()?;
-    let following = follow(app.log.subscribe(), streams.shutdown, place);
-    Ok(Sse::new(following).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let (lines, later) = app.log.subscribe();
+    let past = last(lines, recent);
+    let events = match follow {
+        true => past
+            .chain(following(later, streams.shutdown, place))
+            .left_stream(),
+        false => past.right_stream(),
+    };
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-fn follow(
+/// The last `count` of these lines, as events.
+fn last(lines: Vec<Arc<str>>, count: usize) -> impl Stream<Item = Result<Event, Infallible>> {
+    let before = lines.len().saturating_sub(count);
+    let lines = lines.into_iter().skip(before);
+    stream::iter(lines.map(|line| Ok(Event::default().data(line.trim_end()))))
+}
+
+fn following(
     events: Receiver<Arc<str>>,
     shutdown: CancellationToken,
     place: OwnedSemaphorePermit,
@@ -107,9 +152,18 @@ mod tests {
         drop(sender);
         let streams = Streams::new(CancellationToken::new());
         let place = streams.enter().unwrap();
-        let text = text(follow(receiver, streams.shutdown.clone(), place)).await;
+        let text = text(following(receiver, streams.shutdown.clone(), place)).await;
         let expected = "event: lost\ndata: {\"lost\":3}\n\ndata: {\"n\":3}\n\ndata: {\"n\":4}\n\n";
         assert_eq!(text, expected);
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_come_in_their_order() {
+        let lines: Vec<Arc<str>> = (0..3).map(|n| format!("{n}").into()).collect();
+        let shown = async |count| text(last(lines.clone(), count)).await;
+        assert_eq!(shown(0).await, "");
+        assert_eq!(shown(2).await, "data: 1\n\ndata: 2\n\n");
+        assert_eq!(shown(1000).await, "data: 0\n\ndata: 1\n\ndata: 2\n\n");
     }
 
     #[tokio::test]
@@ -119,7 +173,7 @@ mod tests {
         let place = streams.enter().unwrap();
         streams.shutdown.cancel();
         assert_eq!(
-            text(follow(receiver, streams.shutdown.clone(), place)).await,
+            text(following(receiver, streams.shutdown.clone(), place)).await,
             ""
         );
     }

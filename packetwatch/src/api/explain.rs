@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use super::{
     App, blocking,
     callers::{View, units, unreadable},
-    extract::{Params, PathAddress},
-    lists::NoParams,
+    extract::{NoParams, Params, PathAddress},
     problem::Problem,
+    refusals::{BadParameter, Failed, Gated, Slow},
 };
 use crate::{
     config::Word as _,
@@ -86,8 +86,8 @@ pub struct Explanation {
 #[utoipa::path(get, path = "/v1/explain/{*address}", tag = "callers",
     params(("address" = String, Path, description = "one address")),
     responses(
-    (status = 200, body = Explanation),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "the verdict and why", body = Explanation),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn explain(
     State(app): State<App>,
@@ -99,6 +99,7 @@ pub(super) async fn explain(
 
 fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
     let view = View::of(app);
+    let now = view.now.monotonic_ns;
     let single = IpNet::from(address);
     let standing = app.dataplane.standing_of(address);
     let bans = view.bans(single).map_err(unreadable)?;
@@ -138,12 +139,12 @@ fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
     }
     let ranks = [
         (
-            view.now < standing.allow_until,
+            now < standing.allow_until,
             Verdict::Pass,
             listed("allow", covering.allow),
         ),
         (
-            view.now < standing.deny_until,
+            now < standing.deny_until,
             Verdict::Drop,
             listed("deny", covering.deny),
         ),

@@ -1,12 +1,12 @@
 //! The REST API: every route, who may ask, and the form of every answer.
 //!
 //! A request goes through `peer` (connections in bounds), `problem` (the form of errors), `auth`,
-//! and then its handler in the file named after its path. `extract` reads what it sent.
+//! and then its handler in the file named after its path. `extract` and `upload` read what it sent,
+//! `refusals` describes what it may be answered instead.
 
 mod auth;
 mod bans;
 mod callers;
-mod entries;
 mod events;
 mod explain;
 mod extract;
@@ -14,10 +14,12 @@ mod lists;
 mod page;
 mod peer;
 mod problem;
+mod refusals;
 mod rules;
 mod serve;
 mod status;
 mod tokens;
+mod upload;
 mod windows;
 
 use std::{sync::Arc, time::Instant};
@@ -35,19 +37,16 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use auth::GROUP;
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
-pub use entries::{EntryBody, ListedBody, MAX_REASON, MAX_TTL, time_to_live};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
-pub use extract::address;
-pub use lists::{Change, ListEntry, ListPage, WrittenEntry};
+pub use lists::{Change, EntryBody, ListEntry, ListPage, ListedBody, WrittenEntry, time_to_live};
 pub use page::MAX_LIMIT;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
 pub use status::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status};
-pub use tokens::{TOKEN_FILE, TokenError, Tokens};
+pub use tokens::{TokenError, Tokens};
 
 use crate::{
     clock::Clock,
@@ -58,6 +57,7 @@ use crate::{
 };
 use auth::Gate;
 use events::Streams;
+use upload::Uploads;
 
 /// From the request's head to the answer's, its body included; event streams have no limit.
 const REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(120);
@@ -100,6 +100,8 @@ pub struct App {
         (name = "events", description = "The log as it is written."),
         (name = "status", description = "The daemon itself."),
     ),
+    // The responses that `refusals` adds refer to them.
+    components(schemas(Problem, Fault)),
     modifiers(&BearerToken),
 )]
 struct Description;
@@ -120,18 +122,7 @@ impl Modify for BearerToken {
 fn answering() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(status::status))
-        .routes(routes!(
-            lists::allow::list,
-            lists::allow::add,
-            lists::allow::replace
-        ))
-        .routes(routes!(lists::put_allow, lists::allow::remove))
-        .routes(routes!(
-            lists::deny::list,
-            lists::deny::add,
-            lists::deny::replace
-        ))
-        .routes(routes!(lists::put_deny, lists::deny::remove))
+        .merge(lists::routes())
         .routes(routes!(bans::list_bans))
         .routes(routes!(bans::remove_ban))
         .routes(routes!(callers::list_callers))
@@ -180,6 +171,7 @@ pub fn router(app: App, shutdown: CancellationToken) -> Router {
     guarded(
         routes
             .layer(Extension(Streams::new(shutdown)))
+            .layer(Extension(Uploads::default()))
             .with_state(app),
         gate,
     )

@@ -14,6 +14,10 @@ pub(super) const MAX_FAULTS: usize = 100;
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
+/// Seconds after which a 503 is worth another attempt: what was in the way is gone by then, or was
+/// told in the log.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
 /// Why a request was refused or failed, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -110,11 +114,28 @@ impl Problem {
     }
 }
 
+impl Fault {
+    /// Its place in a JSON body whose array bears this name, as `rules[0].within`; `None` for a
+    /// line of text.
+    pub(super) fn path(&self, array: &str) -> Option<String> {
+        let element = format!("{array}[{}]", self.index?);
+        Some(match &self.field {
+            Some(field) => format!("{element}.{field}"),
+            None => element,
+        })
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }
 

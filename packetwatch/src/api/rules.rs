@@ -6,9 +6,9 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{Body, Params, named_field},
-    lists::NoParams,
+    extract::{Body, NoParams, Params, place_of},
     problem::{Fault, Problem},
+    refusals::{BadBody, BadParameter, Failed, Gated, Slow},
 };
 use crate::{
     daemon::RulesError,
@@ -67,7 +67,12 @@ impl NewRules {
 fn refused(faults: Vec<Fault>) -> Problem {
     let total = faults.len();
     let detail = "the rules are wrong and nothing was changed: correct what errors lists";
-    Problem::refused("rules", detail).listing(faults, total)
+    // A fault of the set is on its first rule too many, and is not that rule's.
+    let first = faults
+        .first()
+        .filter(|fault| fault.field.as_deref() != Some("rules"));
+    let field = first.and_then(|fault| fault.path("rules"));
+    Problem::refused(field.unwrap_or_else(|| "rules".to_owned()), detail).listing(faults, total)
 }
 
 fn read(value: serde_json::Value) -> Result<Rule, Fault> {
@@ -77,10 +82,8 @@ fn read(value: serde_json::Value) -> Result<Rule, Fault> {
         field,
         detail,
     };
-    let text: RuleText = serde_json::from_value(value).map_err(|error| {
-        let detail = error.to_string();
-        fault(named_field(&detail).map(str::to_owned), detail)
-    })?;
+    let text: RuleText = serde_path_to_error::deserialize(value)
+        .map_err(|error| fault(place_of(&error), error.into_inner().to_string()))?;
     Rule::try_from(text).map_err(|detail| fault(None, detail))
 }
 
@@ -113,10 +116,8 @@ fn refusal(error: RulesError, what: &'static str) -> Problem {
 }
 
 /// The rules in force, and where they came from.
-#[utoipa::path(get, path = "/v1/rules", tag = "rules", responses(
-    (status = 200, body = Rules),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
-))]
+#[utoipa::path(get, path = "/v1/rules", tag = "rules",
+    responses((status = 200, description = "the rules in force", body = Rules), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn get_rules(
     State(app): State<App>,
     Params(NoParams {}): Params<NoParams>,
@@ -126,10 +127,10 @@ pub(super) async fn get_rules(
 
 /// Put these rules in the place of the configuration's, until they are reset.
 #[utoipa::path(put, path = "/v1/rules", tag = "rules", request_body = NewRules, responses(
-    (status = 200, body = Rules),
-    (status = 422, description = "every fault, and nothing was changed",
+    (status = 200, description = "the rules in force", body = Rules),
+    (status = 409, description = "bans of too many different prefix lengths would stand",
         body = Problem, content_type = "application/problem+json"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    BadBody, Gated, Failed, Slow,
 ))]
 pub(super) async fn put_rules(
     State(app): State<App>,
@@ -148,7 +149,9 @@ pub(super) async fn put_rules(
 /// Return to the configuration's rules.
 #[utoipa::path(delete, path = "/v1/rules", tag = "rules", responses(
     (status = 200, description = "the rules now in force", body = Rules),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "bans of too many different prefix lengths would stand",
+        body = Problem, content_type = "application/problem+json"),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn reset_rules(
     State(app): State<App>,
@@ -197,6 +200,11 @@ mod tests {
             .map(|e| (e.index, e.field.as_deref()))
             .collect();
         assert_eq!(places, [(Some(1), Some("colour")), (Some(2), None)]);
+        let problem = checked(json!({"rules": [{"name": "a", "packets": 5, "within": 5}]}));
+        assert_eq!(
+            problem.unwrap_err().field.as_deref(),
+            Some("rules[0].within")
+        );
         let problem = checked(json!({"rules": [{"name": "Bad Name", "distinct_ports": 65}]}));
         let errors = problem.unwrap_err().errors;
         let fields: Vec<_> = errors.iter().filter_map(|e| e.field.as_deref()).collect();

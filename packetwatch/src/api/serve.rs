@@ -194,7 +194,12 @@ pub async fn serve(app: App, listeners: Listeners, shutdown: CancellationToken) 
     let ended = async {
         while let Some(served) = serving.join_next().await {
             served.map_err(io::Error::other)??;
+            if !shutdown.is_cancelled() {
+                return Err(io::Error::other("a listener has ended"));
+            }
         }
+        // With both listeners off there is nothing to serve, and nothing wrong.
+        shutdown.cancelled().await;
         Ok(())
     };
     let overdue = async {

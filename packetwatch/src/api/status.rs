@@ -13,7 +13,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, blocking, callers::unreadable, extract::Params, lists::NoParams, problem::Problem,
+    App, blocking,
+    callers::unreadable,
+    extract::{NoParams, Params},
+    problem::Problem,
+    refusals::{BadParameter, Failed, Gated, Slow},
 };
 use crate::{config::Word as _, dataplane::Outcome, metrics};
 
@@ -106,8 +110,8 @@ pub struct Probe {
 
 /// How the daemon is.
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses(
-    (status = 200, body = Status),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "how it is", body = Status),
+    BadParameter, Gated, Failed, Slow,
 ))]
 pub(super) async fn status(
     State(app): State<App>,
@@ -189,7 +193,7 @@ fn resident_bytes() -> Option<u64> {
 
 /// Whether the process answers; open to anybody.
 #[utoipa::path(get, path = "/healthz", tag = "status", security(()),
-    responses((status = 200, body = Probe)))]
+    responses((status = 200, description = "it does", body = Probe), Failed, Slow))]
 pub(super) async fn healthz() -> Json<Probe> {
     Json(Probe {
         status: "ok".to_owned(),
@@ -198,9 +202,10 @@ pub(super) async fn healthz() -> Json<Probe> {
 
 /// Whether the filter is attached and the rules are carried out.
 #[utoipa::path(get, path = "/readyz", tag = "status", responses(
-    (status = 200, body = Probe),
-    (status = 503, body = Problem, content_type = "application/problem+json"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "it does", body = Probe),
+    (status = 503, description = "not ready, and why",
+        body = Problem, content_type = "application/problem+json"),
+    Gated, Failed, Slow,
 ))]
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Problem> {
     let ready = blocking(move || Ok(app.readiness.is_ready())).await?;
@@ -212,8 +217,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Proble
 
 /// Metrics in the OpenMetrics text format.
 #[utoipa::path(get, path = "/metrics", tag = "status", responses(
-    (status = 200, body = String, content_type = "application/openmetrics-text"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    (status = 200, description = "the metrics", body = String, content_type = "application/openmetrics-text"),
+    Gated, Failed, Slow,
 ))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let text = blocking(move || Ok(metrics::encode(&app))).await?;
@@ -223,7 +228,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "status", responses(
     (status = 200, description = "OpenAPI", content_type = "application/json"),
-    (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    Gated, Failed, Slow,
 ))]
 pub(super) async fn openapi_json() -> impl IntoResponse {
     static DOCUMENT: LazyLock<String> =

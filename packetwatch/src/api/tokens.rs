@@ -16,7 +16,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 
 /// The file in the state directory, readable by its owner alone.
-pub const TOKEN_FILE: &str = "token";
+const TOKEN_FILE: &str = "token";
 /// Marks the string for people and for scanners of leaked secrets.
 const MARK: &str = "pw_";
 /// How long after its last accepted request an address counts as a peer.

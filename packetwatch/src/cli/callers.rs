@@ -55,7 +55,7 @@ fn caller_table(callers: &[CallerEntry]) -> Option<String> {
     let rows = callers.iter().map(|caller| {
         let state = match caller.state {
             CallerState::Counted => "counted",
-            CallerState::OverThreshold => "over threshold",
+            CallerState::OverThreshold => "over-threshold",
             CallerState::Banned => "banned",
             CallerState::Allowed => "allowed",
         };

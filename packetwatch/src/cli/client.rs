@@ -65,9 +65,10 @@ pub(super) enum ClientError {
 /// The problem as a line, and the faults it lists below it.
 fn problem_line(problem: &Problem) -> String {
     let mut text = match &problem.field {
-        // What was typed as the argument needs no name.
+        // What was typed as the argument needs no name, and what is listed below has its own.
         Some(field)
             if !["body", "prefix", "address"].contains(&&**field)
+                && problem.errors.is_empty()
                 && !problem.detail.contains(&**field) =>
         {
             format!("{field}: {}", problem.detail)

@@ -56,7 +56,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// What leads to a ban
     Rules(rules::RulesArgs),
-    /// Print events as they happen
+    /// Print recent events, and with --follow those that happen then
+    ///
+    /// The daemon keeps the last 1000 since it started, and 1 MiB of them. With --output table an
+    /// event is a line for people, otherwise one JSON object a line, as in the log.
     Events(events::EventsArgs),
     /// The configuration, without a daemon
     Config(config::ConfigArgs),

@@ -35,7 +35,7 @@ fn every_command_of_the_interface_parses() {
         "packetwatch rules show",
         "packetwatch rules set rules.toml --socket s",
         "packetwatch rules reset",
-        "packetwatch events --follow",
+        "packetwatch events --follow --limit 0 --output jsonl --socket s",
         "packetwatch detach --interface eth0",
         "packetwatch config check --config f",
         "packetwatch config show --origin --output json",

@@ -17,7 +17,7 @@ use super::{
 use crate::document::{self, Fault, Position, Value};
 
 /// Read when no file is named; it may be missing.
-pub const DEFAULT_FILE: &str = "/etc/packetwatch/packetwatch.toml";
+const DEFAULT_FILE: &str = "/etc/packetwatch/packetwatch.toml";
 
 /// A hand-written file has a few kilobytes; the lists live in the journal.
 const MAX_FILE: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub use crate::document::Position;
 pub use error::{ConfigError, Origin, Violation};
 pub use flags::Flags;
-pub use load::{DEFAULT_FILE, Sources};
+pub use load::Sources;
 pub use sections::{
     Api, Capacity, Capture, Fleet, Log, Mode, OnExit, Protect, Transport, Word, XdpMode,
 };

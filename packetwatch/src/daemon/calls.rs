@@ -16,10 +16,13 @@ use tokio_util::sync::CancellationToken;
 use super::control::RulesControl;
 use crate::{clock::Clock, dataplane, dataplane::Dataplane, log};
 
+#[derive(Clone)]
 pub(super) struct CallLog {
     pub(super) dataplane: Dataplane,
     pub(super) rules: Arc<RulesControl>,
     pub(super) clock: Clock,
+    /// calls without a line
+    pub(super) over_budget: Arc<AtomicU64>,
 }
 
 impl CallLog {
@@ -32,28 +35,46 @@ impl CallLog {
         calls: dataplane::Stream<Call>,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let over_budget = Arc::new(AtomicU64::new(0));
-        let reporter = tokio::spawn(report_left_out(
-            self.dataplane.clone(),
-            Arc::clone(&over_budget),
-            shutdown.clone(),
-        ));
         let mut names = Names::new(self.dataplane);
         let mut budget = Budget::default();
-        let written = tokio::select! {
+        tokio::select! {
             written = calls.each(|call| {
                 // The program's budget is each CPU's; this one is for all of them.
                 if budget.spend(call.at, self.rules.call_budget()) {
                     let at = self.clock.utc_of(call.at).unwrap_or_else(|| self.clock.utc());
                     log::call(&call, names.of(call.ifindex), at);
                 } else {
-                    over_budget.fetch_add(1, Relaxed);
+                    self.over_budget.fetch_add(1, Relaxed);
                 }
             }) => written,
             () = shutdown.cancelled() => Ok(()),
-        };
-        reporter.abort();
-        written
+        }
+    }
+
+    /// Once a second, until `shutdown`: how many calls the program kept back, over the budget or
+    /// for want of room.
+    pub(super) async fn report_left_out(self, shutdown: CancellationToken) -> std::io::Result<()> {
+        let mut ticks = interval(Duration::from_secs(1));
+        let mut reported = 0;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            let Ok(faults) = self.dataplane.faults() else {
+                continue;
+            };
+            let left_out: u64 = faults
+                .into_iter()
+                .filter(|(fault, _)| matches!(fault, Fault::CallsSuppressed | Fault::CallsLost))
+                .map(|(_, count)| count)
+                .sum::<u64>()
+                + self.over_budget.load(Relaxed);
+            if left_out > reported {
+                log::suppressed(left_out - reported);
+                reported = left_out;
+            }
+        }
     }
 }
 
@@ -102,32 +123,6 @@ impl Names {
         self.by_index
             .get(&ifindex)
             .map_or("unknown", String::as_str)
-    }
-}
-
-/// Once a second: how many calls the program kept back, over the budget or for want of room.
-async fn report_left_out(
-    dataplane: Dataplane,
-    over_budget: Arc<AtomicU64>,
-    shutdown: CancellationToken,
-) {
-    let mut ticks = interval(Duration::from_secs(1));
-    let mut reported = 0;
-    while !shutdown.is_cancelled() {
-        ticks.tick().await;
-        let Ok(faults) = dataplane.faults() else {
-            continue;
-        };
-        let left_out: u64 = faults
-            .into_iter()
-            .filter(|(fault, _)| matches!(fault, Fault::CallsSuppressed | Fault::CallsLost))
-            .map(|(_, count)| count)
-            .sum::<u64>()
-            + over_budget.load(Relaxed);
-        if left_out > reported {
-            log::suppressed(left_out - reported);
-            reported = left_out;
-        }
     }
 }
 

@@ -263,7 +263,6 @@ impl RulesControl {
     /// Puts the state in force in the kernel: one store.
     fn enforce(&self, state: &mut State) -> Result<(), RulesError> {
         let Compiled {
-            rule_count,
             call_rules,
             volume_rules,
             units,
@@ -285,7 +284,7 @@ impl RulesControl {
             observe: (state.mode == Mode::Observe).into(),
             generation: state.generation,
             call_budget: state.call_budget,
-            rule_count,
+            _pad: 0,
             call_rules,
             volume_rules,
             interfaces: self.dataplane.interface_slots(),

@@ -68,8 +68,7 @@ impl Enforcer {
         offences: dataplane::Stream<Seen>,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let sweeper = tokio::spawn(self.clone().sweep(shutdown.clone()));
-        let judged = tokio::select! {
+        tokio::select! {
             judged = offences.each(|seen| self.judge(seen.at, &Offence {
                 unit: dataplane::prefix(&seen.unit),
                 offender: dataplane::address(&seen.source, seen.source.addr),
@@ -77,9 +76,7 @@ impl Enforcer {
                 generation: seen.generation,
             })) => judged,
             () = shutdown.cancelled() => Ok(()),
-        };
-        sweeper.abort();
-        judged
+        }
     }
 
     fn judge(&self, at: u64, offence: &Offence) {
@@ -136,13 +133,20 @@ impl Enforcer {
         }
     }
 
-    async fn sweep(self, shutdown: CancellationToken) {
+    /// Takes out what has ended and judges what the program's reports left out, until `shutdown`.
+    ///
+    /// # Errors
+    /// Reading the callers panicked.
+    pub(super) async fn sweep(self, shutdown: CancellationToken) -> std::io::Result<()> {
         let mut ticks = interval(SWEEP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lost = 0;
         let mut tidied = Instant::now();
-        while !shutdown.is_cancelled() {
-            ticks.tick().await;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
             let _ended = self.lists.expire();
             let now_lost = self.lost_offences().unwrap_or(lost);
             let tidy = tidied.elapsed() >= TIDY;
@@ -150,7 +154,8 @@ impl Enforcer {
                 lost = now_lost;
                 let enforcer = self.clone();
                 // Tens of thousands of callers take tens of milliseconds.
-                let _ = tokio::task::spawn_blocking(move || enforcer.read_callers(tidy)).await;
+                let read = tokio::task::spawn_blocking(move || enforcer.read_callers(tidy));
+                read.await.map_err(std::io::Error::other)?;
             }
             if tidy {
                 tidied = Instant::now();

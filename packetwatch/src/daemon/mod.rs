@@ -2,7 +2,7 @@
 //!
 //! `run` assembles and serves; `enforce` is the rule loop; `calls` the call log; `control` the
 //! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
-//! `reconcile` to it that the maps do; `reload` is SIGHUP.
+//! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them.
 
 mod calls;
 mod control;
@@ -14,6 +14,7 @@ mod reconcile;
 mod refusals;
 mod reload;
 mod run;
+mod tasks;
 mod watch;
 
 use std::time::Duration;

@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::{JoinSet, spawn_blocking},
-    time::timeout,
+    sync::watch,
+    task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, judged::Judged,
-    reconcile::Reconciler, refusals::Refusals, watch::Watch,
+    reconcile::Reconciler, refusals::Refusals, tasks::Tasks, watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Tokens},
@@ -31,15 +31,16 @@ use crate::{
 };
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What a part of the daemon has for the step that it is at when the order to stop comes.
-const LAST_STEPS: Duration = Duration::from_secs(2);
+/// What a task has for the step that it is at when the order to stop comes; more than the API has
+/// for the answers under way.
+const LAST_STEPS: Duration = Duration::from_secs(3);
 
 pub(super) const GIT: &str = env!("PACKETWATCH_GIT");
 
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// What kept it from starting, each with its remedy.
+/// What kept it from starting, each with its remedy; the task that was lost.
 pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<()> {
     for note in config.notes() {
         tracing::warn!("{note}");
@@ -68,16 +69,11 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     // Everything that judges is in the maps before the first packet is.
     let lists = Lists::open(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;
-    let mut protector = Protection {
-        netlink: netlink.clone(),
-        names: names.clone(),
-        sessions_from: starting_shell(),
-        tokens: tokens.clone(),
-        lists: lists.clone(),
-        dataplane: dataplane.clone(),
-        stop: CancellationToken::new(),
-    };
-    protector.establish(&config).await?;
+    let (protect, settings) = watch::channel(protected(&config, &names));
+    let protector = protector(netlink.clone(), settings, tokens.clone(), dataplane.clone());
+    let established = protector.current().await?;
+    let protecting = lists.protect(established.clone());
+    protecting.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
     let listeners = Listeners::bind(config.api.listen, config.api.socket.as_deref()).await?;
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
@@ -85,8 +81,16 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let serving = async {
         rules.refresh()?;
         let readiness = Readiness::starting();
-        let mut tasks = JoinSet::new();
-        protector.keep(&config);
+        let mut tasks = Tasks::new(readiness.clone());
+        let keeping = protector.run(
+            established,
+            {
+                let lists = lists.clone();
+                move |set| lists.protect(set)
+            },
+            shutdown.clone(),
+        );
+        tasks.spawn("the keeper of protected addresses", keeping);
         let counters = Counters::default();
         let enforcer = Enforcer {
             counters: counters.clone(),
@@ -98,13 +102,18 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             clock,
             capacity: config.capacity.callers,
         };
-        tasks.spawn(enforcer.run(events.offences, shutdown.clone()));
+        tasks.spawn("the sweep", enforcer.clone().sweep(shutdown.clone()));
+        let judging = enforcer.run(events.offences, shutdown.clone());
+        tasks.spawn("the rule loop", judging);
         let calls = CallLog {
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
             clock,
+            over_budget: Arc::default(),
         };
-        tasks.spawn(calls.run(events.calls, shutdown.clone()));
+        let reporting = calls.clone().report_left_out(shutdown.clone());
+        tasks.spawn("the count of calls without a line", reporting);
+        tasks.spawn("the call log", calls.run(events.calls, shutdown.clone()));
         let watch = Watch {
             dataplane: dataplane.clone(),
             netlink: Netlink::connect().context("open a netlink socket")?,
@@ -113,16 +122,16 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             counters: counters.clone(),
             mode: interfaces::asked(config.xdp_mode),
         };
-        tasks.spawn(watch.run(shutdown.clone()));
+        tasks.spawn("the watch over interfaces", watch.run(shutdown.clone()));
         let reconciler = Reconciler {
             lists: lists.clone(),
             rules: Arc::clone(&rules),
             counters: counters.clone(),
         };
-        tasks.spawn(reconciler.run(shutdown.clone()));
+        tasks.spawn("the reconciler", reconciler.run(shutdown.clone()));
         if let Some(debug) = events.debug {
             let shutdown = shutdown.clone();
-            tasks.spawn(async move {
+            tasks.spawn("the XDP program's log", async move {
                 tokio::select! {
                     forwarded = debug.forward() => forwarded,
                     () = shutdown.cancelled() => Ok(()),
@@ -143,7 +152,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             version: VERSION,
             git: GIT,
         };
-        let api = tokio::spawn(api::serve(app, listeners, shutdown.clone()));
+        tasks.spawn("the API", api::serve(app, listeners, shutdown.clone()));
         readiness.set(Ok(()));
         tracing::info!(
             target: EVENT,
@@ -156,17 +165,17 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             },
             "packetwatch {VERSION} filters {}", names.join(", ")
         );
-        let ended = signals
-            .serve(&config, &flags, &rules, &mut protector, &mut tasks)
-            .await;
-        readiness.set(Err("stopping".to_owned()));
+        let changed = |new: &Config| {
+            protect.send_replace(protected(new, &names));
+        };
+        let reload = async || super::reload::reload(&config, &flags, &rules, changed).await;
+        let ended = signals.serve(reload, &mut tasks).await;
+        if ended.is_ok() {
+            readiness.set(Err("stopping".to_owned()));
+        }
         shutdown.cancel();
-        protector.stop.cancel();
-        let _ = api.await;
-        // They end by themselves: what the watch is attaching to is let go of below.
-        let all = async { while tasks.join_next().await.is_some() {} };
-        let _ = timeout(LAST_STEPS, all).await;
-        tasks.shutdown().await;
+        // What the watch is attaching to is let go of below.
+        tasks.end(LAST_STEPS).await;
         ended
     };
     let ended = serving.await;
@@ -197,62 +206,33 @@ fn pins(bpffs: &Path, on_exit: OnExit) -> Result<Option<Pins>> {
     }
 }
 
-/// The protected addresses, established before the first packet and kept up to date.
-struct Protection {
-    netlink: Netlink,
-    names: Vec<String>,
-    sessions_from: Option<std::net::IpAddr>,
-    tokens: Tokens,
-    lists: Lists,
-    dataplane: Dataplane,
-    stop: CancellationToken,
+/// What the configuration says of protected addresses.
+fn protected(config: &Config, interfaces: &[String]) -> Settings {
+    let extra = config.protect.extra.iter();
+    Settings {
+        interfaces: interfaces.to_vec(),
+        own: config.protect.own,
+        gateway: config.protect.gateway,
+        sessions: config.protect.sessions,
+        extra: extra.map(|parsed| parsed.prefix).collect(),
+    }
 }
 
-impl Protection {
-    fn protector(&self, config: &Config) -> Protector {
-        let tokens = self.tokens.clone();
-        let dataplane = self.dataplane.clone();
-        let settings = Settings {
-            interfaces: self.names.clone(),
-            own: config.protect.own,
-            gateway: config.protect.gateway,
-            sessions: config.protect.sessions,
-            extra: config
-                .protect
-                .extra
-                .iter()
-                .map(|parsed| parsed.prefix)
-                .collect(),
-        };
-        let sessions = Sessions::of_host(self.sessions_from);
-        Protector::new(self.netlink.clone(), settings, sessions, move || {
-            tokens
-                .seen()
-                .into_iter()
-                .map(|(address, _)| address)
-                .collect()
-        })
-        .following(move || {
-            let interfaces = dataplane.interfaces().into_iter();
-            interfaces.map(|interface| interface.ifindex).collect()
-        })
-    }
-
-    async fn establish(&self, config: &Config) -> Result<()> {
-        let set = self.protector(config).current().await?;
-        self.lists
-            .protect(set)
-            .context("protect the host's own addresses")
-    }
-
-    /// Starts anew with another configuration, if it ran before.
-    fn keep(&mut self, config: &Config) {
-        self.stop.cancel();
-        self.stop = CancellationToken::new();
-        let lists = self.lists.clone();
-        let run = self.protector(config);
-        tokio::spawn(run.run(move |set| lists.protect(set), self.stop.clone()));
-    }
+fn protector(
+    netlink: Netlink,
+    settings: watch::Receiver<Settings>,
+    tokens: Tokens,
+    dataplane: Dataplane,
+) -> Protector {
+    let sessions = Sessions::of_host(starting_shell());
+    let api_peers = move || {
+        let seen = tokens.seen().into_iter();
+        seen.map(|(address, _)| address).collect()
+    };
+    Protector::new(netlink, settings, sessions, api_peers).following(move || {
+        let interfaces = dataplane.interfaces().into_iter();
+        interfaces.map(|interface| interface.ifindex).collect()
+    })
 }
 
 struct Signals {
@@ -272,24 +252,16 @@ impl Signals {
     }
 
     /// Until the order to stop. SIGHUP reads the configuration again.
-    async fn serve(
-        &mut self,
-        config: &Config,
-        flags: &Flags,
-        rules: &Arc<RulesControl>,
-        protection: &mut Protection,
-        tasks: &mut JoinSet<std::io::Result<()>>,
-    ) -> Result<()> {
+    ///
+    /// # Errors
+    /// The task that was lost.
+    async fn serve(&mut self, reload: impl AsyncFn(), tasks: &mut Tasks) -> Result<()> {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = self.terminate.recv() => return Ok(()),
-                _ = self.hangup.recv() => {
-                    super::reload::reload(config, flags, rules, |new| protection.keep(new)).await;
-                }
-                Some(ended) = tasks.join_next() => {
-                    ended.context("a part of the daemon panicked")?.context("a part of the daemon ended")?;
-                }
+                _ = self.hangup.recv() => reload().await,
+                lost = tasks.lost() => return Err(lost.into()),
             }
         }
     }
@@ -298,4 +270,29 @@ impl Signals {
 /// The configuration as the process's flags, environment and file say now.
 pub(super) fn load(flags: Flags) -> Result<Config, crate::config::ConfigError> {
     Config::load(Sources::of_process(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_task_ends_the_daemon_with_an_error() {
+        let readiness = Readiness::starting();
+        readiness.set(Ok(()));
+        let mut tasks = Tasks::new(readiness.clone());
+        tasks.spawn("the rule loop", async { panic!("planted") });
+        let mut signals = Signals::new().unwrap();
+        let serving = signals.serve(async || {}, &mut tasks);
+        let ended = tokio::time::timeout(LAST_STEPS, serving).await.unwrap();
+        let error = ended.unwrap_err().to_string();
+        assert!(
+            error.starts_with("the rule loop has ended (panicked: planted)"),
+            "{error}"
+        );
+        assert_eq!(
+            readiness.is_ready(),
+            Err("the rule loop has ended".to_owned())
+        );
+    }
 }

@@ -35,7 +35,6 @@ impl fmt::Display for List {
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     Api,
-    Config,
     /// `[protect]`: derived from the state of the host, never written to the journal
     Protect,
 }
@@ -44,7 +43,6 @@ impl Source {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Api => "api",
-            Self::Config => "config",
             Self::Protect => "protect",
         }
     }

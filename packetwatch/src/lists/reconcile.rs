@@ -37,12 +37,9 @@ impl Lists {
         if suspects.is_empty() && shared.maps.lists_in_force()? {
             return Ok(Differences::default());
         }
-        let _writer = shared.journal();
         // An entry that has ended stands in the kernel until the sweep, which may be a second away.
+        let _writer = shared.journal_without_ended();
         let now = shared.clock.monotonic_ns();
-        if !shared.drop_ended(now).is_empty() {
-            shared.wake.unwritten();
-        }
         let expected = Projection::standings(&shared.state(), now);
         let mut differences = shared.maps.compare_standings(&expected)?;
         if !shared.maps.lists_in_force()? {

@@ -1,12 +1,13 @@
 //! The end of entries and bans. The kernel ends them by itself at their deadlines; the sweep tidies
 //! up behind it and tells.
 
-use std::sync::TryLockError;
+use std::sync::{MutexGuard, TryLockError};
 
 use super::{
     Lists, Shared,
     entry::{Entry, Expired, List},
     event,
+    journal::Journal,
     projection::Projection,
     state::{Change, Shelf},
 };
@@ -35,6 +36,17 @@ impl Lists {
 }
 
 impl Shared {
+    /// The right to write lists, once what has ended is out of them. An entry that is put after the
+    /// end of the one before is a new one, with a count of its own, whether or not the sweep was
+    /// there in between.
+    pub(super) fn journal_without_ended(&self) -> MutexGuard<'_, Journal> {
+        let writer = self.journal();
+        if !self.drop_ended(self.clock.monotonic_ns()).is_empty() {
+            self.wake.unwritten();
+        }
+        writer
+    }
+
     /// The caller holds the journal, and wakes the flusher if anything had ended.
     pub(super) fn drop_ended(&self, now: u64) -> Vec<(List, Entry)> {
         let (dropped, undo, projection) = {

@@ -41,7 +41,7 @@ impl Lists {
     pub fn put(&self, list: List, entry: NewEntry, force: Force) -> Result<Put, WriteError> {
         let shared = &self.0.shared;
         let prefix = entry.prefix.trunc();
-        let mut journal = shared.journal();
+        let mut journal = shared.journal_without_ended();
         let (changes, created, allowed) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, vec![entry], force)?;
@@ -104,7 +104,7 @@ impl Lists {
     /// As [`Lists::put`] without force; [`WriteError::Protected`] names every protected prefix.
     pub fn add(&self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
         let shared = &self.0.shared;
-        let mut journal = shared.journal();
+        let mut journal = shared.journal_without_ended();
         let (changes, answer) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, entries, Force(false))?;
@@ -125,7 +125,7 @@ impl Lists {
     pub fn replace(&self, list: List, entries: Vec<NewEntry>) -> Result<Replaced, WriteError> {
         let shared = &self.0.shared;
         let shelf = Shelf::from(list);
-        let mut journal = shared.journal();
+        let mut journal = shared.journal_without_ended();
         let (changes, answer) = {
             let state = shared.state();
             let mut changes = shared.drafted(&state, list, entries, Force(false))?;

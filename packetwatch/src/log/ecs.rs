@@ -3,7 +3,6 @@
 use std::{cell::Cell, fmt, sync::Arc};
 
 use time::OffsetDateTime;
-use tokio::sync::broadcast;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -13,6 +12,7 @@ use tracing_subscriber::{Layer, layer::Context};
 use super::{
     LogFormat,
     action::{Action, DENIED_CONNECTION},
+    events::Events,
     fields::{Fields, Message},
     line::Line,
     writer::Queue,
@@ -31,15 +31,11 @@ thread_local! {
 pub(super) struct Ecs {
     format: LogFormat,
     queue: Queue,
-    events: broadcast::Sender<Arc<str>>,
+    events: Events,
 }
 
 impl Ecs {
-    pub(super) fn new(
-        format: LogFormat,
-        queue: Queue,
-        events: broadcast::Sender<Arc<str>>,
-    ) -> Self {
+    pub(super) fn new(format: LogFormat, queue: Queue, events: Events) -> Self {
         Self {
             format,
             queue,
@@ -52,13 +48,12 @@ impl<S: Subscriber> Layer<S> for Ecs {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let head = Head::of(event);
         let line = encode(event, &head, self.format);
-        if head.action.is_some() && self.events.receiver_count() > 0 {
+        if head.action.is_some() {
             let json = match self.format {
                 LogFormat::Json => Arc::clone(&line),
                 LogFormat::Text => encode(event, &head, LogFormat::Json),
             };
-            // The last subscriber may have left meanwhile.
-            let _ = self.events.send(json);
+            self.events.push(json);
         }
         self.queue.push(line);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  tracing event ─► ecs (one line, at most 16 KiB) ─► writer (bounded queue, own thread) ─► stdout
-//!                                   └─► broadcast: lines with an event.action, for /v1/events
+//!                                   └─► events: lines with an event.action, for /v1/events
 //! ```
 //!
 //! What a line may hold is in `schemas/log-line.schema.json`. Code that logs uses `tracing` alone:
@@ -12,6 +12,7 @@
 mod action;
 mod call;
 mod ecs;
+mod events;
 mod fields;
 mod line;
 mod writer;
@@ -30,14 +31,13 @@ use tracing_subscriber::{
 
 pub use call::{call, suppressed};
 use ecs::Ecs;
+use events::Events;
+pub use events::RECENT_LINES;
 use writer::Queue;
 
 /// The target of lines that carry an `event.action`. They are what the daemon is for, so they are
 /// written at every log level unless the filter names this target.
 pub const EVENT: &str = "packetwatch::event";
-
-/// Event lines that a slow subscriber may lag behind; beyond it the oldest are dropped.
-const SUBSCRIBER_BACKLOG: usize = 1024;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -98,14 +98,14 @@ pub fn init(format: LogFormat, filter: &str) -> Result<LogHandle, InitError> {
 #[derive(Clone)]
 pub struct LogHandle {
     queue: Queue,
-    events: broadcast::Sender<Arc<str>>,
+    events: Events,
 }
 
 impl LogHandle {
     fn new(sink: impl io::Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
         Ok(Self {
             queue: writer::spawn(sink, format)?,
-            events: broadcast::Sender::new(SUBSCRIBER_BACKLOG),
+            events: Events::new(),
         })
     }
 
@@ -113,9 +113,10 @@ impl LogHandle {
         Ecs::new(format, self.queue.clone(), self.events.clone())
     }
 
-    /// Lines with an `event.action` from now on, as JSON whatever the log's format, without the
-    /// newline. A subscriber that lags by more than 1024 lines loses the oldest.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
+    /// Lines with an `event.action`, as JSON whatever the log's format, without the newline: those
+    /// of late, at most [`RECENT_LINES`] and 1 MiB of them, and those from now on. A subscriber
+    /// that lags by more than 1024 lines loses the oldest.
+    pub fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
         self.events.subscribe()
     }
 

@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, fmt::Display, net::IpAddr, sync::Arc, time::Dur
 
 use futures_util::{Stream, StreamExt as _};
 use ipnet::IpNet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -40,17 +43,18 @@ pub struct Settings {
 /// Keeps the protected set up to date.
 pub struct Protector {
     netlink: Netlink,
-    settings: Settings,
+    settings: watch::Receiver<Settings>,
     sessions: Sessions,
     api_peers: Box<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
     filtered: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
 }
 
 impl Protector {
-    /// `api_peers` tells the addresses whose API token was accepted lately.
+    /// `settings` may change while it runs. `api_peers` tells the addresses whose API token was
+    /// accepted lately.
     pub fn new(
         netlink: Netlink,
-        settings: Settings,
+        settings: watch::Receiver<Settings>,
         sessions: Sessions,
         api_peers: impl Fn() -> Vec<IpAddr> + Send + Sync + 'static,
     ) -> Self {
@@ -75,8 +79,9 @@ impl Protector {
     pub async fn current(&self) -> Result<Vec<(IpNet, String)>, netlink::Error> {
         let mut set = Set::default();
         let filtered = (self.filtered)();
-        addresses::collect(&self.netlink, &self.settings, &filtered, &mut set).await?;
-        if self.settings.sessions {
+        let settings = self.settings.borrow().clone();
+        addresses::collect(&self.netlink, &settings, &filtered, &mut set).await?;
+        if settings.sessions {
             for (address, reason) in self.sessions.current() {
                 set.add(address, &reason);
             }
@@ -84,28 +89,34 @@ impl Protector {
                 set.add(address, "API client with a token");
             }
         }
-        for prefix in &self.settings.extra {
+        for prefix in &settings.extra {
             set.add_prefix(*prefix, "protect.extra of the configuration");
         }
         Ok(set.0.into_iter().collect())
     }
 
-    /// Hands the set to `apply` at once, and again whenever it has changed: looked at when the
-    /// kernel tells of a change of links, addresses or routes, and every five seconds. `apply` may
-    /// block; after a failure the same set is offered again.
+    /// Hands the set to `apply` whenever it differs from the one that is `established`: looked at
+    /// at once, when the kernel tells of a change of links, addresses or routes, when the settings
+    /// change, and every five seconds. `apply` may block; after a failure the same set is offered
+    /// again.
+    ///
+    /// # Errors
+    /// `apply` panicked.
     pub async fn run<E: Display>(
-        self,
+        mut self,
+        established: Vec<(IpNet, String)>,
         apply: impl Fn(Vec<(IpNet, String)>) -> Result<(), E> + Send + Sync + 'static,
         shutdown: CancellationToken,
-    ) {
+    ) -> std::io::Result<()> {
         let apply = Arc::new(apply);
         let mut changes = Self::changes();
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut applied = None;
+        let mut applied = established;
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return Ok(()),
+                Ok(()) = self.settings.changed() => {}
                 _ = tick.tick() => changes = changes.or_else(Self::changes),
                 change = next(&mut changes) => {
                     if change.is_none() {
@@ -123,7 +134,7 @@ impl Protector {
                     continue;
                 }
             };
-            if applied.as_ref() == Some(&set) {
+            if applied == set {
                 continue;
             }
             let outcome = tokio::task::spawn_blocking({
@@ -132,11 +143,11 @@ impl Protector {
             });
             match outcome.await {
                 Ok(Ok(())) => {
-                    tell(applied.as_deref().unwrap_or_default(), &set);
-                    applied = Some(set);
+                    tell(&applied, &set);
+                    applied = set;
                 }
                 Ok(Err(error)) => warn!("protected addresses stay as they are: {error}"),
-                Err(error) => warn!("protected addresses stay as they are: {error}"),
+                Err(error) => return Err(std::io::Error::other(error)),
             }
         }
     }
@@ -160,6 +171,10 @@ fn tell(before: &[(IpNet, String)], now: &[(IpNet, String)]) {
     let missing = |from: &[(IpNet, String)], prefix: &IpNet| from.iter().all(|(p, _)| p != prefix);
     let added: Vec<_> = now.iter().filter(|(p, _)| missing(before, p)).collect();
     let removed: Vec<_> = before.iter().filter(|(p, _)| missing(now, p)).collect();
+    if added.is_empty() && removed.is_empty() {
+        // The same prefixes for another reason.
+        return;
+    }
     for (prefix, reason) in &added {
         debug!("protect {prefix}: {reason}");
     }

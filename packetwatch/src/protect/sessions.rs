@@ -42,7 +42,8 @@ impl Sessions {
     }
 
     /// No session is ever found.
-    pub fn none() -> Self {
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
         Self {
             utmp: None,
             logind: None,

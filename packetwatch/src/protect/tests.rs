@@ -5,14 +5,17 @@ use tokio::time::sleep;
 use super::*;
 use crate::netlink::tests::{in_namespace, ip};
 
-fn protector(netlink: &Netlink, own: bool, gateway: bool) -> Protector {
-    let settings = Settings {
+fn settings(own: bool, gateway: bool) -> Settings {
+    Settings {
         interfaces: vec!["wan".into(), "no-such-one".into()],
         own,
         gateway,
         sessions: true,
         extra: vec!["203.0.113.0/24".parse().unwrap()],
-    };
+    }
+}
+
+fn protector(netlink: &Netlink, settings: watch::Receiver<Settings>) -> Protector {
     let api_peers = || vec!["192.0.2.9".parse().unwrap()];
     Protector::new(netlink.clone(), settings, Sessions::none(), api_peers)
 }
@@ -26,7 +29,8 @@ fn settings_say_what_is_protected() {
         ip("route add default via 198.18.0.254");
         let netlink = Netlink::connect().unwrap();
         let set = async |own, gateway| -> Vec<String> {
-            let set = protector(&netlink, own, gateway).current().await.unwrap();
+            let (_, settings) = watch::channel(settings(own, gateway));
+            let set = protector(&netlink, settings).current().await.unwrap();
             set.into_iter()
                 .map(|(prefix, reason)| format!("{prefix} {reason}"))
                 .collect()
@@ -52,14 +56,18 @@ fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
         let netlink = Netlink::connect().unwrap();
         let sets: Arc<Mutex<Vec<Vec<IpNet>>>> = Arc::default();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(protector(&netlink, true, true).run(
+        let (changing, following) = watch::channel(settings(true, true));
+        let protector = protector(&netlink, following);
+        let established = protector.current().await.unwrap();
+        let task = tokio::spawn(protector.run(
+            established,
             {
                 let sets = Arc::clone(&sets);
                 move |set: Vec<(IpNet, String)>| {
                     let mut sets = sets.lock().unwrap();
                     sets.push(set.into_iter().map(|(prefix, _)| prefix).collect());
-                    // The second one is refused, and comes again with the next look.
-                    if sets.len() == 2 { Err("full") } else { Ok(()) }
+                    // The first one is refused, and comes again with the next look.
+                    if sets.len() == 1 { Err("full") } else { Ok(()) }
                 }
             },
             shutdown.clone(),
@@ -70,7 +78,7 @@ fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
             sets.iter().filter(|set| set.contains(&added)).count()
         };
         sleep(Duration::from_millis(500)).await;
-        assert_eq!(sets.lock().unwrap().len(), 1);
+        assert_eq!(sets.lock().unwrap().len(), 0, "what is established is");
 
         ip("addr add 198.18.0.2/24 dev wan");
         sleep(Duration::from_secs(1)).await;
@@ -82,9 +90,19 @@ fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
         // A change that adds nothing to protect is not offered.
         ip("link set lan up");
         sleep(Duration::from_secs(1)).await;
+        assert_eq!(sets.lock().unwrap().len(), 2);
+
+        // Other settings count at once, the same ones not at all.
+        changing.send_replace(settings(true, true));
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(sets.lock().unwrap().len(), 2);
+        let mut other = settings(true, true);
+        other.extra.push("192.0.2.77/32".parse().unwrap());
+        changing.send_replace(other);
+        sleep(Duration::from_millis(500)).await;
         assert_eq!(sets.lock().unwrap().len(), 3);
         shutdown.cancel();
-        task.await.unwrap();
+        task.await.unwrap().unwrap();
     });
 }
 

@@ -8,7 +8,6 @@ use crate::prefix::Family;
 /// The parts of the kernel's policy that follow from the rules.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    pub rule_count: u32,
     pub call_rules: u32,
     pub volume_rules: u32,
     pub units: [[u32; abi::MAX_UNITS]; 2],
@@ -20,7 +19,6 @@ pub struct Compiled {
 pub fn compile(rules: &RuleSet) -> Compiled {
     let idle = abi::Policy::idle();
     let mut compiled = Compiled {
-        rule_count: rules.len() as u32,
         call_rules: 0,
         volume_rules: 0,
         units: idle.units,

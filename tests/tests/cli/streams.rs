@@ -3,12 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use packetwatch_tests::Lan;
 use packetwatch_tests::daemon::binary;
-use packetwatch_tests::patience::until;
+use packetwatch_tests::{Daemon, Lan};
 use serde_json::Value;
 
 use crate::{PROMPT, daemon, done, json};
@@ -23,38 +22,100 @@ impl Drop for Running {
     }
 }
 
-#[test]
-#[ignore = "needs root: network namespaces and BPF"]
-fn events_are_printed_as_they_happen_until_the_daemon_ends() {
-    let lan = Lan::new();
-    let mut daemon = daemon(&lan);
+/// `packetwatch events` with these arguments, and its standard output.
+fn events(daemon: &Daemon, arguments: &[&str]) -> (Running, Receiver<String>) {
     let mut command = Command::new(binary());
-    command.args(["events", "--socket"]).arg(daemon.socket());
-    let mut child = Running(
-        command
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("run the binary"),
-    );
-    let mut events = BufReader::new(child.0.stdout.take().expect("stdout is piped"));
-    let read = AtomicBool::new(false);
-    thread::scope(|scope| {
-        // Nothing says that the stream has begun but an event in it.
-        scope.spawn(|| {
-            until(PROMPT, || {
-                done(&daemon.cli(&["deny", "add", "192.0.2.1"]));
-                read.load(Ordering::Relaxed).then_some(())
-            })
-        });
-        let mut line = String::new();
-        events.read_line(&mut line).expect("an event");
-        read.store(true, Ordering::Relaxed);
+    command.arg("events").args(arguments).arg("--socket");
+    command.arg(daemon.socket()).stdout(Stdio::piped());
+    let mut child = Running(command.spawn().expect("run the binary"));
+    let stdout = child.0.stdout.take().expect("stdout is piped");
+    let (sender, lines) = mpsc::channel();
+    // It ends with the command.
+    thread::spawn(move || {
+        let mut read = BufReader::new(stdout).lines().map_while(Result::ok);
+        read.try_for_each(|line| sender.send(line))
+    });
+    (child, lines)
+}
+
+/// Reads lines until there is an event with this action for this prefix, and returns how many.
+#[track_caller]
+fn read_to(events: &Receiver<String>, action: &str, prefix: Option<&str>) -> usize {
+    for n in 1..1000 {
+        let line = events.recv_timeout(PROMPT).expect("an event in time");
         let event: Value = serde_json::from_str(&line).expect("a line of JSON");
         assert!(event["event.action"].is_string(), "{event}");
-    });
-    daemon.terminate();
-    let ended = until(PROMPT, || child.0.try_wait().expect("wait for the command"));
-    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+        let is_it = prefix.is_none_or(|prefix| event["packetwatch.prefix"] == prefix);
+        if event["event.action"] == action && is_it {
+            return n;
+        }
+    }
+    panic!("no {action} of {prefix:?} among a thousand events");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn recent_events_are_printed_and_that_is_all() {
+    let lan = Lan::new();
+    let daemon = daemon(&lan);
+    for n in 1..=3 {
+        done(&daemon.cli(&["deny", "add", &format!("192.0.2.{n}")]));
+    }
+    let output = daemon.cli(&["events"]);
+    let lines: Vec<Value> = done(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    let actions = lines.iter().map(|line| &line["event.action"]);
+    let actions: Vec<_> = actions.filter_map(Value::as_str).collect();
+    // From the start of the daemon on, in order.
+    let expected = [
+        "attached",
+        "started",
+        "deny-added",
+        "deny-added",
+        "deny-added",
+    ];
+    let told: Vec<_> = actions
+        .into_iter()
+        .filter(|action| expected.contains(action))
+        .collect();
+    assert_eq!(told, expected);
+    let last = daemon.cli(&["events", "--limit", "2", "--output", "json"]);
+    let tail: Vec<Value> = done(&last)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(tail, lines[lines.len() - 2..]);
+    let table = daemon.cli(&["events", "--limit", "1", "--output", "table"]);
+    let line = done(&table);
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(
+        line.contains("Z  deny-added") && line.contains("192.0.2.3/32"),
+        "{line}"
+    );
+    assert_eq!(done(&daemon.cli(&["events", "--limit", "0"])), "");
+    let wrong = daemon.cli(&["events", "--limit", "1001"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn events_are_followed_over_a_restart_of_the_daemon() {
+    let lan = Lan::new();
+    let mut daemon = daemon(&lan);
+    done(&daemon.cli(&["deny", "add", "192.0.2.1"]));
+    let (mut child, lines) = events(&daemon, &["--follow"]);
+    read_to(&lines, "deny-added", Some("192.0.2.1/32"));
+    // Nothing lies between those of late and those that happen.
+    done(&daemon.cli(&["deny", "add", "192.0.2.2"]));
+    assert_eq!(read_to(&lines, "deny-added", Some("192.0.2.2/32")), 1);
+    daemon.kill();
+    daemon.restart();
+    read_to(&lines, "started", None);
+    done(&daemon.cli(&["deny", "add", "192.0.2.3"]));
+    read_to(&lines, "deny-added", Some("192.0.2.3/32"));
+    assert_eq!(child.0.try_wait().expect("look at the command"), None);
 }
 
 /// As in `| head`: whoever has read enough is no failure.

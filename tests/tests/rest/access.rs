@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use packetwatch_tests::http::{Request, Response};
 
-use crate::stage::{Stage, problem};
+use crate::stage::{PROMPT, Stage, problem};
 
 /// User and group `nobody` of every Linux.
 const NOBODY: u32 = 65534;
@@ -98,12 +98,13 @@ fn the_socket_refuses_other_users_twice_over() {
     assert_eq!(mode & 0o7777, 0o660);
     let home = socket.parent().expect("the socket is in a directory");
     fs::set_permissions(home, Permissions::from_mode(0o755)).expect("open the directory");
-    let error = as_nobody(&socket).expect_err("the file's mode keeps nobody out");
+    let status = Request::new("GET", "/v1/status");
+    let error = as_nobody(&socket, &status).expect_err("the file's mode keeps nobody out");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 
     // Somebody has opened the file to all: the kernel still says who asks.
     fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("open the socket");
-    let answer = as_nobody(&socket);
+    let answer = as_nobody(&socket, &status);
     fs::set_permissions(&socket, Permissions::from_mode(mode)).expect("close the socket");
     let refused = problem(&answer.expect("an answer"), 403, None);
     assert!(
@@ -113,13 +114,13 @@ fn the_socket_refuses_other_users_twice_over() {
     );
 }
 
-/// `GET /v1/status` as the user nobody.
-fn as_nobody(socket: &Path) -> std::io::Result<Response> {
+/// Asks as the user nobody.
+pub(crate) fn as_nobody(socket: &Path, request: &Request) -> std::io::Result<Response> {
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
             become_nobody();
             let stream = UnixStream::connect(socket)?;
-            Request::new("GET", "/v1/status").exchange(stream)
+            request.exchange(stream)
         });
         asking.join().expect("asking does not panic")
     })
@@ -137,8 +138,7 @@ fn become_nobody() {
     assert!(done, "become nobody: {}", std::io::Error::last_os_error());
 }
 
-/// Connections that send the beginning of a head or a body and no more. On a daemon of their own: two list
-/// uploads that are under way, however slow, take the places of others.
+/// Connections that send the beginning of a head or a body and no more.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn slow_requests_keep_nobody_else_waiting() {
@@ -164,13 +164,28 @@ fn slow_requests_keep_nobody_else_waiting() {
         stage.expect(200, "GET", "/v1/status");
         let put = stage.ask("PUT", "/v1/deny/192.0.2.97", Some(serde_json::json!({})));
         assert!([200, 201].contains(&put.status), "{put:?}");
+        let list = stage.send("POST", "/v1/deny", "text/plain", b"192.0.2.96");
+        assert_eq!(list.status, 200, "{list:?}");
         assert!(
             asked.elapsed() < Duration::from_secs(5),
             "{:?}",
             asked.elapsed()
         );
     }
-    drop(slow);
+    // Ten seconds without a byte of the body end a request.
+    for (n, mut stream) in slow.into_iter().enumerate() {
+        if n % begun.len() > 0 {
+            stream
+                .set_read_timeout(Some(2 * PROMPT))
+                .expect("set a limit");
+            problem(
+                &Response::read(&mut stream).expect("an answer"),
+                408,
+                Some("body"),
+            );
+        }
+    }
+    stage.expect(204, "DELETE", "/v1/deny/192.0.2.96");
     stage.expect(204, "DELETE", "/v1/deny/192.0.2.97");
     stage.expect(404, "DELETE", "/v1/deny/192.0.2.98");
 }

@@ -113,11 +113,13 @@ fn bad_lines_are_all_named_and_nothing_is_taken() {
         {"prefix": "192.0.2.0/24", "ttl": "0s"},
         {"reason": "without a prefix"},
         7,
+        {"prefix": 7},
+        {"prefix": "192.0.2.0/24", "ttl": 600},
     ]);
     let refused = problem(
         &stage.ask("POST", "/v1/deny", Some(body.clone())),
         422,
-        Some("body"),
+        Some("[1].colour"),
     );
     let places: Vec<_> = refused["errors"]
         .as_array()
@@ -130,6 +132,8 @@ fn bad_lines_are_all_named_and_nothing_is_taken() {
         (Some(2), Some("ttl")),
         (Some(3), Some("prefix")),
         (Some(4), None),
+        (Some(5), Some("prefix")),
+        (Some(6), Some("ttl")),
     ];
     assert_eq!(places, expected);
     assert_eq!(stage.listed("deny"), [""; 0]);
@@ -149,7 +153,7 @@ fn bad_lines_are_all_named_and_nothing_is_taken() {
     let partly = changed(&stage.ask("POST", "/v1/deny?partial=true", Some(body)));
     assert_eq!(
         (&partly["added"], &partly["refused"]),
-        (&json!(1), &json!(4))
+        (&json!(1), &json!(6))
     );
     assert_eq!(stage.listed("deny"), ["192.0.2.0/24"]);
     let partly = changed(&stage.send("PUT", "/v1/deny?partial=true", TEXT, feed));

@@ -2,10 +2,8 @@
 
 use packetwatch_tests::Family;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::stage::{Stage, entries, keys, problem, text};
+use crate::stage::{Stage, entries, keys, problem, text, time};
 
 const LISTS: [&str; 2] = ["allow", "deny"];
 
@@ -90,6 +88,29 @@ fn a_deny_works_around_what_is_allowed_and_says_so() {
     }
 }
 
+/// On a daemon of its own, whose answers name no other test's entries.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn an_answer_names_a_hundred_of_what_it_works_around() {
+    let stage = Stage::own();
+    let deny = |count: usize| {
+        let feed: String = (0..count).map(|n| format!("203.0.113.{n}\n")).collect();
+        let put = stage.send("PUT", "/v1/allow", "text/plain", feed.as_bytes());
+        assert_eq!(put.status, 200, "{put:?}");
+        let answer = stage.ask("PUT", "/v1/deny/203.0.113.0/24", None).json();
+        let named = answer["carved_out"].as_array().expect("a list").clone();
+        (named, answer["note"].clone())
+    };
+    let (named, note) = deny(100);
+    assert_eq!((named.len(), &named[99]), (100, &json!("203.0.113.99/32")));
+    assert_eq!(note, Value::Null, "all of them are named");
+    let (named, note) = deny(101);
+    assert_eq!(named.len(), 100);
+    let note = text(&note);
+    assert!(note.contains("101 prefixes inside are allowed"), "{note}");
+    assert!(note.contains("first 100 are named"), "{note}");
+}
+
 /// On a daemon of its own, since it takes the host's own protection away for a while.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -150,12 +171,4 @@ fn a_protected_address_is_denied_by_force_alone() {
             "it returns with the end of the deny"
         );
     }
-}
-
-/// A time of the API: RFC 3339 and UTC.
-#[track_caller]
-fn time(value: &Value) -> OffsetDateTime {
-    let written = text(value);
-    assert!(written.ends_with('Z'), "{written} is not UTC");
-    OffsetDateTime::parse(written, &Rfc3339).unwrap_or_else(|error| panic!("{written}: {error}"))
 }

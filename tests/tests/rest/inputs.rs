@@ -159,6 +159,8 @@ fn a_body_is_judged_by_type_form_and_size() {
         422,
         Some("ttl"),
     );
+    problem(&put(json_type, b"{\"ttl\":600}"), 422, Some("ttl"));
+    problem(&put(json_type, b"{\"reason\":[]}"), 422, Some("reason"));
     let long = json!({"reason": "x".repeat(257)}).to_string();
     problem(&put(json_type, long.as_bytes()), 422, Some("reason"));
     problem(

@@ -3,6 +3,7 @@
 //! * `routes`: the paths and methods there are, and what the daemon says of itself.
 //! * `entries`: one entry of a list at a time; `inputs`: what may be written in it.
 //! * `bulk`: whole lists; `pages`: reading them.
+//! * `described`: every answer there is to bad input, against the description.
 //! * `access`: tokens, peers, and connections that are held open.
 //! * `rules`: reading, setting and resetting them, over a restart.
 //! * `verdicts`: bans, callers, explanations and events of real calls; `metrics`: their counters.
@@ -12,6 +13,7 @@
 
 mod access;
 mod bulk;
+mod described;
 mod entries;
 mod inputs;
 mod metrics;

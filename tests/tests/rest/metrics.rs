@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use packetwatch_tests::intruder::Intruder;
 use packetwatch_tests::patience::until;
 
 use crate::scan::Scan;
-use crate::stage::PROMPT;
+use crate::stage::{PROMPT, Stage, problem};
 
 /// Every name users build dashboards on, with exactly its labels, and no address among the values.
 pub(crate) fn metrics_tell(scan: &Scan) {
@@ -86,6 +87,34 @@ pub(crate) fn metrics_tell(scan: &Scan) {
         bans.map(|sample| (sample.labels["rule"].clone(), sample.value)),
         Some(("port-scan".to_owned(), 1.0))
     );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_write_that_the_kernel_refuses_is_counted_and_taken_back() {
+    let stage = Stage::own();
+    let errors = || {
+        let answer = stage.expect(200, "GET", "/metrics");
+        let sample = samples(answer.text()).find(|sample| {
+            let label = |key: &str| sample.labels.get(key).map(String::as_str);
+            sample.name == "packetwatch_map_errors_total"
+                && (label("map"), label("error")) == (Some("list_hits"), Some("clear"))
+        });
+        sample.map(|sample| sample.value)
+    };
+    assert_eq!(errors(), None);
+    let status = stage.expect(200, "GET", "/v1/status").json();
+    let program = status["interfaces"][0]["program_id"].as_u64();
+    let program = program.and_then(|id| id.try_into().ok());
+    Intruder::of(program.expect("a program")).freeze_list_hits();
+
+    let refused = problem(&stage.ask("PUT", "/v1/deny/192.0.2.1", None), 500, None);
+    let detail = refused["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("log says why"), "{refused}");
+    assert_eq!(errors(), Some(1.0));
+    assert_eq!(stage.listed("deny"), [""; 0]);
+    problem(&stage.ask("PUT", "/v1/deny/192.0.2.2", None), 500, None);
+    assert_eq!((errors(), stage.listed("deny").len()), (Some(2.0), 0));
 }
 
 /// A line of the exposition that is no comment.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use packetwatch_tests::http::{Request, Response};
 use packetwatch_tests::{Daemon, Lan};
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// An answer that takes longer has not come.
 pub(crate) const PROMPT: Duration = Duration::from_secs(10);
@@ -37,11 +39,17 @@ impl Stage {
 
     /// One for a test that changes what is everybody's.
     pub(crate) fn own() -> Self {
+        Self::with("")
+    }
+
+    /// One with these tables in its configuration besides.
+    pub(crate) fn with(tables: &str) -> Self {
         let lan = Lan::new();
         let daemon = Daemon::builder(&lan.host)
             .interface(&lan.segment().interface)
             .rules_toml("")
             .listen(TCP.parse().expect("an address and a port"))
+            .config_toml(tables)
             .start();
         Self { daemon, lan }
     }
@@ -148,4 +156,12 @@ pub(crate) fn text(value: &Value) -> &str {
     value
         .as_str()
         .unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+/// A time of the API: RFC 3339 and UTC.
+#[track_caller]
+pub(crate) fn time(value: &Value) -> OffsetDateTime {
+    let written = text(value);
+    assert!(written.ends_with('Z'), "{written} is not UTC");
+    OffsetDateTime::parse(written, &Rfc3339).unwrap_or_else(|error| panic!("{written}: {error}"))
 }

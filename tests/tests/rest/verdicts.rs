@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use packetwatch_tests::{Family, answered};
 use serde_json::json;
+use time::OffsetDateTime;
 
 use crate::metrics::metrics_tell;
 use crate::scan::{PORTS, SILENCE, Scan, event};
-use crate::stage::{PROMPT, entries, keys, problem, text};
+use crate::stage::{PROMPT, entries, keys, problem, text, time};
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -26,14 +27,27 @@ fn told_everywhere(family: Family) {
     let single = scan.single();
     let mut events = scan.events();
 
+    let begun = OffsetDateTime::now_utc();
     assert!(scan.call(PORTS[0], PROMPT));
     let explained = scan.explain();
     assert_eq!(explained["verdict"], "pass", "{explained}");
     assert_eq!(explained["because"], json!([]), "{explained}");
     assert_eq!(scan.caller()["state"], "counted");
 
+    let between = OffsetDateTime::now_utc();
     assert!(scan.call(PORTS[1], PROMPT) && scan.call(PORTS[2], PROMPT));
     let caller = scan.caller();
+    let (first, last) = (time(&caller["first_seen"]), time(&caller["last_seen"]));
+    // The kernel's clock is coarse: it is up to 10 ms behind.
+    let coarse = time::Duration::milliseconds(20);
+    assert!(
+        begun - coarse < first && first < between,
+        "{begun} {caller} {between}"
+    );
+    assert!(
+        between - coarse < last && last < OffsetDateTime::now_utc(),
+        "{between} {caller}"
+    );
     let expected = [
         "bytes",
         "connections",

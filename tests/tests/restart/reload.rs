@@ -68,6 +68,46 @@ fn sighup_takes_a_good_file_and_refuses_a_bad_one() {
     scene.assert_silence(0);
 }
 
+/// The log tells what has become protected or no longer is, and not each time what stays so.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn sighup_tells_of_protection_that_changes() {
+    let scene = Scene::new("10m");
+    let of = |lines: &[Value], action: &str| {
+        let is = |line: &&Value| line["event.action"] == action;
+        lines.iter().filter(is).cloned().collect::<Vec<_>>()
+    };
+    let reload = |edit: &dyn Fn(String) -> String| {
+        let mark = scene.daemon.log().len();
+        scene.daemon.edit_config(edit);
+        scene.daemon.signal(Signal::SIGHUP);
+        let reloaded = |line: &Value| line["event.action"] == "reloaded";
+        scene.daemon.log().wait_from(mark, reloaded, PROMPT);
+        mark
+    };
+    let changed = |mark| {
+        let is = |line: &Value| line["event.action"] == "protect-changed";
+        scene.daemon.log().wait_from(mark, is, PROMPT)
+    };
+    let counts = |line: &Value| {
+        let count = |key: &str| line[key].as_u64();
+        (count("packetwatch.added"), count("packetwatch.removed"))
+    };
+    reload(&|text| text);
+    let extra = "[protect]\nextra = [\"192.0.2.77\"]\n[api]";
+    let mark = reload(&|text| text.replace("[api]", extra));
+    assert_eq!(counts(&changed(mark)), (Some(1), Some(0)));
+    let mark = reload(&|text| text.replace(extra, "[api]"));
+    assert_eq!(counts(&changed(mark)), (Some(0), Some(1)));
+    // Neither the start nor the file that said the same had anything to tell.
+    let lines = scene.daemon.lines();
+    let told = of(&lines, "protect-changed");
+    assert_eq!(told.len(), 2, "{told:?}");
+    let added = of(&lines, "allow-added");
+    let again = |line: &&Value| line["packetwatch.prefix"] == "198.18.0.1/32";
+    assert_eq!(added.iter().filter(again).count(), 1, "{added:?}");
+}
+
 /// Rules that the API has put stay, whatever the file says.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]

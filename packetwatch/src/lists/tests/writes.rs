@@ -53,6 +53,43 @@ fn a_ttl_ends_in_the_kernel_then_in_the_list_then_in_the_sweep() {
 }
 
 #[test]
+fn what_is_put_between_an_end_and_the_sweep_is_new() {
+    let f = Fixture::new();
+    let tally = Tally {
+        packets: 7,
+        bytes: 420,
+    };
+    let entries = |count: u8| (0..count).map(|i| brief(&host(i).to_string(), MINUTE));
+    f.lists.add(List::Deny, entries(64).collect()).unwrap();
+    f.maps
+        .kernel()
+        .hits
+        .extend((0..64).map(|slot| (slot, tally)));
+    f.clock.advance(MINUTE);
+
+    let put = f
+        .lists
+        .put(List::Deny, new("198.51.100.1/32"), Force(false));
+    assert!(put.unwrap().created);
+    let page = f.lists.page(List::Deny, PageQuery::default()).unwrap();
+    assert_eq!(page.entries.len(), 1, "{:?}", page.entries);
+    assert_eq!(
+        page.entries[0].packets,
+        Some(0),
+        "it has passed nothing yet"
+    );
+    // The others have made room, for a whole list too.
+    let added = f.lists.add(List::Deny, entries(64).collect()).unwrap();
+    assert_eq!((added.added, added.updated), (63, 1));
+    f.clock.advance(MINUTE);
+    let replaced = f.lists.replace(List::Deny, entries(2).collect()).unwrap();
+    assert_eq!(
+        (replaced.added, replaced.updated, replaced.removed),
+        (2, 0, 0)
+    );
+}
+
+#[test]
 fn a_ttl_of_nothing_or_beyond_the_calendar_is_refused() {
     let f = Fixture::new();
     for ttl in [

@@ -219,7 +219,7 @@ fn a_value_that_logs_while_it_is_written_does_no_harm() {
 fn subscribers_get_event_lines_alone_and_always_as_json() {
     for format in [LogFormat::Json, LogFormat::Text] {
         let log = LogHandle::new(Kept::default(), format).unwrap();
-        let mut events = log.subscribe();
+        let (_, mut events) = log.subscribe();
         let subscriber = tracing_subscriber::registry().with(log.layer(format));
         tracing::subscriber::with_default(subscriber, || {
             info!("not an event");

@@ -1,0 +1,146 @@
+//! The list as a whole: read by pages, added to and replaced by bodies.
+
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+};
+use serde::Deserialize;
+
+use super::{Change, ListEntry, ListPage, ListedBody, feed::Feed, read, refusal};
+use crate::{
+    api::{
+        App, blocking,
+        extract::{Params, media_type, unsupported},
+        page::PageParams,
+        problem::Problem,
+        refusals::{BadBody, BadParameter, Failed, Full, Gated, NoPlace, Protected, Slow},
+        upload::{LIST_BODY, Uploads},
+    },
+    lists::List,
+};
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BodyParams {
+    /// Apply the good entries and list the others, instead of all or nothing.
+    #[serde(default)]
+    partial: bool,
+}
+
+/// List the entries of the {list} list.
+#[utoipa::path(get, path = "/v1/{list}", operation_id = "list_{list}", tag = "lists",
+    params(PageParams),
+    responses((status = 200, description = "a page of the list", body = ListPage), BadParameter, Gated, Failed, Slow))]
+pub(super) async fn show(
+    State(app): State<App>,
+    Extension(list): Extension<List>,
+    Params(params): Params<PageParams>,
+) -> Result<Json<ListPage>, Problem> {
+    let query = params.query()?;
+    let page = blocking(move || app.lists.page(list, query).map_err(|e| refusal(&app, e)));
+    let page = page.await?;
+    Ok(Json(ListPage {
+        entries: page.entries.into_iter().map(ListEntry::from).collect(),
+        next: page.next,
+    }))
+}
+
+/// Add entries to the {list} list, all or nothing: JSON, or text with one prefix a line.
+#[utoipa::path(post, path = "/v1/{list}", operation_id = "add_{list}", tag = "lists",
+    params(BodyParams),
+    request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
+    responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
+pub(super) async fn add(
+    State(app): State<App>,
+    Extension(list): Extension<List>,
+    Extension(uploads): Extension<Uploads>,
+    Params(BodyParams { partial }): Params<BodyParams>,
+    request: Request,
+) -> Result<Json<Change>, Problem> {
+    written(app, list, uploads, partial, request, Write::Add).await
+}
+
+/// Replace the {list} list in one step: no packet sees half of it.
+#[utoipa::path(put, path = "/v1/{list}", operation_id = "replace_{list}", tag = "lists",
+    params(BodyParams),
+    request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
+    responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
+pub(super) async fn replace(
+    State(app): State<App>,
+    Extension(list): Extension<List>,
+    Extension(uploads): Extension<Uploads>,
+    Params(BodyParams { partial }): Params<BodyParams>,
+    request: Request,
+) -> Result<Json<Change>, Problem> {
+    written(app, list, uploads, partial, request, Write::Replace).await
+}
+
+#[derive(Clone, Copy)]
+enum Write {
+    Add,
+    Replace,
+}
+
+async fn written(
+    app: App,
+    list: List,
+    uploads: Uploads,
+    partial: bool,
+    request: Request,
+    write: Write,
+) -> Result<Json<Change>, Problem> {
+    let media = media_type(request.headers());
+    let parse = match media.as_deref() {
+        Some("application/json") => read::from_json,
+        Some("text/plain") => |body: &[u8]| Ok(read::from_text(body)),
+        other => return Err(unsupported(other, "application/json or text/plain")),
+    };
+    let body = uploads.read_list(request, LIST_BODY).await?;
+    let place = uploads.place().await?;
+    let change = blocking(move || {
+        let feed = parse(body.bytes())?;
+        drop(body);
+        let change = apply(&app, list, feed, partial, write);
+        // Held to the end of the work, though who asked for it may have gone.
+        drop(place);
+        change
+    });
+    change.await.map(Json)
+}
+
+fn apply(
+    app: &App,
+    list: List,
+    mut feed: Feed,
+    partial: bool,
+    write: Write,
+) -> Result<Change, Problem> {
+    if list == List::Deny {
+        let prefixes = feed.entries.iter().map(|entry| entry.prefix);
+        feed.refuse_protected(&app.lists.protected_among(prefixes));
+    }
+    if feed.refused > 0 && !partial {
+        return Err(feed.problem());
+    }
+    let change = Change {
+        note: feed.note(),
+        refused: partial.then_some(feed.refused),
+        errors: feed.faults,
+        ..Change::default()
+    };
+    let done = match write {
+        Write::Add => app.lists.add(list, feed.entries).map(|done| Change {
+            added: done.added,
+            updated: done.updated,
+            ..change
+        }),
+        Write::Replace => app.lists.replace(list, feed.entries).map(|done| Change {
+            added: done.added,
+            updated: done.updated,
+            removed: Some(done.removed),
+            ..change
+        }),
+    };
+    done.map_err(|error| refusal(app, error))
+}

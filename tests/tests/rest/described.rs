@@ -1,0 +1,256 @@
+//! Whatever is sent to an operation, `/openapi.json` lists the status and the media type of the answer.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use packetwatch_tests::http::{Request, Response};
+use serde_json::Value;
+
+use crate::access::as_nobody;
+use crate::stage::{PROMPT, Stage};
+
+const METHODS: [&str; 6] = ["get", "put", "post", "delete", "patch", "options"];
+
+/// What takes the place of the parameter of a path: right ones, one of them protected, and wrong ones.
+const LAST: [&str; 7] = [
+    "192.0.2.50",
+    "198.18.0.1",
+    "nonsense",
+    "192.0.2.0%2F33",
+    "192.0.2.0/24",
+    "%ff",
+    "1/2/3",
+];
+
+const QUERIES: [&str; 6] = [
+    "",
+    "?colour=red",
+    "?limit=x",
+    "?limit=0",
+    "?cursor=x",
+    "?contains=x&partial=x&force=x&recent=x",
+];
+
+const BODIES: [(&str, &[u8]); 12] = [
+    ("", b""),
+    ("application/json", b"{}"),
+    ("application/json", b"[]"),
+    ("application/json", b"7"),
+    ("application/json", b"{"),
+    ("application/json", b"{\"ttl\": 5}"),
+    ("application/json", b"{\"ttl\": \"0s\"}"),
+    ("application/json", b"{\"rules\": [{\"within\": 5}]}"),
+    ("application/json", b"[{\"prefix\": 7}]"),
+    ("application/xml", b"<ttl/>"),
+    ("text/plain", b"192.0.2.1 192.0.2.2"),
+    ("text/plain", b"198.18.0.1"),
+];
+
+/// Bytes beyond the bound of any body.
+const TOO_LARGE: usize = (64 << 20) + 1;
+
+struct Description {
+    document: Value,
+    /// what was answered
+    seen: BTreeSet<u16>,
+}
+
+impl Description {
+    /// The method in lower case, and the path as the description writes it.
+    #[track_caller]
+    fn check(&mut self, method: &str, path: &str, answer: &Response) {
+        self.seen.insert(answer.status);
+        let media = answer.header("content-type").unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default();
+        let operation = &self.document["paths"][path][method];
+        if operation.is_null() {
+            // No operation, and nothing to describe.
+            assert_eq!(
+                (answer.status, media),
+                (405, "application/problem+json"),
+                "{method} {path}"
+            );
+            return;
+        }
+        let described = &operation["responses"][answer.status.to_string()];
+        assert!(
+            described.is_object(),
+            "{method} {path} is not described: {answer:?}"
+        );
+        assert!(
+            described["description"].is_string(),
+            "{method} {path}: {described}"
+        );
+        match described.get("content") {
+            Some(content) => assert!(content.get(media).is_some(), "{method} {path}: {answer:?}"),
+            None => assert_eq!((media, answer.body.len()), ("", 0), "{method} {path}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn every_answer_is_described() {
+    let stage = Stage::with("[capacity]\nlists = 12\n");
+    let document = stage.expect(200, "GET", "/openapi.json").json();
+    let paths: Vec<String> = document["paths"]
+        .as_object()
+        .expect("paths are an object")
+        .keys()
+        .cloned()
+        .collect();
+    let mut description = Description {
+        document,
+        seen: BTreeSet::new(),
+    };
+    // A slow body takes its time: they are all begun here and read at the end.
+    let mut slow = Vec::new();
+    for path in &paths {
+        for method in METHODS {
+            if takes_body(&description.document, path, method) {
+                let mut stream = stage.connect();
+                let head = format!(
+                    "{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: \
+                     application/json\r\nContent-Length: 99\r\n\r\n{{",
+                    method.to_uppercase(),
+                    concrete(path, LAST[0])
+                );
+                stream.write_all(head.as_bytes()).expect("send a part");
+                slow.push((method, path.clone(), stream));
+            }
+        }
+    }
+    for path in &paths {
+        for method in METHODS {
+            bad_input(&stage, &mut description, method, path);
+            strangers(&stage, &mut description, method, path);
+        }
+    }
+    at_capacity(&stage, &mut description);
+    too_many_streams(&stage, &mut description);
+    for (method, path, stream) in slow {
+        stream
+            .set_read_timeout(Some(2 * PROMPT))
+            .expect("set a limit");
+        let answer = Response::read(stream).expect("an answer");
+        assert_eq!(answer.status, 408, "{method} {path}: {answer:?}");
+        description.check(method, &path, &answer);
+    }
+    let expected = [
+        200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 503, 507,
+    ];
+    assert_eq!(description.seen.into_iter().collect::<Vec<_>>(), expected);
+}
+
+fn takes_body(document: &Value, path: &str, method: &str) -> bool {
+    document["paths"][path][method].get("requestBody").is_some()
+}
+
+/// A path with its parameter filled in. The one answer that does not end by itself is made to.
+fn concrete(path: &str, last: &str) -> String {
+    let path = path.replace("{prefix}", last).replace("{address}", last);
+    if path == "/v1/events" {
+        return format!("{path}?follow=false&recent=5");
+    }
+    path
+}
+
+fn bad_input(stage: &Stage, description: &mut Description, method: &str, path: &str) {
+    let verb = method.to_uppercase();
+    let lasts = if path.contains('{') {
+        &LAST[..]
+    } else {
+        &LAST[..1]
+    };
+    for last in lasts {
+        let concrete = concrete(path, last);
+        for query in QUERIES {
+            if concrete.contains('?') && query.is_empty() {
+                description.check(method, path, &stage.ask(&verb, &concrete, None));
+            } else {
+                let query = query.replace('?', if concrete.contains('?') { "&" } else { "?" });
+                let answer = stage.ask(&verb, &format!("{concrete}{query}"), None);
+                description.check(method, path, &answer);
+            }
+        }
+        if takes_body(&description.document, path, method) {
+            for (media, body) in BODIES {
+                description.check(method, path, &stage.send(&verb, &concrete, media, body));
+            }
+            let answer = stage.announce(&verb, &concrete, TOO_LARGE);
+            description.check(method, path, &answer);
+        }
+    }
+}
+
+/// Without a token, with a wrong one, and as a user who may not.
+fn strangers(stage: &Stage, description: &mut Description, method: &str, path: &str) {
+    let (verb, concrete) = (method.to_uppercase(), concrete(path, LAST[0]));
+    let mut request = Request::new(&verb, &concrete);
+    let is_open = path == "/healthz";
+    for headers in [vec![], vec![("Authorization", "Bearer pw_0")]] {
+        request.headers = headers;
+        let answer = stage.over_tcp(&request);
+        assert_eq!(
+            answer.status == 401,
+            !is_open,
+            "{method} {path}: {answer:?}"
+        );
+        if !description.document["paths"][path][method].is_null() {
+            description.check(method, path, &answer);
+        }
+    }
+    let socket = stage.daemon.socket();
+    let home = socket.parent().expect("the socket is in a directory");
+    fs::set_permissions(home, Permissions::from_mode(0o755)).expect("open the directory");
+    fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("open the socket");
+    let answer = as_nobody(&socket, &request).expect("an answer");
+    assert_eq!(
+        answer.status == 403,
+        !is_open,
+        "{method} {path}: {answer:?}"
+    );
+    if !description.document["paths"][path][method].is_null() {
+        description.check(method, path, &answer);
+    }
+}
+
+fn at_capacity(stage: &Stage, description: &mut Description) {
+    let feed: String = (0..20).map(|n| format!("203.0.113.{n}\n")).collect();
+    for list in ["allow", "deny"] {
+        let path = format!("/v1/{list}");
+        for method in ["post", "put"] {
+            let verb = method.to_uppercase();
+            let answer = stage.send(&verb, &path, "text/plain", feed.as_bytes());
+            assert_eq!(answer.status, 507, "{answer:?}");
+            description.check(method, &path, &answer);
+        }
+        let mut full = None;
+        for n in 0..20 {
+            let answer = stage.ask("PUT", &format!("/v1/{list}/203.0.113.{n}"), None);
+            description.check("put", &format!("/v1/{list}/{{prefix}}"), &answer);
+            full = (answer.status == 507).then_some(n).or(full);
+        }
+        assert!(full.is_some(), "the {list} list has taken everything");
+    }
+}
+
+fn too_many_streams(stage: &Stage, description: &mut Description) {
+    let streams: Vec<_> = (0..64)
+        .map(|_| {
+            let mut stream = stage.connect();
+            let head = b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n";
+            stream.write_all(head).expect("ask for events");
+            let mut first = [0];
+            std::io::Read::read_exact(&mut stream, &mut first).expect("it is open");
+            stream
+        })
+        .collect();
+    let answer = stage.ask("GET", "/v1/events", None);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    description.check("get", "/v1/events", &answer);
+    drop(streams);
+}
