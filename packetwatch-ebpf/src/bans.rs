@@ -2,6 +2,7 @@
 //! spoofed sources evict them.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, HashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -17,9 +18,11 @@ static BANS_V4: HashMap<BanKeyV4, Ban, { capacity::BANS as usize }> = HashMap::n
 #[btf_map]
 static BANS_V6: HashMap<BanKeyV6, Ban, { capacity::BANS as usize }> = HashMap::new();
 
-/// A bit for each ban: a source whose bit is not set is not looked up.
+/// A bit for each ban: a source whose bit is not set is not looked up. The daemon writes into it
+/// without a system call.
 #[btf_map]
-static BAN_FILTER: Array<u64, { BAN_FILTER_WORDS as usize }> = Array::new();
+static BAN_FILTER: Array<u64, { BAN_FILTER_WORDS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 #[btf_map]
 static BAN_HITS: PerCpuArray<Tally, { capacity::BANS as usize }> = PerCpuArray::new();

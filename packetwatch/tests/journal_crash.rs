@@ -39,8 +39,8 @@ impl Maps for NoMaps {
         Ok(Differences::default())
     }
 
-    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
-        Ok(Vec::new())
+    fn mend_ban_filter(&self) -> Vec<IpNet> {
+        Vec::new()
     }
 
     fn lists_in_force(&self) -> Result<bool, Error> {

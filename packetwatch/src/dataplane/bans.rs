@@ -1,7 +1,10 @@
 //! Bans in the kernel: a table for each family, a presence filter in front of them, and a slot each
 //! for what was dropped.
 
-use std::collections::{BTreeSet, HashMap as Slots};
+use std::{
+    collections::{BTreeSet, HashMap as Slots},
+    os::fd::AsFd as _,
+};
 
 use aya::{
     Ebpf, Pod,
@@ -18,6 +21,7 @@ use super::{
     error::{is_absent, map_error},
     key::{key, prefix},
     lock,
+    mapped::Mapped,
     object::take,
 };
 
@@ -36,7 +40,9 @@ pub struct Ban {
 pub(super) struct Bans {
     v4: HashMap<MapData, BanKeyV4, Entry>,
     v6: HashMap<MapData, BanKeyV6, Entry>,
-    filter: Array<MapData, u64>,
+    /// keeps the memory of `filter` there
+    filter_map: Array<MapData, u64>,
+    filter: Mapped,
     hits: PerCpuArray<MapData, Tally>,
     /// of each table, and of both together
     capacity: u32,
@@ -52,10 +58,19 @@ impl Bans {
         let v4: HashMap<MapData, BanKeyV4, Entry> = take(ebpf, "BANS_V4")?;
         let info = IterableMap::map(&v4).info();
         let capacity = info.map_err(map_error(MAP, "inspect", 0))?.max_entries();
+        let filter_map: Array<MapData, u64> = take(ebpf, "BAN_FILTER")?;
+        let words = IterableMap::map(&filter_map).fd().as_fd();
+        let filter = Mapped::of_map(words, BAN_FILTER_WORDS);
+        let filter = filter.map_err(|source| Error::Syscall {
+            map: MAP,
+            operation: "map into memory",
+            source,
+        })?;
         Ok(Self {
             v4,
             v6: take(ebpf, "BANS_V6")?,
-            filter: take(ebpf, "BAN_FILTER")?,
+            filter,
+            filter_map,
             hits: take(ebpf, "BAN_HITS")?,
             capacity,
             slots: Slots::new(),
@@ -69,7 +84,7 @@ impl Bans {
         let parts = [
             IterableMap::map(&self.v4),
             IterableMap::map(&self.v6),
-            IterableMap::map(&self.filter),
+            IterableMap::map(&self.filter_map),
             IterableMap::map(&self.hits),
         ];
         let mut whole = usage("bans", parts[0], Some(entries))?;
@@ -157,36 +172,21 @@ impl Bans {
     }
 
     /// Lets the program look for the prefix.
-    fn share_bit(&mut self, key: &Prefix) -> Result<(), Error> {
+    fn share_bit(&mut self, key: &Prefix) {
         let bit = ban_filter_bit(key);
         *self.shares.entry(bit).or_default() += 1;
-        self.write_bit(bit)
+        self.filter.set_bit(bit.into());
     }
 
-    fn unshare_bit(&mut self, key: &Prefix) -> Result<(), Error> {
+    fn unshare_bit(&mut self, key: &Prefix) {
         let bit = ban_filter_bit(key);
         if let Some(shares) = self.shares.get_mut(&bit) {
             *shares -= 1;
             if *shares == 0 {
                 self.shares.remove(&bit);
+                self.filter.clear_bit(bit.into());
             }
         }
-        self.write_bit(bit)
-    }
-
-    fn write_bit(&mut self, bit: u32) -> Result<(), Error> {
-        let (at, mask) = (bit / 64, 1u64 << (bit % 64));
-        let word = self.filter.get(&at, 0);
-        let word = word.map_err(|error| self.error("read", error))?;
-        let wanted = match self.shares.contains_key(&bit) {
-            true => word | mask,
-            false => word & !mask,
-        };
-        if wanted == word {
-            return Ok(());
-        }
-        let written = self.filter.set(at, wanted, 0);
-        written.map_err(|error| self.error("write", error))
     }
 }
 
@@ -228,7 +228,7 @@ impl Dataplane {
         if known.is_none() {
             bans.slots.insert(key, slot);
             // Now the program looks for it.
-            bans.share_bit(&key)?;
+            bans.share_bit(&key);
         }
         Ok(())
     }
@@ -247,7 +247,7 @@ impl Dataplane {
         bans.remove(&key)?;
         if let Some(slot) = bans.slots.remove(&key) {
             bans.free.insert(slot);
-            bans.unshare_bit(&key)?;
+            bans.unshare_bit(&key);
         }
         Ok(())
     }
@@ -283,21 +283,10 @@ impl Dataplane {
 
     /// Prefixes whose ban the filter hides from the program, though it is in the table: somebody
     /// else has written into the filter. They are shown to it again.
-    pub fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
-        let mut bans = lock(&self.0.bans);
-        let mut words = vec![0u64; BAN_FILTER_WORDS as usize];
-        batch::each::<u32, u64>(IterableMap::map(&bans.filter), "BAN_FILTER", |at, word| {
-            words[at as usize] = word;
-        })?;
-        let is_hidden = |key: &&Prefix| {
-            let bit = ban_filter_bit(key);
-            words[bit as usize / 64] >> (bit % 64) & 1 == 0
-        };
-        let hidden: Vec<Prefix> = bans.slots.keys().filter(is_hidden).copied().collect();
-        for key in &hidden {
-            bans.write_bit(ban_filter_bit(key))?;
-        }
-        Ok(hidden.iter().map(prefix).collect())
+    pub fn mend_ban_filter(&self) -> Vec<IpNet> {
+        let bans = lock(&self.0.bans);
+        let is_hidden = |key: &&Prefix| bans.filter.set_bit(ban_filter_bit(key).into());
+        bans.slots.keys().filter(is_hidden).map(prefix).collect()
     }
 
     /// All bans, ended ones too, in no order.

@@ -25,6 +25,7 @@ mod key;
 mod link;
 mod links;
 mod lists;
+mod mapped;
 mod mode;
 mod object;
 mod pins;

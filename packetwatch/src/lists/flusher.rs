@@ -140,6 +140,9 @@ impl Shared {
         }
         let written = journal.commit(&batch);
         if written.is_err() {
+            for (list, _) in &batch.lists {
+                self.state().mark_list_unwritten(*list);
+            }
             let entries = batch.entries.iter();
             let entries = entries.map(|(list, prefix, _)| (*list, *prefix));
             self.state().mark_unwritten(entries);

@@ -1,6 +1,7 @@
 //! The lists on disk: one redb file, one transaction a change.
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
@@ -20,7 +21,7 @@ use super::{
     entry::List,
     error::{JournalError, OpenError},
     event,
-    record::{self, BanRecord, EntryRecord, OffenceRecord, Unreadable, VERSION},
+    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, Unreadable, VERSION},
 };
 
 /// Keys are prefixes as people write them, values are JSON records.
@@ -29,8 +30,14 @@ type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const ALLOW: Table = TableDefinition::new("allow");
 const DENY: Table = TableDefinition::new("deny");
+/// Lists that were replaced whole, by name; the rows of [`ALLOW`] and [`DENY`] are what has changed
+/// of them since.
+const LISTS: Table = TableDefinition::new("lists");
 const BANS: Table = TableDefinition::new("bans");
 const OFFENCES: Table = TableDefinition::new("offences");
+
+/// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
+const REMOVED: &[u8] = b"";
 
 /// The row of [`META`] with the version of the tables.
 const VERSION_KEY: &str = "version";
@@ -52,6 +59,8 @@ pub(super) struct Contents {
 /// Rows to be written in one transaction; `None` removes.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// written before the entries
+    pub(super) lists: Vec<(List, ListRecord)>,
     pub(super) entries: Vec<(List, IpNet, Option<EntryRecord>)>,
     pub(super) bans: Vec<(IpNet, Option<BanRecord>)>,
     pub(super) offences: Vec<(IpNet, Option<OffenceRecord>)>,
@@ -60,15 +69,21 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         let Self {
+            lists,
             entries,
             bans,
             offences,
         } = self;
-        entries.is_empty() && bans.is_empty() && offences.is_empty()
+        lists.is_empty() && entries.is_empty() && bans.is_empty() && offences.is_empty()
     }
 
     /// Of two rows of one key the later one counts.
     pub(super) fn append(&mut self, mut later: Self) {
+        for (list, _) in &later.lists {
+            self.lists.retain(|(of, _)| of != list);
+            self.entries.retain(|(of, _, _)| of != list);
+        }
+        self.lists.append(&mut later.lists);
         self.entries.append(&mut later.entries);
         self.bans.append(&mut later.bans);
         self.offences.append(&mut later.offences);
@@ -209,14 +224,23 @@ impl Journal {
         let mut transaction = self.database()?.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         {
-            let mut allow = transaction.open_table(ALLOW)?;
-            let mut deny = transaction.open_table(DENY)?;
-            for (list, prefix, record) in &batch.entries {
-                let table = match list {
-                    List::Allow => &mut allow,
-                    List::Deny => &mut deny,
-                };
-                write(table, *prefix, record.as_ref())?;
+            let mut lists = transaction.open_table(LISTS)?;
+            for (list, record) in &batch.lists {
+                transaction.delete_table(rows_of(*list))?;
+                lists.insert(list.as_str(), record::encode(record).as_slice())?;
+            }
+            for list in [List::Allow, List::Deny] {
+                let mut rows = transaction.open_table(rows_of(list))?;
+                let is_replaced = lists.get(list.as_str())?.is_some();
+                for (of, prefix, record) in &batch.entries {
+                    match record {
+                        _ if *of != list => {}
+                        None if is_replaced => {
+                            rows.insert(prefix.to_string().as_str(), REMOVED)?;
+                        }
+                        record => write(&mut rows, *prefix, record.as_ref())?,
+                    }
+                }
             }
             let mut bans = transaction.open_table(BANS)?;
             for (prefix, record) in &batch.bans {
@@ -229,6 +253,13 @@ impl Journal {
         }
         transaction.commit()?;
         Ok(())
+    }
+}
+
+fn rows_of(list: List) -> Table {
+    match list {
+        List::Allow => ALLOW,
+        List::Deny => DENY,
     }
 }
 
@@ -277,15 +308,26 @@ fn load(database: &Database, path: &Path) -> Result<Contents, OpenError> {
         return Err(newer(path, version));
     }
     let mut contents = Contents::default();
-    for (list, table) in [(List::Allow, ALLOW), (List::Deny, DENY)] {
-        let rows = read(database, table, path)?;
+    let mut replaced: HashMap<String, ListRecord> =
+        read(database, LISTS, path, |name| Ok(name.to_owned()))?
+            .into_iter()
+            .filter_map(|(name, record)| Some((name, record?)))
+            .collect();
+    for list in [List::Allow, List::Deny] {
+        let rows: Vec<(IpNet, Option<EntryRecord>)> = read(database, rows_of(list), path, prefix)?;
+        let whole = replaced.remove(list.as_str()).unwrap_or_default();
+        let mut changed: HashSet<IpNet> = HashSet::new();
+        changed.extend(rows.iter().map(|(prefix, _)| *prefix));
+        let kept = whole.into_entries();
+        let kept = kept.filter(|(prefix, _)| !changed.contains(prefix));
         let rows = rows.into_iter();
-        contents
-            .entries
-            .extend(rows.map(|(prefix, record)| (list, prefix, record)));
+        let rows = rows.filter_map(|(prefix, record)| Some((prefix, record?)));
+        let entries = kept.chain(rows);
+        let entries = entries.map(|(prefix, record)| (list, prefix, record));
+        contents.entries.extend(entries);
     }
-    contents.bans = read(database, BANS, path)?;
-    contents.offences = read(database, OFFENCES, path)?;
+    contents.bans = all(read(database, BANS, path, prefix)?);
+    contents.offences = all(read(database, OFFENCES, path, prefix)?);
     Ok(contents)
 }
 
@@ -295,7 +337,7 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     let found = {
         let mut meta = transaction.open_table(META)?;
         let found = meta.get(VERSION_KEY)?.map(|version| version.value());
-        if found.is_none() {
+        if found.is_none_or(|version| version < VERSION) {
             meta.insert(VERSION_KEY, VERSION)?;
         }
         found
@@ -303,7 +345,8 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     if found.is_some_and(|version| version >= VERSION) {
         transaction.abort()?;
     } else {
-        for table in [ALLOW, DENY, BANS, OFFENCES] {
+        // Version 1 had no lists in one record.
+        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES] {
             transaction.open_table(table)?;
         }
         transaction.commit()?;
@@ -311,11 +354,26 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     Ok(found.unwrap_or(VERSION))
 }
 
-fn read<R: DeserializeOwned>(
+fn prefix(key: &str) -> Result<IpNet, String> {
+    let prefix: Result<IpNet, _> = key.parse();
+    prefix
+        .map(|prefix| prefix.trunc())
+        .map_err(|error| error.to_string())
+}
+
+fn all<K, R>(rows: Vec<(K, Option<R>)>) -> Vec<(K, R)> {
+    let rows = rows.into_iter();
+    rows.filter_map(|(key, record)| Some((key, record?)))
+        .collect()
+}
+
+/// The rows of a table; `None` is [`REMOVED`].
+fn read<K, R: DeserializeOwned>(
     database: &Database,
     table: Table,
     path: &Path,
-) -> Result<Vec<(IpNet, R)>, OpenError> {
+    read_key: fn(&str) -> Result<K, String>,
+) -> Result<Vec<(K, Option<R>)>, OpenError> {
     let rows = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
         let table = database.begin_read()?.open_table(table)?;
         let mut rows = Vec::new();
@@ -333,14 +391,15 @@ fn read<R: DeserializeOwned>(
         .map_err(|error| unread(path, error))?
         .into_iter()
         .map(|(key, value)| {
-            let prefix: IpNet = key
-                .parse()
-                .map_err(|error: ipnet::AddrParseError| damaged(&key, error.to_string()))?;
+            let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
+            if value == REMOVED {
+                return Ok((name, None));
+            }
             let record = record::decode(&value).map_err(|unreadable| match unreadable {
                 Unreadable::Newer(version) => newer(path, version),
                 Unreadable::Damaged(cause) => damaged(&key, cause),
             })?;
-            Ok((prefix.trunc(), record))
+            Ok((name, Some(record)))
         })
         .collect()
 }

@@ -27,7 +27,7 @@ pub trait Maps: Send + Sync + 'static {
     /// Visits all bans with their deadlines, ended ones too, in no order.
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error>;
     /// Bans that the program does not look for, though they stand; from now on it does.
-    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error>;
+    fn mend_ban_filter(&self) -> Vec<IpNet>;
     /// Forgets what was counted of a unit.
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
 }
@@ -73,7 +73,7 @@ impl Maps for Dataplane {
         Self::each_ban(self, visit)
     }
 
-    fn mend_ban_filter(&self) -> Result<Vec<IpNet>, Error> {
+    fn mend_ban_filter(&self) -> Vec<IpNet> {
         Self::mend_ban_filter(self)
     }
 

@@ -9,6 +9,7 @@
 //! its fsync; then, for moments, the state or the bans. So readers and bans never wait for a disk.
 
 mod bans;
+mod drafts;
 mod entry;
 mod error;
 mod event;
@@ -27,6 +28,7 @@ mod sweep;
 mod writes;
 
 use std::{
+    collections::HashMap,
     fmt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
@@ -48,7 +50,7 @@ use flusher::{Flusher, Wake};
 use journal::{Contents, Journal};
 use offences::Offences;
 use projection::Projection;
-use state::{Change, Draft, State};
+use state::{About, Change, Draft, State};
 
 /// The lists. Clones share them; the last one to go writes what is not yet in the journal.
 ///
@@ -174,16 +176,23 @@ fn restore_entries(
             capacity,
         });
     }
-    let changes = entries.into_iter().map(|(list, prefix, record)| {
-        let forced = record.forced;
-        let entry = record.into_entry(prefix);
-        let until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
+    // Entries that share what is known of them go on to do so.
+    let mut known: HashMap<*const record::AboutRecord, Arc<About>> = HashMap::new();
+    let changes = entries.into_iter().map(|(list, prefix, row)| {
+        let record::EntryRecord {
+            about: record,
+            forced,
+        } = row;
+        let about = known.entry(Arc::as_ptr(&record)).or_insert_with(|| {
+            let until = record.expires_at;
+            let until = until.map_or(FOREVER, |at| clock.deadline(at));
+            Arc::new(About { record, until })
+        });
         Change {
             shelf: list.into(),
             prefix,
             to: Some(Draft {
-                entry,
-                until,
+                about: Arc::clone(about),
                 forced,
             }),
         }

@@ -111,14 +111,14 @@ fn resolve<'a>(
 fn narrowed(around: Standing, node: &Node, now: u64) -> Standing {
     let mut standing = around;
     if let Some(allow) = node.shown(List::Allow, now) {
-        standing.allow_until = standing.allow_until.max(allow.draft.until);
+        standing.allow_until = standing.allow_until.max(allow.about.until);
         standing.allow_slot = allow.slot;
     }
     if let Some(protection) = node.protection(now) {
-        standing.allow_until = standing.allow_until.max(protection.draft.until);
+        standing.allow_until = standing.allow_until.max(protection.about.until);
     }
     if let Some(deny) = node.shown(List::Deny, now) {
-        standing.deny_until = standing.deny_until.max(deny.draft.until);
+        standing.deny_until = standing.deny_until.max(deny.about.until);
         standing.deny_slot = deny.slot;
     }
     standing

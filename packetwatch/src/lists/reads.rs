@@ -29,8 +29,9 @@ impl Lists {
         let cursor = read_cursor(&query)?;
         let (rows, with_hits) = {
             let state = shared.state();
-            let shown = |(_, node): (IpNet, &Node)| node.shown(list, now).cloned();
-            let rows: Vec<Listed> = match query.contains {
+            let shown =
+                |(prefix, node): (IpNet, &Node)| Some((prefix, node.shown(list, now)?.clone()));
+            let rows: Vec<(IpNet, Listed)> = match query.contains {
                 Some(addr) => cut(
                     in_order(state.nodes.covering(address(addr)).collect(), cursor)
                         .filter_map(shown),
@@ -40,7 +41,7 @@ impl Lists {
             };
             (rows, count(&state, list, now).total() <= HITS_UP_TO)
         };
-        let row = |listed: Listed| -> Result<Row, dataplane::Error> {
+        let row = |(prefix, listed): (IpNet, Listed)| -> Result<Row, dataplane::Error> {
             let hits = match with_hits && listed.slot != NO_SLOT {
                 true => Some(shared.maps.list_hits(listed.slot)?),
                 false => None,
@@ -51,7 +52,7 @@ impl Lists {
                 source,
                 created_at,
                 expires_at,
-            } = listed.draft.entry;
+            } = listed.about.entry(prefix);
             Ok(Row {
                 prefix,
                 reason,
@@ -62,7 +63,7 @@ impl Lists {
                 bytes: hits.map(|hits| hits.bytes),
             })
         };
-        paged(rows, &query, |listed| listed.draft.entry.prefix, row)
+        paged(rows, &query, |(prefix, _)| *prefix, row)
     }
 
     /// Live bans in the order of their prefixes.

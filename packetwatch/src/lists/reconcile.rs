@@ -88,7 +88,7 @@ impl Lists {
                 }
             }
         }
-        for prefix in shared.maps.mend_ban_filter()? {
+        for prefix in shared.maps.mend_ban_filter() {
             differences.missing(prefix);
         }
         Ok(differences)

@@ -1,28 +1,76 @@
 //! What the journal holds of an entry, a ban and an offence: JSON with a version, so that a later
 //! daemon can tell what it reads.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::{OffsetDateTime, serde::rfc3339};
 
-use super::entry::{BanEntry, Entry, Source};
+use super::entry::{BanEntry, Source};
 
 /// Version of the tables and of every record in them.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
+
+/// What is known of an entry besides its prefix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct AboutRecord {
+    pub(super) reason: Option<String>,
+    pub(super) source: Source,
+    #[serde(with = "rfc3339")]
+    pub(super) created_at: OffsetDateTime,
+    #[serde(with = "rfc3339::option")]
+    pub(super) expires_at: Option<OffsetDateTime>,
+}
 
 /// The value of a prefix in the allow or the deny list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct EntryRecord {
-    reason: Option<String>,
-    source: Source,
-    #[serde(with = "rfc3339")]
-    created_at: OffsetDateTime,
-    #[serde(with = "rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    #[serde(flatten)]
+    pub(super) about: Arc<AboutRecord>,
     /// a deny that takes a protected prefix out of protection
     pub(super) forced: bool,
+}
+
+/// A whole list: what a replacement wrote, in one record.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct ListRecord {
+    groups: Vec<Group>,
+}
+
+/// Entries that differ in their prefixes alone.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Group {
+    #[serde(flatten)]
+    entry: EntryRecord,
+    prefixes: Vec<IpNet>,
+}
+
+impl ListRecord {
+    pub(super) fn of(entries: impl Iterator<Item = (IpNet, EntryRecord)>) -> Self {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut known: HashMap<(*const AboutRecord, bool), usize> = HashMap::new();
+        for (prefix, entry) in entries {
+            let key = (Arc::as_ptr(&entry.about), entry.forced);
+            let group = *known.entry(key).or_insert_with(|| {
+                groups.push(Group {
+                    entry,
+                    prefixes: Vec::new(),
+                });
+                groups.len() - 1
+            });
+            groups[group].prefixes.push(prefix);
+        }
+        Self { groups }
+    }
+
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (IpNet, EntryRecord)> {
+        let of = |Group { entry, prefixes }: Group| {
+            let prefixes = prefixes.into_iter();
+            prefixes.map(move |prefix| (prefix.trunc(), entry.clone()))
+        };
+        self.groups.into_iter().flat_map(of)
+    }
 }
 
 /// The value of a banned prefix, kept while the kernel knows of the ban.
@@ -55,30 +103,10 @@ pub(super) struct OffenceRecord {
 }
 
 impl EntryRecord {
-    pub(super) fn new(entry: &Entry, forced: bool) -> Self {
-        let Entry {
-            prefix: _,
-            reason,
-            source,
-            created_at,
-            expires_at,
-        } = entry.clone();
+    pub(super) fn new(about: &Arc<AboutRecord>, forced: bool) -> Self {
         Self {
-            reason,
-            source,
-            created_at,
-            expires_at,
+            about: Arc::clone(about),
             forced,
-        }
-    }
-
-    pub(super) fn into_entry(self, prefix: IpNet) -> Entry {
-        Entry {
-            prefix,
-            reason: self.reason,
-            source: self.source,
-            created_at: self.created_at,
-            expires_at: self.expires_at,
         }
     }
 }
@@ -167,8 +195,8 @@ mod tests {
 
     #[test]
     fn a_newer_record_is_told_from_a_damaged_one() {
-        let newer = decode::<OffenceRecord>(br#"{"v":2,"tally":{}}"#);
-        assert_eq!(newer, Err(Unreadable::Newer(2)));
+        let newer = decode::<OffenceRecord>(br#"{"v":3,"tally":{}}"#);
+        assert_eq!(newer, Err(Unreadable::Newer(VERSION + 1)));
         let damaged = decode::<OffenceRecord>(br#"{"v":1,"count":"#);
         assert!(matches!(damaged, Err(Unreadable::Damaged(_))));
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use super::{
     entry::{ByFamily, Entry, List},
     journal::Batch,
     prefix_map::{PrefixMap, address},
-    record::EntryRecord,
+    record::{AboutRecord, EntryRecord, ListRecord},
 };
 
 /// Where an entry stands. Protected entries allow, but are derived and not journaled.
@@ -42,12 +43,41 @@ impl From<List> for Shelf {
     }
 }
 
-/// An entry and what the kernel needs to know of it.
-#[derive(Clone, Debug)]
-pub(super) struct Draft {
-    pub(super) entry: Entry,
+/// What is known of an entry besides its prefix. Entries that were written together share it: of a
+/// list of a million prefixes each takes some hundred bytes.
+#[derive(Debug)]
+pub(super) struct About {
+    pub(super) record: Arc<AboutRecord>,
     /// CLOCK_MONOTONIC nanoseconds
     pub(super) until: u64,
+}
+
+impl About {
+    pub(super) fn is(&self, reason: Option<&str>, until: u64) -> bool {
+        self.record.reason.as_deref() == reason && self.until == until
+    }
+
+    pub(super) fn entry(&self, prefix: IpNet) -> Entry {
+        let AboutRecord {
+            reason,
+            source,
+            created_at,
+            expires_at,
+        } = AboutRecord::clone(&self.record);
+        Entry {
+            prefix,
+            reason,
+            source,
+            created_at,
+            expires_at,
+        }
+    }
+}
+
+/// An entry to be put under a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) about: Arc<About>,
     /// a deny that takes the protection of its prefix away
     pub(super) forced: bool,
 }
@@ -55,13 +85,25 @@ pub(super) struct Draft {
 /// A draft that was given a slot in the table of hits, or [`NO_SLOT`].
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
-    pub(super) draft: Draft,
+    pub(super) about: Arc<About>,
     pub(super) slot: u32,
+    pub(super) forced: bool,
 }
 
 impl Listed {
     pub(super) fn is_live(&self, now: u64) -> bool {
-        now < self.draft.until
+        now < self.about.until
+    }
+
+    fn draft(&self) -> Draft {
+        Draft {
+            about: Arc::clone(&self.about),
+            forced: self.forced,
+        }
+    }
+
+    fn record(&self) -> EntryRecord {
+        EntryRecord::new(&self.about.record, self.forced)
     }
 }
 
@@ -92,7 +134,7 @@ impl Node {
 
     /// The protection of this prefix, unless a forced deny of it stands.
     pub(super) fn protection(&self, now: u64) -> Option<&Listed> {
-        let forced = |deny: &Listed| deny.draft.forced && deny.is_live(now);
+        let forced = |deny: &Listed| deny.forced && deny.is_live(now);
         self.protected
             .as_ref()
             .filter(|_| !self.deny.as_ref().is_some_and(forced))
@@ -132,6 +174,8 @@ pub(super) struct State {
     ends: BTreeSet<(u64, Shelf, IpNet)>,
     /// rows that the journal does not have as they are here
     unwritten: BTreeSet<(List, IpNet)>,
+    /// lists of which it may have nothing as it is here
+    unwritten_lists: BTreeSet<List>,
 }
 
 impl State {
@@ -143,6 +187,7 @@ impl State {
             counts: [ByFamily::default(); 3],
             ends: BTreeSet::new(),
             unwritten: BTreeSet::new(),
+            unwritten_lists: BTreeSet::new(),
         }
     }
 
@@ -164,10 +209,10 @@ impl State {
     }
 
     /// Everything on a shelf, in order.
-    pub(super) fn on(&self, shelf: Shelf) -> impl Iterator<Item = &Listed> {
+    pub(super) fn on(&self, shelf: Shelf) -> impl Iterator<Item = (IpNet, &Listed)> {
         self.nodes
             .iter()
-            .filter_map(move |(_, node)| node.on(shelf))
+            .filter_map(move |(prefix, node)| Some((prefix, node.on(shelf)?)))
     }
 
     pub(super) fn is_protected(&self, prefix: IpNet, now: u64) -> bool {
@@ -179,8 +224,7 @@ impl State {
     pub(super) fn covering(&self, list: List, addr: IpAddr, now: u64) -> Vec<Entry> {
         self.nodes
             .covering(address(addr))
-            .filter_map(|(_, node)| node.shown(list, now))
-            .map(|listed| listed.draft.entry.clone())
+            .filter_map(|(prefix, node)| Some(node.shown(list, now)?.about.entry(prefix)))
             .collect()
     }
 
@@ -197,13 +241,13 @@ impl State {
         for Change { shelf, prefix, to } in removed.into_iter().chain(put) {
             let (former, slot) = match to {
                 None => (self.take(shelf, prefix), None),
-                Some(draft) => self.put(shelf, draft, is_counted),
+                Some(draft) => self.put(shelf, prefix, draft, is_counted),
             };
             given.extend(slot);
             undo.push(Change {
                 shelf,
                 prefix,
-                to: former.map(|listed| listed.draft),
+                to: former.map(|listed| listed.draft()),
             });
         }
         (undo, given)
@@ -222,12 +266,21 @@ impl State {
         self.unwritten.extend(rows);
     }
 
+    /// The journal is to get the whole of this list as it is now.
+    pub(super) fn mark_list_unwritten(&mut self, list: List) {
+        self.unwritten_lists.insert(list);
+    }
+
     /// Moves the rows that the journal lacks into `batch`.
     pub(super) fn take_unwritten(&mut self, batch: &mut Batch) {
+        for list in std::mem::take(&mut self.unwritten_lists) {
+            self.unwritten.retain(|(of, _)| *of != list);
+            let entries = self.on(list.into());
+            let entries = entries.map(|(prefix, listed)| (prefix, listed.record()));
+            batch.lists.push((list, ListRecord::of(entries)));
+        }
         for (list, prefix) in std::mem::take(&mut self.unwritten) {
-            let record = self
-                .listed(list.into(), prefix)
-                .map(|listed| EntryRecord::new(&listed.draft.entry, listed.draft.forced));
+            let record = self.listed(list.into(), prefix).map(Listed::record);
             batch.entries.push((list, prefix, record));
         }
     }
@@ -235,12 +288,13 @@ impl State {
     fn put(
         &mut self,
         shelf: Shelf,
+        prefix: IpNet,
         draft: Draft,
         is_counted: bool,
     ) -> (Option<Listed>, Option<u32>) {
-        let prefix = draft.entry.prefix;
-        if draft.until != FOREVER {
-            self.ends.insert((draft.until, shelf, prefix));
+        let Draft { about, forced } = draft;
+        if about.until != FOREVER {
+            self.ends.insert((about.until, shelf, prefix));
         }
         if self.nodes.get(prefix).is_none() {
             self.nodes.insert(prefix, Node::default());
@@ -249,19 +303,24 @@ impl State {
         let place = node.on_mut(shelf);
         match place {
             Some(listed) => {
-                let former = listed.clone();
-                listed.draft = draft;
-                let unchanged = former.draft.until == listed.draft.until;
-                if !unchanged {
-                    self.ends.remove(&(former.draft.until, shelf, prefix));
+                let slot = listed.slot;
+                let next = Listed {
+                    about,
+                    slot,
+                    forced,
+                };
+                let former = std::mem::replace(listed, next);
+                if former.about.until != listed.about.until {
+                    self.ends.remove(&(former.about.until, shelf, prefix));
                 }
                 (Some(former), None)
             }
             None => {
                 let slot = if is_counted { self.slots.take() } else { None };
                 *place = Some(Listed {
-                    draft,
+                    about,
                     slot: slot.unwrap_or(NO_SLOT),
+                    forced,
                 });
                 *self.counts[shelf as usize].of(prefix) += 1;
                 (None, slot)
@@ -275,7 +334,7 @@ impl State {
         if node.is_empty() {
             self.nodes.remove(prefix);
         }
-        self.ends.remove(&(former.draft.until, shelf, prefix));
+        self.ends.remove(&(former.about.until, shelf, prefix));
         self.slots.give_back(former.slot);
         *self.counts[shelf as usize].of(prefix) -= 1;
         Some(former)

@@ -64,7 +64,10 @@ impl Shared {
             let prefixes: Vec<_> = undo.iter().map(|change| change.prefix).collect();
             let dropped: Vec<(Shelf, Entry)> = undo
                 .iter()
-                .filter_map(|change| Some((change.shelf, change.to.as_ref()?.entry.clone())))
+                .filter_map(|change| {
+                    let about = &change.to.as_ref()?.about;
+                    Some((change.shelf, about.entry(change.prefix)))
+                })
                 .collect();
             state.mark_unwritten(dropped.iter().map(|(shelf, e)| (shelf.list(), e.prefix)));
             let projection = Projection::of(&state, &prefixes, now);

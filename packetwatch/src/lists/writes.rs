@@ -1,13 +1,13 @@
 //! Writes: to the journal, then to memory and the kernel, then answered.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
 
 use super::{
     Lists, Shared,
-    bans::after,
+    drafts::{Allowed, count_new},
     entry::{
         Added, BanEntry, BanOrder, BanOutcome, Entry, Force, List, NewEntry, Put, Replaced, Source,
     },
@@ -15,13 +15,10 @@ use super::{
     event,
     journal::{Batch, Journal},
     projection::Projection,
-    record::EntryRecord,
-    state::{Change, Draft, Shelf, State},
+    record::{AboutRecord, EntryRecord, ListRecord},
+    state::{About, Change, Draft, Shelf},
 };
 use crate::dataplane;
-
-/// As many carved-out prefixes are named in an answer.
-const CARVED_OUT_SHOWN: usize = 100;
 
 /// How the kernel is told of changes.
 #[derive(Clone, Copy)]
@@ -54,7 +51,8 @@ impl Lists {
             (changes, created, allowed)
         };
         let draft = changes.first().and_then(|change| change.to.as_ref());
-        let entry = draft.expect("one draft of one entry").entry.clone();
+        let about = &draft.expect("one draft of one entry").about;
+        let entry = about.entry(prefix);
         shared.write(&mut journal, changes, Switch::ByPrefix)?;
         event::added(list, &entry, created);
         Ok(Put {
@@ -80,7 +78,7 @@ impl Lists {
             let state = shared.state();
             let now = shared.clock.monotonic_ns();
             match state.listed(shelf, prefix) {
-                Some(listed) if listed.is_live(now) => listed.draft.entry.clone(),
+                Some(listed) if listed.is_live(now) => listed.about.entry(prefix),
                 _ if list == List::Allow && state.is_protected(prefix, now) => {
                     let prefixes = vec![prefix];
                     return Err(WriteError::Protected { list, prefixes });
@@ -135,7 +133,7 @@ impl Lists {
                 changes.iter().map(|change| change.prefix).collect();
             let gone = state
                 .on(shelf)
-                .map(|listed| listed.draft.entry.prefix)
+                .map(|(prefix, _)| prefix)
                 .filter(|prefix| !kept.contains(prefix))
                 .map(|prefix| Change {
                     shelf,
@@ -152,7 +150,12 @@ impl Lists {
             };
             (changes, answer)
         };
-        shared.write(&mut journal, changes, Switch::Whole)?;
+        let record = list_record(&changes);
+        let batch = Batch {
+            lists: vec![(list, record)],
+            ..Batch::default()
+        };
+        shared.write_as(&mut journal, batch, changes, Switch::Whole)?;
         event::replaced(list, answer.added, answer.updated, answer.removed);
         Ok(answer)
     }
@@ -173,9 +176,12 @@ impl Lists {
                 .iter()
                 .map(|(prefix, reason)| (prefix.trunc(), reason))
                 .collect();
-            let is_unwanted = |entry: &&Entry| !wanted.contains_key(&entry.prefix);
-            let entries = state.on(shelf).map(|listed| &listed.draft.entry);
-            let no_longer: Vec<Entry> = entries.filter(is_unwanted).cloned().collect();
+            let unwanted = state
+                .on(shelf)
+                .filter(|(prefix, _)| !wanted.contains_key(prefix));
+            let no_longer: Vec<Entry> = unwanted
+                .map(|(prefix, listed)| listed.about.entry(prefix))
+                .collect();
             let gone = no_longer.iter().map(|entry| Change {
                 shelf,
                 prefix: entry.prefix,
@@ -190,7 +196,7 @@ impl Lists {
                 let prefix = prefix.trunc();
                 let former = state
                     .listed(shelf, prefix)
-                    .map(|listed| &listed.draft.entry);
+                    .map(|listed| &listed.about.record);
                 if former.is_some_and(|former| former.reason.as_ref() == Some(reason))
                     || changes.iter().any(|c| c.to.is_some() && c.prefix == prefix)
                 {
@@ -200,22 +206,23 @@ impl Lists {
                     outcome = Err(shared.full());
                     continue;
                 }
-                let entry = Entry {
-                    prefix,
-                    reason: Some(reason.clone()),
-                    source: Source::Protect,
-                    created_at: former.map_or(utc, |former| former.created_at),
-                    expires_at: None,
-                };
+                let about = Arc::new(About {
+                    record: Arc::new(AboutRecord {
+                        reason: Some(reason.clone()),
+                        source: Source::Protect,
+                        created_at: former.map_or(utc, |former| former.created_at),
+                        expires_at: None,
+                    }),
+                    until: FOREVER,
+                });
                 if former.is_none() {
-                    now_protected.push(entry.clone());
+                    now_protected.push(about.entry(prefix));
                 }
                 changes.push(Change {
                     shelf,
                     prefix,
                     to: Some(Draft {
-                        entry,
-                        until: FOREVER,
+                        about,
                         forced: false,
                     }),
                 });
@@ -274,85 +281,6 @@ impl Lists {
 }
 
 impl Shared {
-    /// Checks new entries and makes changes of them, one a prefix, in order.
-    fn drafted(
-        &self,
-        state: &State,
-        list: List,
-        entries: Vec<NewEntry>,
-        force: Force,
-    ) -> Result<Vec<Change>, WriteError> {
-        let (now, utc) = (self.clock.monotonic_ns(), self.clock.utc());
-        let shelf = Shelf::from(list);
-        let mut drafts = BTreeMap::new();
-        let mut protected = Vec::new();
-        for NewEntry {
-            prefix,
-            reason,
-            ttl,
-        } in entries
-        {
-            let prefix = prefix.trunc();
-            if list == List::Deny && !force.0 && state.is_protected(prefix, now) {
-                protected.push(prefix);
-                continue;
-            }
-            let bad_ttl = |ttl| WriteError::Ttl { prefix, ttl };
-            let (until, expires_at) = match ttl {
-                None => (FOREVER, None),
-                Some(ttl) if ttl.is_zero() => return Err(bad_ttl(ttl)),
-                Some(ttl) => {
-                    let length = time::Duration::try_from(ttl).ok();
-                    let end = length.and_then(|length| utc.checked_add(length));
-                    (after(now, ttl), Some(end.ok_or_else(|| bad_ttl(ttl))?))
-                }
-            };
-            let former = state
-                .listed(shelf, prefix)
-                .filter(|listed| listed.is_live(now));
-            // Once a deny was forced, the prefix is not protected: changing it needs no force.
-            let was_forced = former.is_some_and(|listed| listed.draft.forced);
-            let forced = list == List::Deny && (force.0 || was_forced);
-            let entry = Entry {
-                prefix,
-                reason,
-                source: Source::Api,
-                created_at: former.map_or(utc, |listed| listed.draft.entry.created_at),
-                expires_at,
-            };
-            let draft = Draft {
-                entry,
-                until,
-                forced,
-            };
-            drafts.insert(prefix, draft);
-        }
-        if !protected.is_empty() {
-            let prefixes = protected;
-            return Err(WriteError::Protected { list, prefixes });
-        }
-        let change = |(prefix, draft)| Change {
-            shelf,
-            prefix,
-            to: Some(draft),
-        };
-        Ok(drafts.into_iter().map(change).collect())
-    }
-
-    fn see_to_room(&self, state: &State, added: usize) -> Result<(), WriteError> {
-        if added > state.room() {
-            return Err(self.full());
-        }
-        Ok(())
-    }
-
-    fn full(&self) -> WriteError {
-        WriteError::Full {
-            list: "lists",
-            capacity: self.capacity.lists,
-        }
-    }
-
     /// Journal, memory, kernel. The caller holds the journal since before it read the state that
     /// the changes were made from. On an error all three are as before.
     fn write(
@@ -361,12 +289,20 @@ impl Shared {
         changes: Vec<Change>,
         switch: Switch,
     ) -> Result<(), WriteError> {
-        let batch = journaled(&changes);
-        let rows: Vec<(List, IpNet)> = batch
-            .entries
-            .iter()
-            .map(|(list, prefix, _)| (*list, *prefix))
-            .collect();
+        self.write_as(journal, journaled(&changes), changes, switch)
+    }
+
+    /// The same; `batch` is what the journal is told of the changes.
+    fn write_as(
+        &self,
+        journal: &mut Journal,
+        batch: Batch,
+        changes: Vec<Change>,
+        switch: Switch,
+    ) -> Result<(), WriteError> {
+        let rows = batch.entries.iter();
+        let rows: Vec<(List, IpNet)> = rows.map(|(list, prefix, _)| (*list, *prefix)).collect();
+        let lists: Vec<List> = batch.lists.iter().map(|(list, _)| *list).collect();
         if !batch.is_empty() {
             self.commit(journal, batch)
                 .inspect_err(|_| self.wake.unwritten())?;
@@ -378,7 +314,12 @@ impl Shared {
         if let (_, Err(again)) = self.project(undo, Switch::Whole) {
             event::kernel_refused("taking back a write", None, &again);
         }
-        self.state().mark_unwritten(rows);
+        let mut state = self.state();
+        state.mark_unwritten(rows);
+        lists
+            .into_iter()
+            .for_each(|list| state.mark_list_unwritten(list));
+        drop(state);
         self.wake.unwritten();
         Err(error.into())
     }
@@ -410,57 +351,23 @@ impl Shared {
 
 /// The rows of the changes that people made; derived entries have none.
 fn journaled(changes: &[Change]) -> Batch {
-    let row = |change: &Change| {
-        let draft = change.to.as_ref();
-        let record = draft.map(|draft| EntryRecord::new(&draft.entry, draft.forced));
-        (change.shelf.list(), change.prefix, record)
-    };
     let written = changes
         .iter()
         .filter(|change| change.shelf != Shelf::Protected);
+    let row = |change: &Change| (change.shelf.list(), change.prefix, record(change));
     Batch {
         entries: written.map(row).collect(),
         ..Batch::default()
     }
 }
 
-fn count_new(state: &State, changes: &[Change]) -> usize {
-    let is_new = |change: &&Change| state.listed(change.shelf, change.prefix).is_none();
-    changes.iter().filter(is_new).count()
+/// What the changes make of a list that is replaced by them.
+fn list_record(changes: &[Change]) -> ListRecord {
+    let kept = |change: &Change| Some((change.prefix, record(change)?));
+    ListRecord::of(changes.iter().filter_map(kept))
 }
 
-/// What is allowed where a deny is put.
-#[derive(Default)]
-struct Allowed {
-    /// strictly inside it, the first [`CARVED_OUT_SHOWN`]
-    inside: Vec<IpNet>,
-    inside_total: usize,
-    /// the most specific one that is the same prefix or covers it
-    over: Option<IpNet>,
-}
-
-impl Allowed {
-    fn around(state: &State, prefix: IpNet, now: u64) -> Self {
-        let mut allowed = Self::default();
-        let inside = state
-            .nodes
-            .inside(prefix)
-            .filter(|(inside, node)| *inside != prefix && node.shown(List::Allow, now).is_some());
-        for (inside, _) in inside {
-            allowed.inside_total += 1;
-            if allowed.inside.len() < CARVED_OUT_SHOWN {
-                allowed.inside.push(inside);
-            }
-        }
-        let mut covering = state.nodes.covering(prefix);
-        let over = covering.find(|(over, node)| match *over == prefix {
-            // A protection of exactly this prefix ends with the deny, which then was forced.
-            true => node
-                .on(Shelf::Allow)
-                .is_some_and(|listed| listed.is_live(now)),
-            false => node.shown(List::Allow, now).is_some(),
-        });
-        allowed.over = over.map(|(over, _)| over);
-        allowed
-    }
+fn record(change: &Change) -> Option<EntryRecord> {
+    let draft = change.to.as_ref()?;
+    Some(EntryRecord::new(&draft.about.record, draft.forced))
 }

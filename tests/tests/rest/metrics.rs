@@ -98,7 +98,7 @@ fn a_write_that_the_kernel_refuses_is_counted_and_taken_back() {
         let sample = samples(answer.text()).find(|sample| {
             let label = |key: &str| sample.labels.get(key).map(String::as_str);
             sample.name == "packetwatch_map_errors_total"
-                && (label("map"), label("error")) == (Some("list_hits"), Some("clear"))
+                && (label("map"), label("error")) == (Some("list_hits"), Some("write"))
         });
         sample.map(|sample| sample.value)
     };

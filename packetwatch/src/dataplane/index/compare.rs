@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
-use packetwatch_abi::{
-    Standing,
-    index::{FILTER, Slot, WORDS},
-};
+use packetwatch_abi::{Standing, index::Slot};
 
 use super::{
     Index, Plan, Region,
@@ -82,9 +79,7 @@ impl Index {
             }
         }
         for block in &plan.blocks {
-            let bit = block.bit(self.filter_bits);
-            let word = self.memory.word(FILTER * WORDS as u32 + bit / 64);
-            if word >> (bit % 64) & 1 == 0 {
+            if !self.memory.bit(self.filter_bit(*block)) {
                 // Its ranges are there, and no packet is ever compared with them.
                 differences.missing(block_prefix(*block));
             }

@@ -7,7 +7,6 @@
 //! what its region holds, and the rare building is shared by many writes.
 
 mod compare;
-mod memory;
 mod ranges;
 
 use std::{collections::HashMap, io, os::fd::BorrowedFd};
@@ -21,8 +20,8 @@ use packetwatch_abi::{
     },
 };
 
+use super::mapped::Mapped;
 pub use compare::Differences;
-use memory::Memory;
 pub use ranges::Region;
 use ranges::{Begin, RegionRanges, Run, by_region, number, of_region, ranges};
 
@@ -49,7 +48,8 @@ const SPARE_LINES: u32 = 1024;
 pub(super) struct Outgrown;
 
 pub(super) struct Index {
-    memory: Memory,
+    memory: Mapped,
+    lines: u32,
     /// the first line that was never used
     next: u32,
     filter_bits: u32,
@@ -140,13 +140,14 @@ impl Plan {
 impl Index {
     /// Writes an index into a map that was made with as many lines as the plan has, all zero.
     pub(super) fn build(plan: Plan, map: BorrowedFd<'_>) -> io::Result<Self> {
-        let memory = Memory::of_map(map, plan.lines)?;
+        let memory = Mapped::of_map(map, plan.lines * WORDS as u32)?;
         Ok(Self::over(memory, plan))
     }
 
-    fn over(memory: Memory, plan: Plan) -> Self {
+    fn over(memory: Mapped, plan: Plan) -> Self {
         let mut index = Self {
             memory,
+            lines: plan.lines,
             next: FILTER + (1 << plan.filter_bits) / (64 * WORDS as u32),
             filter_bits: plan.filter_bits,
             filled: 0,
@@ -196,7 +197,7 @@ impl Index {
 
     /// What the program would find for an address.
     pub(super) fn standing(&self, source: &Prefix) -> Standing {
-        look_up(source, |line| self.memory.line(line)).unwrap_or_default()
+        look_up(source, |line| self.line(line)).unwrap_or_default()
     }
 
     /// Regions in which something is listed.
@@ -204,7 +205,7 @@ impl Index {
         // Compared a page at a time: most of them are empty.
         const NOTHING: [u64; 512] = [0; 512];
         let mut listed = Vec::new();
-        let slots = self.memory.plain(2 * Region::PER_FAMILY);
+        let slots = &self.memory.plain()[..2 * Region::PER_FAMILY];
         for (page, words) in slots.chunks(NOTHING.len()).enumerate() {
             if words == NOTHING {
                 continue;
@@ -221,7 +222,21 @@ impl Index {
 
     /// Bytes of the map.
     pub(super) fn bytes(&self) -> u64 {
-        u64::from(self.memory.lines()) * size_of::<Line>() as u64
+        u64::from(self.lines) * size_of::<Line>() as u64
+    }
+
+    /// A line as the program reads it; `None` beyond the last.
+    fn line(&self, line: u32) -> Option<&Line> {
+        self.memory.plain().as_chunks().0.get(line as usize)
+    }
+
+    fn write_line(&self, line: u32, words: &Line) {
+        self.memory.write(line * WORDS as u32, words);
+    }
+
+    /// The bit of a block, counted from the first word of the index on.
+    fn filter_bit(&self, block: Block) -> u64 {
+        u64::from(FILTER) * 64 * WORDS as u64 + u64::from(block.bit(self.filter_bits))
     }
 
     fn slot(&self, region: Region) -> Slot {
@@ -229,7 +244,7 @@ impl Index {
     }
 
     fn note(&mut self, block: Block) {
-        if self.memory.set_bit(FILTER, block.bit(self.filter_bits)) {
+        if self.memory.set_bit(self.filter_bit(block)) {
             self.filled += 1;
         }
     }
@@ -257,7 +272,7 @@ impl Index {
         }
         let line = self.take_line()?;
         // Whichever the region, it begins no earlier than the first address.
-        self.memory.write(line, &pack(is_v6, &[(0, number)]));
+        self.write_line(line, &pack(is_v6, &[(0, number)]));
         self.whole.insert((is_v6, number), line);
         Ok(line)
     }
@@ -271,7 +286,7 @@ impl Index {
         let first = self.next;
         for chunk in chunks {
             let line = self.take_line()?;
-            self.memory.write(line, &pack(is_v6, chunk));
+            self.write_line(line, &pack(is_v6, chunk));
         }
         Ok((first, self.next - first))
     }
@@ -300,7 +315,7 @@ impl Index {
     }
 
     fn take_line(&mut self) -> Result<u32, Outgrown> {
-        if self.next >= self.memory.lines() {
+        if self.next >= self.lines {
             return Err(Outgrown);
         }
         self.next += 1;
@@ -311,7 +326,7 @@ impl Index {
     fn begins(&self, region: Region, slot: Slot) -> Vec<Begin> {
         let mut begins: Vec<Begin> = Vec::new();
         for line in slot.first()..slot.first().saturating_add(slot.lines()) {
-            let Some(line) = self.memory.line(line) else {
+            let Some(line) = self.line(line) else {
                 break;
             };
             for (at, number) in unpack(region.is_v6, line) {
@@ -326,7 +341,7 @@ impl Index {
     }
 
     fn read_standing(&self, number: u32) -> Standing {
-        let Some(line) = self.memory.line(number / 2).filter(|_| number != 0) else {
+        let Some(line) = self.line(number / 2).filter(|_| number != 0) else {
             return Standing::default();
         };
         let half = (number as usize % 2) * (WORDS / 2);

@@ -18,7 +18,7 @@ fn deny(slot: u32) -> Standing {
 
 fn built(nodes: &[(IpNet, Standing)]) -> Index {
     let plan = Plan::new(nodes).unwrap();
-    Index::over(Memory::private(plan.lines), plan)
+    Index::over(Mapped::private(plan.lines * WORDS as u32), plan)
 }
 
 /// Prefixes in order; the standing of each is that of its number, as if none ended.
@@ -209,7 +209,7 @@ fn what_somebody_else_writes_is_found() {
 
     let index = built(&nodes);
     for line in FILTER..FILTER + (1 << index.filter_bits) / 512 {
-        index.memory.write(line, &[0; WORDS]);
+        index.write_line(line, &[0; WORDS]);
     }
     let found = index.compare(&plan());
     // A /24, the 256 of a /16, and a /48.

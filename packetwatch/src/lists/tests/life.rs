@@ -42,8 +42,8 @@ fn apply(rows: &mut Rows, written: &Written) {
 
 fn rows_of(contents: &Contents) -> Rows {
     let entries = contents.entries.iter().map(|(list, prefix, record)| {
-        let entry = record.clone().into_entry(*prefix);
-        let reason = entry.reason.expect("every write gives one");
+        let reason = record.about.reason.clone();
+        let reason = reason.expect("every write gives one");
         (Key::Entry(*list, *prefix), Value::Entry(reason))
     });
     let bans = contents.bans.iter().map(|(prefix, record)| {
@@ -238,9 +238,14 @@ impl<'a> Life<'a> {
                 let entries = self.any_entries(n);
                 let of_list = |key: &&Key| matches!(key, Key::Entry(of, _) if *of == list);
                 let removed = self.told.keys().filter(of_list).map(|key| (*key, None));
-                let rows = removed.chain(written(&entries)).collect();
-                let answer = self.lists.replace(list, entries);
+                let rows: Written = removed.chain(written(&entries)).collect();
+                let (is_empty, answer) = (rows.is_empty(), self.lists.replace(list, entries));
+                let is_done = answer.is_ok();
                 self.answered(met, rows, answer);
+                if is_empty {
+                    // The record of the list is written even so, and what else there is with it.
+                    self.tried(Vec::new(), is_done);
+                }
             }
             6..8 => {
                 let outcome = self.lists.ban(order(host)).expect("the kernel takes it");

@@ -8,7 +8,8 @@ use proptest::{prelude::*, sample::select};
 use super::*;
 use crate::lists::{
     projection::Projection,
-    state::{Change, Draft, Shelf, State},
+    record::AboutRecord,
+    state::{About, Change, Draft, Shelf, State},
 };
 
 #[derive(Clone, Debug)]
@@ -72,14 +73,15 @@ fn scan_verdict(scan: &Scan, addr: IpAddr, now: u64) -> Option<List> {
 
 fn change(step: &Step, now: u64) -> Change {
     let draft = |ttl: u64| Draft {
-        entry: Entry {
-            prefix: step.prefix,
-            reason: None,
-            source: Source::Api,
-            created_at: time::OffsetDateTime::UNIX_EPOCH,
-            expires_at: None,
-        },
-        until: now.saturating_add(ttl),
+        about: Arc::new(About {
+            record: Arc::new(AboutRecord {
+                reason: None,
+                source: Source::Api,
+                created_at: time::OffsetDateTime::UNIX_EPOCH,
+                expires_at: None,
+            }),
+            until: now.saturating_add(ttl),
+        }),
         forced: step.forced,
     };
     Change {
