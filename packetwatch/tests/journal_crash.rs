@@ -43,6 +43,10 @@ impl Maps for NoMaps {
         Vec::new()
     }
 
+    fn standings_as_written(&self) -> bool {
+        true
+    }
+
     fn lists_in_force(&self) -> Result<bool, Error> {
         Ok(true)
     }

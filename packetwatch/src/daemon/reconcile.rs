@@ -1,11 +1,12 @@
 //! Once a second: do the kernel's maps hold what the lists and the rules say?
 //!
 //! Nobody else has any business in them, so a difference is mended, counted and told. Two reads
-//! compare the policy. Lists and bans are compared whole, since the kernel does not count entries:
-//! a batch read tells it all, and costs about as much as counting would. To stay below half a
-//! percent of a core, a comparison that took long is repeated later: after 200 times as long as it
-//! took, ten seconds at most. With 10 000 entries it takes 2 ms and comes every second; with 60 000
-//! every few seconds.
+//! compare the policy. The lists are summed up where the kernel reads them, which takes
+//! milliseconds for a million prefixes, and compared whole if a sum has changed. Bans are compared
+//! whole, since the kernel does not count entries: a batch read tells it all, and costs about as
+//! much as counting would. To stay below half a percent of a core, a comparison that took long is
+//! repeated later: after 200 times as long as it took, ten seconds at most for bans. With 10 000
+//! of them it takes 2 ms and comes every second; with 60 000 every few seconds.
 
 use std::{
     sync::Arc,
@@ -29,6 +30,8 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(1);
 const AT_LATEST: Duration = Duration::from_secs(10);
+/// Of the lists, whose sums are looked at every second.
+const LISTS_AT_LATEST: Duration = Duration::from_secs(300);
 /// Time between two comparisons, in times of what one takes.
 const REST: u32 = 200;
 
@@ -79,8 +82,16 @@ impl Reconciler {
             ),
             Err(error) => self.unable("policy", &error.to_string()),
         }
-        self.compare("lists", &mut due.lists, Lists::reconcile_entries);
-        self.compare("bans", &mut due.bans, Lists::reconcile_bans);
+        if !self.lists.are_as_written() {
+            due.lists = Instant::now();
+        }
+        self.compare(
+            "lists",
+            &mut due.lists,
+            LISTS_AT_LATEST,
+            Lists::reconcile_entries,
+        );
+        self.compare("bans", &mut due.bans, AT_LATEST, Lists::reconcile_bans);
         due
     }
 
@@ -88,6 +99,7 @@ impl Reconciler {
         &self,
         map: &'static str,
         due: &mut Instant,
+        at_latest: Duration,
         reconcile: fn(&Lists) -> Result<Differences, dataplane::Error>,
     ) {
         let started = Instant::now();
@@ -95,15 +107,15 @@ impl Reconciler {
             return;
         }
         let next = match reconcile(&self.lists) {
-            Ok(differences) if differences.is_empty() => rest(started.elapsed()),
+            Ok(differences) if differences.is_empty() => rest(started.elapsed(), at_latest),
             // What took long was the mending, and whoever was at it may be so again.
             Ok(differences) => {
                 self.tell(map, &differences);
-                rest(Duration::ZERO)
+                rest(Duration::ZERO, at_latest)
             }
             Err(error) => {
                 self.unable(map, &error.to_string());
-                rest(started.elapsed())
+                rest(started.elapsed(), at_latest)
             }
         };
         *due = started + next;
@@ -152,8 +164,8 @@ impl Reconciler {
 
 /// From the beginning of a comparison to that of the next. A little less than a second is a second:
 /// ticks are not that exact.
-fn rest(took: Duration) -> Duration {
-    let rest = took.saturating_mul(REST).min(AT_LATEST);
+fn rest(took: Duration, at_latest: Duration) -> Duration {
+    let rest = took.saturating_mul(REST).min(at_latest);
     if rest <= EVERY { EVERY / 2 } else { rest }
 }
 
@@ -164,6 +176,7 @@ mod tests {
     #[test]
     fn a_long_comparison_is_seldom_and_a_short_one_is_every_second() {
         let ms = Duration::from_millis;
+        let rest = |took| rest(took, AT_LATEST);
         assert_eq!(rest(Duration::ZERO), EVERY / 2);
         assert_eq!(rest(ms(5)), EVERY / 2);
         assert_eq!(rest(ms(20)), ms(4000));

@@ -79,7 +79,7 @@ fn build(nodes: &[(IpNet, Standing)], capacity: u32) -> Result<(Lines, Index), E
     let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
     let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
     let map = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
-    let index = Index::build(plan, IterableMap::map(&map).fd().as_fd());
+    let index = Index::build(&plan, IterableMap::map(&map).fd().as_fd());
     let index = index.map_err(|source| Error::Syscall {
         map: MAP,
         operation: "map into memory",
@@ -143,6 +143,12 @@ impl Dataplane {
         let capacity = standings.capacity;
         let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
         Ok(standings.index.compare(&plan))
+    }
+
+    /// Whether the lists in force are as they were when this was asked last, but for what was
+    /// written here since.
+    pub fn standings_as_written(&self) -> bool {
+        lock(&self.0.standings).index.is_as_written()
     }
 
     /// Whether the program judges by the lists that are written here, and not by others that

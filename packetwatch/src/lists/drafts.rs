@@ -1,10 +1,6 @@
 //! New entries, checked and made into changes of the lists.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
@@ -34,7 +30,7 @@ impl Shared {
         let shelf = Shelf::from(list);
         // What is known of new entries, by the reason and the end that they were given.
         let mut known: HashMap<(Option<String>, Option<Duration>), Arc<About>> = HashMap::new();
-        let mut drafts = BTreeMap::new();
+        let mut drafts: Vec<(IpNet, Draft)> = Vec::with_capacity(entries.len());
         let mut protected = Vec::new();
         for NewEntry {
             prefix,
@@ -94,12 +90,21 @@ impl Shared {
                 about,
                 forced: list == List::Deny && (force.0 || was_forced),
             };
-            drafts.insert(prefix, draft);
+            drafts.push((prefix, draft));
         }
         if !protected.is_empty() {
             let prefixes = protected;
             return Err(WriteError::Protected { list, prefixes });
         }
+        // Of several with one prefix the last counts.
+        drafts.sort_by_key(|(prefix, _)| *prefix);
+        drafts.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                std::mem::swap(later, kept);
+            }
+            is_same
+        });
         let change = |(prefix, draft)| Change {
             shelf,
             prefix,

@@ -15,6 +15,9 @@ pub trait Maps: Send + Sync + 'static {
     fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error>;
     /// How what the kernel judges by differs from these standings, in order.
     fn compare_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<Differences, Error>;
+    /// Whether nobody has written what the kernel judges by since this was asked last, but
+    /// [`Maps::set_standings`].
+    fn standings_as_written(&self) -> bool;
     /// Whether what [`Maps::set_standings`] writes is what the kernel judges by.
     fn lists_in_force(&self) -> Result<bool, Error>;
     /// What the entry with this slot decided on, over all CPUs.
@@ -43,6 +46,10 @@ impl Maps for Dataplane {
 
     fn compare_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<Differences, Error> {
         Self::compare_standings(self, nodes)
+    }
+
+    fn standings_as_written(&self) -> bool {
+        Self::standings_as_written(self)
     }
 
     fn lists_in_force(&self) -> Result<bool, Error> {

@@ -24,6 +24,14 @@ enum Kind {
 }
 
 impl Lists {
+    /// Whether what the kernel judges by is still what was written, as far as sums tell: much
+    /// cheaper than [`Lists::reconcile_entries`].
+    pub fn are_as_written(&self) -> bool {
+        let maps = &self.0.shared.maps;
+        // An error is the comparison's to tell.
+        maps.standings_as_written() && maps.lists_in_force().unwrap_or(false)
+    }
+
     /// Compares the allow and deny lists with what the kernel judges by.
     ///
     /// # Errors

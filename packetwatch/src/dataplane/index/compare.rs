@@ -1,13 +1,16 @@
 //! Whether an index says what it should: whoever may write maps may have written this one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
-use packetwatch_abi::{Standing, index::Slot};
+use packetwatch_abi::{Standing, index::Block};
 
 use super::{
-    Index, Plan, Region,
-    ranges::{Begin, RegionRanges, Run, prefix_at},
+    Index, Plan, Region, Regions,
+    ranges::{Begin, Piece, prefix_at},
 };
 
 /// How what is in a map differs from what should be.
@@ -46,42 +49,43 @@ impl Differences {
 
 impl Index {
     /// How this index differs from one that is built by `plan`.
-    pub(in crate::dataplane) fn compare(&self, plan: &Plan) -> Differences {
+    pub(in crate::dataplane) fn compare(&self, plan: &Plan<'_>) -> Differences {
         let mut differences = Differences::default();
-        let whole = |run: &Run| {
-            let standing = run.standing;
-            let begin = move |region: Region| Begin {
-                at: region.bounds().0,
-                standing,
-            };
-            run.regions()
-                .map(move |region| (region, vec![begin(region)]))
-        };
-        let mut expected: HashMap<Region, Vec<Begin>> = plan.runs.iter().flat_map(whole).collect();
-        let several = |ranges: &RegionRanges| (ranges.region, ranges.begins.clone());
-        expected.extend(plan.regions.iter().map(several));
-        let regions: BTreeSet<Region> = self
-            .listed()
-            .into_iter()
-            .chain(expected.keys().copied())
-            .collect();
-        for region in regions {
+        let mut seen = Regions::default();
+        let mut look = |region: Region, expected: &[Begin]| {
             let slot = self.slot(region);
             let found = self.begins(region, slot);
-            let expected = expected.get(&region).map_or(&[][..], Vec::as_slice);
             if found != expected {
                 between(region, expected, &found, &mut differences);
-            } else if slot != Slot::NOTHING
-                && (slot.filter_bits() != self.filter_bits
-                    || (plan.wide.contains(region) && !slot.is_wide()))
+            } else if slot.filter_bits() != self.filter_bits
+                || (plan.wide.contains(region) && !slot.is_wide())
             {
                 differences.changed(region.prefix());
             }
+        };
+        plan.each_piece(|piece| match piece {
+            Piece::Region(ranges) => {
+                seen.insert(ranges.region.prefix());
+                look(ranges.region, &ranges.begins);
+            }
+            Piece::Run(run) => {
+                for region in run.regions() {
+                    seen.insert(region.prefix());
+                    let (at, standing) = (region.bounds().0, run.standing);
+                    look(region, &[Begin { at, standing }]);
+                }
+            }
+        });
+        for region in self.listed() {
+            if !seen.contains(region) {
+                let found = self.begins(region, self.slot(region));
+                between(region, &[], &found, &mut differences);
+            }
         }
-        for block in &plan.blocks {
-            if !self.memory.bit(self.filter_bit(*block)) {
+        for block in plan.blocks() {
+            if !self.memory.bit(self.filter_bit(block)) {
                 // Its ranges are there, and no packet is ever compared with them.
-                differences.missing(block_prefix(*block));
+                differences.missing(block_prefix(block));
             }
         }
         differences
@@ -118,12 +122,8 @@ fn between(region: Region, expected: &[Begin], found: &[Begin], differences: &mu
     }
 }
 
-fn block_prefix(block: packetwatch_abi::index::Block) -> IpNet {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    use packetwatch_abi::index::Block;
-
-    let (address, len): (std::net::IpAddr, u8) = match block {
+fn block_prefix(block: Block) -> IpNet {
+    let (address, len): (IpAddr, u8) = match block {
         Block::V4(block) => (Ipv4Addr::from_bits(block << 8).into(), 24),
         Block::V6Long(block) => (Ipv6Addr::from_bits(u128::from(block) << 80).into(), 48),
         Block::V6Short(block) => (Ipv6Addr::from_bits(u128::from(block) << 96).into(), 32),

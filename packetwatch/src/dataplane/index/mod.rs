@@ -8,8 +8,13 @@
 
 mod compare;
 mod ranges;
+mod sums;
 
-use std::{collections::HashMap, io, os::fd::BorrowedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::fd::BorrowedFd,
+};
 
 use ipnet::IpNet;
 use packetwatch_abi::{
@@ -23,7 +28,8 @@ use packetwatch_abi::{
 use super::mapped::Mapped;
 pub use compare::Differences;
 pub use ranges::Region;
-use ranges::{Begin, RegionRanges, Run, by_region, number, of_region, ranges};
+use ranges::{Begin, Piece, RegionRanges, Run, each_piece, number, of_region};
+use sums::Sums;
 
 /// Bits of the filter for each block that it knows: one in sixteen is set, as many good sources
 /// take the longer way.
@@ -61,13 +67,13 @@ pub(super) struct Index {
     half_free: Option<u32>,
     /// the line of a region that is one range, by family and number
     whole: HashMap<(bool, u32), u32>,
+    sums: Sums,
 }
 
-/// What an index is built from: ranges of both families, and how large it is to be.
-pub(super) struct Plan {
-    regions: Vec<RegionRanges>,
-    runs: Vec<Run>,
-    blocks: Vec<Block>,
+/// What an index is built from, and how large it is to be.
+pub(super) struct Plan<'a> {
+    v4: &'a [(IpNet, Standing)],
+    v6: &'a [(IpNet, Standing)],
     wide: Regions,
     pub(super) lines: u32,
     filter_bits: u32,
@@ -97,54 +103,67 @@ impl Regions {
     }
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     /// For prefixes in order, IPv4 first; `None` if they are more than an index can hold.
-    pub(super) fn new(nodes: &[(IpNet, Standing)]) -> Option<Self> {
-        let v6 = nodes.partition_point(|(prefix, _)| matches!(prefix, IpNet::V4(_)));
-        let (v4, v6) = nodes.split_at(v6);
-        let (mut regions, mut runs) = by_region(false, &ranges(v4.iter().copied()));
-        let (regions_v6, runs_v6) = by_region(true, &ranges(v6.iter().copied()));
-        regions.extend(regions_v6);
-        runs.extend(runs_v6);
-        let (mut blocks, mut wide) = (Vec::new(), Regions::default());
+    pub(super) fn new(nodes: &'a [(IpNet, Standing)]) -> Option<Self> {
+        let first_v6 = nodes.partition_point(|(prefix, _)| matches!(prefix, IpNet::V4(_)));
+        let (v4, v6) = nodes.split_at(first_v6);
+        let mut wide = Regions::default();
+        let mut blocks = 0;
         for (prefix, _) in nodes {
             match blocks_of(*prefix) {
-                Some(of) => blocks.extend(of),
+                Some(of) => blocks += of.count() as u64,
                 None => wide.insert(*prefix),
             }
         }
-        let wanted = (blocks.len() as u64 * BITS_A_BLOCK).max(1);
+        let wanted = (blocks * BITS_A_BLOCK).max(1);
         let filter_bits = wanted.next_power_of_two().ilog2();
-        let filter_bits = filter_bits.clamp(LEAST_FILTER, MOST_FILTER);
-        let ranges: u64 = regions.iter().map(|r| u64::from(lines_of(r))).sum();
-        // A standing for each range at worst, two a line.
-        let standings: u64 = regions.iter().map(|r| r.begins.len() as u64).sum::<u64>() / 2 + 1;
-        let used = ranges + standings + 2 * runs.len() as u64;
-        let before = FILTER + (1u32 << filter_bits) / (64 * WORDS as u32);
-        let lines = u64::from(before) + used + used / 2 + u64::from(SPARE_LINES);
-        let lines = u32::try_from(lines)
-            .ok()
-            .filter(|lines| *lines <= MAX_LINES)?;
-        let fits = |r: &RegionRanges| lines_of(r) <= MAX_SLOT_LINES;
-        regions.iter().all(fits).then_some(Self {
-            regions,
-            runs,
-            blocks,
+        let mut plan = Self {
+            v4,
+            v6,
             wide,
-            lines,
-            filter_bits,
-        })
+            lines: 0,
+            filter_bits: filter_bits.clamp(LEAST_FILTER, MOST_FILTER),
+        };
+        // Two standings a line; a region that is one range shares its line by its standing.
+        let standings: HashSet<Standing> = nodes.iter().map(|(_, standing)| *standing).collect();
+        let mut used = standings.len() as u64 * 3 + 1;
+        let mut fits = true;
+        plan.each_piece(|piece| {
+            if let Piece::Region(ranges) = piece {
+                used += u64::from(lines_of(ranges));
+                fits &= lines_of(ranges) <= MAX_SLOT_LINES;
+            }
+        });
+        let before = FILTER + (1u32 << plan.filter_bits) / (64 * WORDS as u32);
+        let lines = u64::from(before) + used + used / 2 + u64::from(SPARE_LINES);
+        plan.lines = u32::try_from(lines)
+            .ok()
+            .filter(|lines| fits && *lines <= MAX_LINES)?;
+        Some(plan)
+    }
+
+    fn each_piece(&self, mut visit: impl FnMut(Piece<'_>)) {
+        each_piece(false, self.v4.iter().copied(), &mut visit);
+        each_piece(true, self.v6.iter().copied(), &mut visit);
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Block> {
+        let prefixes = self.v4.iter().chain(self.v6);
+        prefixes
+            .filter_map(|(prefix, _)| blocks_of(*prefix))
+            .flatten()
     }
 }
 
 impl Index {
     /// Writes an index into a map that was made with as many lines as the plan has, all zero.
-    pub(super) fn build(plan: Plan, map: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn build(plan: &Plan<'_>, map: BorrowedFd<'_>) -> io::Result<Self> {
         let memory = Mapped::of_map(map, plan.lines * WORDS as u32)?;
         Ok(Self::over(memory, plan))
     }
 
-    fn over(memory: Mapped, plan: Plan) -> Self {
+    fn over(memory: Mapped, plan: &Plan<'_>) -> Self {
         let mut index = Self {
             memory,
             lines: plan.lines,
@@ -154,24 +173,37 @@ impl Index {
             numbers: HashMap::new(),
             half_free: None,
             whole: HashMap::new(),
+            sums: Sums::default(),
         };
-        for block in plan.blocks {
+        for block in plan.blocks() {
             index.note(block);
         }
-        for ranges in &plan.regions {
-            let written = index.write(ranges, plan.wide.contains(ranges.region));
+        plan.each_piece(|piece| {
+            let written = match piece {
+                Piece::Region(ranges) => index.write(ranges, plan.wide.contains(ranges.region)),
+                Piece::Run(run) => index.write_run(run, &plan.wide),
+            };
             written.expect("the plan counted the lines");
-        }
-        for run in &plan.runs {
-            let line = index.whole(run.is_v6, run.standing);
-            let line = line.expect("the plan counted the lines");
-            for region in run.regions() {
-                let is_wide = plan.wide.contains(region);
-                let slot = Slot::new(line, 1, index.filter_bits, is_wide);
-                index.memory.publish(word_of(region), slot.0);
-            }
-        }
+        });
+        index.sums.forget();
         index
+    }
+
+    fn write_run(&mut self, run: Run, wide: &Regions) -> Result<(), Outgrown> {
+        let line = self.whole(run.is_v6, run.standing)?;
+        for region in run.regions() {
+            let slot = Slot::new(line, 1, self.filter_bits, wide.contains(region));
+            self.memory.publish(word_of(region), slot.0);
+        }
+        Ok(())
+    }
+
+    /// Whether the index is as it was when this was asked last, but for what was written here
+    /// since. Somebody else's write between one here and the next question is taken for ours: a
+    /// comparison finds it.
+    pub(super) fn is_as_written(&mut self) -> bool {
+        let used = &self.memory.plain()[..self.next as usize * WORDS];
+        self.sums.agree(used)
     }
 
     /// Puts the standings of one region in force: `nodes` are what covers it and what lies inside,
@@ -230,8 +262,9 @@ impl Index {
         self.memory.plain().as_chunks().0.get(line as usize)
     }
 
-    fn write_line(&self, line: u32, words: &Line) {
+    fn write_line(&mut self, line: u32, words: &Line) {
         self.memory.write(line * WORDS as u32, words);
+        self.sums.changed(u64::from(line) * WORDS as u64);
     }
 
     /// The bit of a block, counted from the first word of the index on.
@@ -244,8 +277,10 @@ impl Index {
     }
 
     fn note(&mut self, block: Block) {
-        if self.memory.set_bit(self.filter_bit(block)) {
+        let bit = self.filter_bit(block);
+        if self.memory.set_bit(bit) {
             self.filled += 1;
+            self.sums.changed(bit / 64);
         }
     }
 
@@ -253,15 +288,20 @@ impl Index {
         let RegionRanges { region, begins } = ranges;
         let (first, lines) = match begins.as_slice() {
             [] => {
-                self.memory.publish(word_of(*region), Slot::NOTHING.0);
+                self.publish_slot(*region, Slot::NOTHING);
                 return Ok(());
             }
             [one] => (self.whole(region.is_v6, one.standing)?, 1),
             many => self.several(region.is_v6, many)?,
         };
         let slot = Slot::new(first, lines, self.filter_bits, is_wide);
-        self.memory.publish(word_of(*region), slot.0);
+        self.publish_slot(*region, slot);
         Ok(())
+    }
+
+    fn publish_slot(&mut self, region: Region, slot: Slot) {
+        self.memory.publish(word_of(region), slot.0);
+        self.sums.changed(u64::from(word_of(region)));
     }
 
     /// The line of a region that is one range.
@@ -310,6 +350,7 @@ impl Index {
             let at = number * (WORDS / 2) as u32 + word as u32;
             self.memory.publish(at, value);
         }
+        self.sums.changed(u64::from(number) * (WORDS / 2) as u64);
         self.numbers.insert(standing, number);
         Ok(number)
     }

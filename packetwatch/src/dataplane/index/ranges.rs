@@ -67,34 +67,35 @@ pub(super) struct Begin {
 }
 
 /// The ranges of one region, from its first address on. Neighbours differ.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RegionRanges {
     pub(super) region: Region,
     pub(super) begins: Vec<Begin>,
 }
 
-/// Resolves prefixes of one family into ranges.
+/// Resolves prefixes of one family into ranges, and visits them in order.
 ///
 /// `nodes`: prefixes in the order of a walk down the trie, each with the standing of what no longer
 /// prefix in it covers. The ranges begin before the first prefix and end with nothing listed.
-pub(super) fn ranges(nodes: impl IntoIterator<Item = (IpNet, Standing)>) -> Vec<Begin> {
-    let mut begins = vec![Begin {
+pub(super) fn each_range(
+    nodes: impl IntoIterator<Item = (IpNet, Standing)>,
+    mut visit: impl FnMut(Begin),
+) {
+    // What begins last may yet be narrowed by a longer prefix that begins at the same address.
+    let mut pending = Begin {
         at: 0,
         standing: Standing::default(),
-    }];
+    };
+    let mut before: Option<Standing> = None;
     let mut put = |at: u128, standing: Standing| {
-        let last = begins.last_mut().expect("never empty");
-        if last.at == at {
-            last.standing = standing;
-            // Its neighbour may have been the same.
-            if let [.., before, last] = begins.as_slice()
-                && before.standing == last.standing
-            {
-                begins.pop();
+        if pending.at != at {
+            if before != Some(pending.standing) {
+                visit(pending);
+                before = Some(pending.standing);
             }
-        } else if last.standing != standing {
-            begins.push(Begin { at, standing });
+            pending.at = at;
         }
+        pending.standing = standing;
     };
     // What covers the place reached, the widest first, each with its last address.
     let mut around: Vec<(u128, Standing)> = Vec::new();
@@ -117,6 +118,14 @@ pub(super) fn ranges(nodes: impl IntoIterator<Item = (IpNet, Standing)>) -> Vec<
     while !around.is_empty() {
         leave(&mut around, &mut put);
     }
+    if before != Some(pending.standing) {
+        visit(pending);
+    }
+}
+
+fn ranges(nodes: impl IntoIterator<Item = (IpNet, Standing)>) -> Vec<Begin> {
+    let mut begins = Vec::new();
+    each_range(nodes, |begin| begins.push(begin));
     begins
 }
 
@@ -136,19 +145,25 @@ impl Run {
     }
 }
 
-/// Cuts the ranges of a family at the edges of regions: into regions of several ranges, and runs of
-/// regions that are one. Regions with nothing listed are left out.
-pub(super) fn by_region(is_v6: bool, begins: &[Begin]) -> (Vec<RegionRanges>, Vec<Run>) {
-    let (mut regions, mut runs): (Vec<RegionRanges>, Vec<Run>) = (Vec::new(), Vec::new());
+/// Part of a family's ranges, cut at the edges of regions.
+#[derive(Debug)]
+pub(super) enum Piece<'a> {
+    /// a region of several ranges
+    Region(&'a RegionRanges),
+    Run(Run),
+}
+
+/// Cuts the ranges of a family at the edges of regions, and visits the pieces in order. Regions
+/// with nothing listed are left out. Only one region is held in memory at a time.
+pub(super) fn each_piece(
+    is_v6: bool,
+    nodes: impl IntoIterator<Item = (IpNet, Standing)>,
+    mut visit: impl FnMut(Piece<'_>),
+) {
     let (width, host_bits) = if is_v6 { (128, 112) } else { (32, 16) };
     let last_of_all = u128::MAX >> (128 - width);
-    for (index, begin) in begins.iter().enumerate() {
-        if begin.at > last_of_all {
-            break;
-        }
-        let end = begins
-            .get(index + 1)
-            .map_or(last_of_all, |next| next.at - 1);
+    let mut open: Option<RegionRanges> = None;
+    let mut cut = |begin: Begin, end: u128| {
         let of = |at: u128| Region {
             is_v6,
             slot: (at >> host_bits) as u16,
@@ -156,34 +171,48 @@ pub(super) fn by_region(is_v6: bool, begins: &[Begin]) -> (Vec<RegionRanges>, Ve
         let (first, last) = (of(begin.at), of(end));
         let begins_inside = begin.at > first.bounds().0;
         let ends_inside = end < last.bounds().1;
-        let mut open = |region: Region, at: u128| {
-            let piece = Begin { at, ..*begin };
-            match regions.last_mut() {
-                Some(open) if open.region == region => open.begins.push(piece),
-                _ => regions.push(RegionRanges {
-                    region,
-                    begins: vec![piece],
-                }),
-            }
-        };
         if begins_inside || (first == last && ends_inside) {
-            open(first, begin.at);
+            let ranges = open.get_or_insert_with(|| RegionRanges {
+                region: first,
+                begins: Vec::new(),
+            });
+            ranges.begins.push(begin);
         }
-        if ends_inside && first != last {
-            open(last, last.bounds().0);
+        // What goes on to the edge of the region closes it.
+        if (first != last || !ends_inside)
+            && let Some(done) = open.take()
+        {
+            visit(Piece::Region(&done));
         }
         let whole = (u32::from(first.slot) + u32::from(begins_inside))
             ..(u32::from(last.slot) + 1 - u32::from(ends_inside));
         if !whole.is_empty() && begin.standing != Standing::default() {
-            runs.push(Run {
+            visit(Piece::Run(Run {
                 is_v6,
                 first: whole.start as u16,
                 last: (whole.end - 1) as u16,
                 standing: begin.standing,
+            }));
+        }
+        if ends_inside && first != last {
+            let at = last.bounds().0;
+            open = Some(RegionRanges {
+                region: last,
+                begins: vec![Begin { at, ..begin }],
             });
         }
+    };
+    let mut before: Option<Begin> = None;
+    each_range(nodes, |begin| {
+        if let Some(before) = before.replace(begin)
+            && before.at <= last_of_all
+        {
+            cut(before, begin.at - 1);
+        }
+    });
+    if let Some(begin) = before.filter(|begin| begin.at <= last_of_all) {
+        cut(begin, last_of_all);
     }
-    (regions, runs)
 }
 
 /// The ranges of one region. `nodes`: what covers it and what lies inside, as for [`ranges`].
@@ -250,6 +279,15 @@ mod tests {
             .collect()
     }
 
+    fn pieces(is_v6: bool, nodes: &[(IpNet, Standing)]) -> (Vec<RegionRanges>, Vec<Run>) {
+        let (mut regions, mut runs) = (Vec::new(), Vec::new());
+        each_piece(is_v6, nodes.iter().copied(), |piece| match piece {
+            Piece::Region(ranges) => regions.push(ranges.clone()),
+            Piece::Run(run) => runs.push(run),
+        });
+        (regions, runs)
+    }
+
     #[test]
     fn neighbours_of_one_standing_are_one_range() {
         let two = [node("0.0.0.0/25", 1), node("0.0.0.128/25", 1)];
@@ -278,7 +316,7 @@ mod tests {
             };
             assert_eq!(shown(&begins), [vec![(0, 1)], rest].concat());
             let is_v6 = all == "::/0";
-            let (regions, runs) = by_region(is_v6, &begins);
+            let (regions, runs) = pieces(is_v6, &[node(all, 1)]);
             assert_eq!(regions, []);
             assert_eq!(runs.len(), 1);
             assert_eq!(runs[0].regions().count(), Region::PER_FAMILY);
@@ -296,7 +334,7 @@ mod tests {
             (at("10.1.3.0"), 1),
         ];
         assert_eq!(shown(&of_region(region, nodes).begins), expected);
-        let (cut, runs) = by_region(false, &ranges(nodes));
+        let (cut, runs) = pieces(false, &nodes);
         assert_eq!((cut.len(), cut[0].region), (1, region));
         assert_eq!(shown(&cut[0].begins), expected);
         let runs: Vec<_> = runs.iter().map(|run| (run.first, run.last)).collect();

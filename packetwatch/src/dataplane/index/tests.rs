@@ -18,7 +18,7 @@ fn deny(slot: u32) -> Standing {
 
 fn built(nodes: &[(IpNet, Standing)]) -> Index {
     let plan = Plan::new(nodes).unwrap();
-    Index::over(Mapped::private(plan.lines * WORDS as u32), plan)
+    Index::over(Mapped::private(plan.lines * WORDS as u32), &plan)
 }
 
 /// Prefixes in order; the standing of each is that of its number, as if none ended.
@@ -207,7 +207,7 @@ fn what_somebody_else_writes_is_found() {
     let found = index.compare(&plan());
     assert_eq!((found.changed, found.example), (1, Some(nodes[1].0)));
 
-    let index = built(&nodes);
+    let mut index = built(&nodes);
     for line in FILTER..FILTER + (1 << index.filter_bits) / 512 {
         index.write_line(line, &[0; WORDS]);
     }

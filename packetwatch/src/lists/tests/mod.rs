@@ -131,6 +131,10 @@ impl Maps for FakeMaps {
         Ok(differences)
     }
 
+    fn standings_as_written(&self) -> bool {
+        true
+    }
+
     fn lists_in_force(&self) -> Result<bool, dataplane::Error> {
         Ok(true)
     }
