@@ -2,7 +2,7 @@
 //! spoofed sources evict them.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -12,11 +12,14 @@ use packetwatch_abi::{
 
 use crate::{Ingress, packet::Packet};
 
-#[btf_map]
-static BANS_V4: HashMap<BanKeyV4, Ban, { capacity::BANS as usize }> = HashMap::new();
+/// Memory comes with the bans, not before: the daemon alone adds them, and it can wait.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static BANS_V6: HashMap<BanKeyV6, Ban, { capacity::BANS as usize }> = HashMap::new();
+static BANS_V4: HashMap<BanKeyV4, Ban, { capacity::BANS as usize }, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+static BANS_V6: HashMap<BanKeyV6, Ban, { capacity::BANS as usize }, ON_DEMAND> = HashMap::new();
 
 /// A bit for each ban: a source whose bit is not set is not looked up. The daemon writes into it
 /// without a system call.

@@ -190,7 +190,7 @@ impl Lists {
 fn count(state: &State, list: List, now: u64) -> ByFamily {
     let mut count = state.count(list.into());
     if list == List::Allow {
-        for (prefix, node) in state.nodes.iter() {
+        for (prefix, node) in state.protected() {
             if node.on(Shelf::Allow).is_none() && node.protection(now).is_some() {
                 *count.of(prefix) += 1;
             }

@@ -170,6 +170,8 @@ pub(super) struct State {
     capacity: usize,
     slots: Slots,
     counts: [ByFamily; 3],
+    /// few, and looked at often
+    protected: BTreeSet<IpNet>,
     /// what ends, by its end
     ends: BTreeSet<(u64, Shelf, IpNet)>,
     /// rows that the journal does not have as they are here
@@ -185,6 +187,7 @@ impl State {
             capacity: capacity as usize,
             slots: Slots::new(capacity.min(capacity::LIST_HITS)),
             counts: [ByFamily::default(); 3],
+            protected: BTreeSet::new(),
             ends: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             unwritten_lists: BTreeSet::new(),
@@ -213,6 +216,12 @@ impl State {
         self.nodes
             .iter()
             .filter_map(move |(prefix, node)| Some((prefix, node.on(shelf)?)))
+    }
+
+    /// Protected prefixes, in order, each with what else stands there.
+    pub(super) fn protected(&self) -> impl Iterator<Item = (IpNet, &Node)> {
+        let node = |prefix: &IpNet| Some((*prefix, self.nodes.get(*prefix)?));
+        self.protected.iter().filter_map(node)
     }
 
     pub(super) fn is_protected(&self, prefix: IpNet, now: u64) -> bool {
@@ -323,6 +332,9 @@ impl State {
                     forced,
                 });
                 *self.counts[shelf as usize].of(prefix) += 1;
+                if shelf == Shelf::Protected {
+                    self.protected.insert(prefix);
+                }
                 (None, slot)
             }
         }
@@ -337,6 +349,9 @@ impl State {
         self.ends.remove(&(former.about.until, shelf, prefix));
         self.slots.give_back(former.slot);
         *self.counts[shelf as usize].of(prefix) -= 1;
+        if shelf == Shelf::Protected {
+            self.protected.remove(&prefix);
+        }
         Some(former)
     }
 }

@@ -177,10 +177,10 @@ impl Lists {
                 .map(|(prefix, reason)| (prefix.trunc(), reason))
                 .collect();
             let unwanted = state
-                .on(shelf)
+                .protected()
                 .filter(|(prefix, _)| !wanted.contains_key(prefix));
             let no_longer: Vec<Entry> = unwanted
-                .map(|(prefix, listed)| listed.about.entry(prefix))
+                .filter_map(|(prefix, node)| Some(node.on(shelf)?.about.entry(prefix)))
                 .collect();
             let gone = no_longer.iter().map(|entry| Change {
                 shelf,
