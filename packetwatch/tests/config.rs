@@ -86,7 +86,7 @@ fn nothing_said_means_the_defaults() {
     let capacity = &config.capacity;
     assert_eq!(
         (capacity.lists, capacity.bans, capacity.callers),
-        (65_536, 65_536, 32_768)
+        (4_194_304, 65_536, 32_768)
     );
     assert_eq!(
         (config.rules.clone(), config.rules_from().as_str()),

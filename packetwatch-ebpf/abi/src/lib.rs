@@ -49,7 +49,7 @@ pub const VERSION: u32 = 3;
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {
     /// allow and deny entries together, and the tallies of their hits
-    pub const LISTS: u32 = 65_536;
+    pub const LISTS: u32 = 4_194_304;
     /// Entries whose packets are counted one by one, at most.
     pub const LIST_HITS: u32 = 100_000;
     pub const BANS: u32 = 65_536;

@@ -196,7 +196,7 @@ pub(super) const KEYS: &[Key] = &[
         Literal,
         capacity.lists,
         capacity,
-        "Entries of each of allow and deny, 1 to 16777216. A full list refuses writes."
+        "Allow and deny entries together, 1 to 16777216; memory as they are used. A full list refuses writes."
     ),
     key!(
         "capacity.bans",

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use packetwatch_abi::capacity;
+
 use crate::{log::LogFormat, prefix::Parsed};
 
 /// A key that takes one of a few words.
@@ -140,7 +142,7 @@ impl Default for Log {
 /// `[capacity]`: entries the kernel maps are made for, 1 to 2^24 each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Of each of allow and deny.
+    /// Allow and deny entries together.
     pub lists: u32,
     pub bans: u32,
     /// Source units with counters of their own.
@@ -150,9 +152,9 @@ pub struct Capacity {
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            lists: 65_536,
-            bans: 65_536,
-            callers: 32_768,
+            lists: capacity::LISTS,
+            bans: capacity::BANS,
+            callers: capacity::CALLERS,
         }
     }
 }
