@@ -2,7 +2,7 @@
 //! spoofed sources evict them.
 
 use aya_ebpf::{btf_maps::HashMap, macros::btf_map};
-use packetwatch_abi::{Ban, Prefix, capacity};
+use packetwatch_abi::{Ban, Policy, Prefix, capacity};
 
 use crate::{Ingress, atomic, packet::Packet};
 
@@ -41,4 +41,38 @@ pub fn find(packet: &Packet, ingress: &Ingress) -> Found {
         }
     }
     Found::EndedAt(ended)
+}
+
+/// When the latest ban of all of `unit` ended; 0 if there is no trace of one.
+///
+/// A global function in the sense of BPF, verified once: it is seldom called.
+///
+/// # Safety
+/// `unit` and `policy` are null or point to what they say.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn ended_of_unit(
+    unit: *const Prefix,
+    policy: *const Policy,
+    now: u64,
+) -> u64 {
+    // SAFETY: as the caller promises
+    let (Some(unit), Some(policy)) = (unsafe { (unit.as_ref(), policy.as_ref()) }) else {
+        return 0;
+    };
+    let mut ended = 0;
+    for len in policy.ban_lengths[unit.row() & 1] {
+        if len == 0 || len > unit.len {
+            continue;
+        }
+        let Some(ban) = BANS.get_ptr_mut(&unit.truncated(len)) else {
+            continue;
+        };
+        // SAFETY: a live map value
+        let until = unsafe { (*ban).until };
+        if until <= now && until > ended {
+            ended = until;
+        }
+    }
+    ended
 }

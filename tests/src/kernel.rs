@@ -8,7 +8,8 @@ use packetwatch::{
     rules::{Rule, RuleSet, policy::compile},
 };
 use packetwatch_abi::{
-    Action, Caller, FOREVER, MAX_BAN_LENGTHS, MAX_INTERFACES, Offence, Policy, Reason, Standing,
+    Action, Admission, Caller, FOREVER, MAX_BAN_LENGTHS, MAX_INTERFACES, Offence, Policy, Reason,
+    Standing,
 };
 
 /// A loaded program, not attached to anything. Its time stands still until [`Kernel::advance`].
@@ -44,6 +45,12 @@ impl Kernel {
             ..Options::default()
         };
         let (dataplane, events) = Dataplane::load(options).expect("load the XDP program");
+        // Everyone has a place at first sight: a clock that stands still would never give new ones.
+        let unlimited = Admission {
+            threshold: 1,
+            places: u64::from(u32::MAX),
+        };
+        dataplane.set_admission(unlimited).unwrap();
         let mut kernel = Self {
             dataplane,
             events,

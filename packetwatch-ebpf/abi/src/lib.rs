@@ -11,6 +11,10 @@
 //! | `LIST_HITS` | slot of an entry | [`Tally`] | program |
 //! | `BANS` | [`Prefix`], exact | [`Ban`] | daemon; the tally by the program |
 //! | `CALLERS` | [`Prefix`], exact | [`Caller`] | program; removed by the daemon |
+//! | `ADMISSION` | 0 | [`Admission`] | daemon |
+//! | `ADMISSIONS` | [`Admitted`] | count | program |
+//! | `SKETCH_KEYS` | 0 | [`SketchKeys`] | daemon, once |
+//! | `SKETCH` | [`SketchKeys::cell`] | [`Bucket`] | program |
 //! | `OUTCOMES` | [`outcome_index`] | [`Tally`] | program |
 //! | `FAULTS` | [`Fault`] | count | program |
 //! | `CALLS`, `OFFENCES` | ring buffers | [`Call`], [`Offence`] | program |
@@ -25,9 +29,10 @@ mod list;
 mod policy;
 mod prefix;
 mod reason;
+mod sketch;
 mod window;
 
-pub use caller::{Caller, MAX_PORTS, PortSeen};
+pub use caller::{Caller, MAX_PORTS, PortSeen, Since};
 pub use event::{Call, Offence};
 pub use list::{Ban, FOREVER, Standing, Tally};
 pub use policy::{MAX_BAN_LENGTHS, MAX_INTERFACES, MAX_RULES, MAX_UNITS, Policy, Rule, Trigger};
@@ -35,7 +40,11 @@ pub use prefix::{Family, Prefix};
 pub use reason::{
     Action, CONNECTIONS, Fault, OUTCOMES, OUTCOMES_PER_INTERFACE, Reason, outcome_index,
 };
-pub use window::{BUCKETS, Bucket, epoch, windowed};
+pub use sketch::{
+    ADMISSION_TICK_SHIFT, Admission, Admitted, LEAST_THRESHOLD, SKETCH_CELLS, SKETCH_EPOCH_SHIFT,
+    SKETCH_ROWS, SketchKeys,
+};
+pub use window::{BUCKETS, Bucket, epoch, place, windowed, windowed_before};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins, so that no build takes over the link of one it disagrees with.
@@ -56,10 +65,14 @@ pub mod capacity {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Ban, Call, Caller, Offence, Policy, Prefix, Standing, Tally};
+    use super::{
+        Admission, Ban, Call, Caller, Offence, Policy, Prefix, SketchKeys, Standing, Tally,
+    };
 
     // SAFETY: each is repr(C), Copy, 'static, of integers and arrays of integers without implicit
     // padding (the size assertions beside the types count every byte).
+    unsafe impl aya::Pod for Admission {}
+    // SAFETY: as above
     unsafe impl aya::Pod for Ban {}
     // SAFETY: as above
     unsafe impl aya::Pod for Call {}
@@ -71,6 +84,8 @@ mod pod {
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above
     unsafe impl aya::Pod for Prefix {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for SketchKeys {}
     // SAFETY: as above
     unsafe impl aya::Pod for Standing {}
     // SAFETY: as above

@@ -94,7 +94,7 @@ impl Enforcer {
                     offender,
                     rule,
                 } => self.ban(prefix, offender, rule, rules.longest_within()),
-                Action::Forget(unit) => self.warn(self.dataplane.forget_caller(unit)),
+                Action::CountAnew(unit) => self.warn(self.dataplane.count_anew(unit, at)),
             }
         }
     }
@@ -221,7 +221,7 @@ impl Enforcer {
 
 /// Whether the caller went beyond a rule since its counting began.
 fn is_pending(caller: &Caller) -> bool {
-    caller.offended_at > caller.since
+    caller.since.is_before(caller.offended_at)
 }
 
 /// For people: `10 distinct ports within 1m`.
