@@ -18,7 +18,7 @@ mod rules;
 mod serve;
 mod status;
 mod tokens;
-mod windows;
+pub(crate) mod windows;
 
 use std::{sync::Arc, time::Instant};
 
@@ -46,7 +46,9 @@ pub use page::MAX_LIMIT;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
-pub use status::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status};
+pub use status::{
+    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
+};
 pub use tokens::{TOKEN_FILE, TokenError, Tokens};
 
 use crate::{

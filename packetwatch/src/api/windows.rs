@@ -12,7 +12,7 @@ use crate::{
 
 /// The moment that a caller is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     /// CLOCK_MONOTONIC nanoseconds
     pub now: u64,
     /// of the rules in force
@@ -23,14 +23,14 @@ pub(super) struct Moment {
 
 /// What a rule counts of a caller.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Count<'r> {
+pub(crate) struct Count<'r> {
     pub rule: &'r Rule,
     pub counted: u64,
 }
 
 impl Count<'_> {
     /// N lie in the window already, so that the next one is dropped.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.counted >= self.rule.trigger.count()
     }
 }
@@ -39,7 +39,7 @@ impl Count<'_> {
 ///
 /// The program voids windows of other rules, and from before a ban's end, at the caller's next
 /// packet; until then they are passed over here.
-pub(super) fn counts<'r>(
+pub(crate) fn counts<'r>(
     unit: IpNet,
     caller: &Caller,
     rules: &'r RuleSet,
@@ -105,7 +105,7 @@ fn nanoseconds(length: Duration) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use packetwatch_abi::{Bucket, MAX_PORTS, MAX_RULES, Prefix};
 
     use super::*;

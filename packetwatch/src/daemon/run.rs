@@ -15,8 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, judged::Judged,
-    reconcile::Reconciler, refusals::Refusals, watch::Watch,
+    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, flood::FloodWatch, interfaces,
+    judged::Judged, population::Population, reconcile::Reconciler, refusals::Refusals,
+    watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Tokens},
@@ -88,9 +89,11 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         let mut tasks = JoinSet::new();
         protector.keep(&config);
         let counters = Counters::default();
+        let population = Population::default();
         let enforcer = Enforcer {
             counters: counters.clone(),
             judged: Judged::default(),
+            population: population.clone(),
             refusals: Refusals::default(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
@@ -99,6 +102,13 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             capacity: config.capacity.callers,
         };
         tasks.spawn(enforcer.run(events.offences, shutdown.clone()));
+        let flood = FloodWatch {
+            dataplane: dataplane.clone(),
+            population,
+            clock,
+            capacity: config.capacity.callers,
+        };
+        tasks.spawn(flood.run(shutdown.clone()));
         let calls = CallLog {
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),

@@ -87,11 +87,29 @@ impl Dataplane {
         written.map(Some).or_else(absent).map(drop)
     }
 
-    /// Forgets callers, in as few calls as there are thousands of them; returns how many there
-    /// were.
-    pub fn forget_callers(&self, units: &[IpNet]) -> Result<u64, Error> {
-        let keys: Vec<Prefix> = units.iter().map(|unit| key(*unit)).collect();
-        batch::delete(&self.0.callers.raw, MAP, &keys)
+    /// Forgets those of the callers that have not been seen after the time beside them; returns how
+    /// many.
+    ///
+    /// A few at a time: each is looked at once more, and all of them are removed in one call. What
+    /// a caller does within those tens of microseconds is forgotten with the rest.
+    pub fn forget_silent(
+        &self,
+        callers: impl IntoIterator<Item = (IpNet, u64)>,
+    ) -> Result<u64, Error> {
+        const AT_ONCE: usize = 32;
+        let mut callers = callers.into_iter().peekable();
+        let mut forgotten = 0;
+        while callers.peek().is_some() {
+            let mut keys = Vec::with_capacity(AT_ONCE);
+            for (unit, last_seen) in callers.by_ref().take(AT_ONCE) {
+                let caller = self.caller(unit)?;
+                if caller.is_some_and(|caller| caller.last_seen == last_seen) {
+                    keys.push(key(unit));
+                }
+            }
+            forgotten += batch::delete(&self.0.callers.raw, MAP, &keys)?;
+        }
+        Ok(forgotten)
     }
 
     /// Forgets a caller: its next packet counts from zero.
