@@ -9,7 +9,7 @@ use std::{
 use packetwatch_abi::{Action, Fault, Tally};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::Registry,
 };
@@ -180,15 +180,21 @@ fn family<'a>(
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in samples {
         let labels = labels.as_slice();
-        let mut sample = family.encode_family(&labels)?;
-        match kind {
-            MetricType::Counter => {
-                sample.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
-            }
-            _ => sample.encode_gauge(&value)?,
+        // Without labels there are no braces either.
+        if labels.is_empty() {
+            sample(&mut family, kind, value)?;
+        } else {
+            sample(&mut family.encode_family(&labels)?, kind, value)?;
         }
     }
     Ok(())
+}
+
+fn sample(encoder: &mut MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None),
+        _ => encoder.encode_gauge(&value),
+    }
 }
 
 impl fmt::Debug for Snapshot {

@@ -1,14 +1,6 @@
 //! One source on two CPUs at once, at the speed that the kernel runs the program at.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Barrier,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Barrier, thread, time::Duration};
 
 use packetwatch::rules::{Rule, Trigger};
 use packetwatch_abi::{Action, Fault, MAX_INTERFACES, Reason};
@@ -40,15 +32,17 @@ fn passed(kernel: &Kernel) -> u64 {
     tally.packets
 }
 
-/// Has two threads on two CPUs do the same at the same time, in each of `rounds`; `after` is called
-/// between rounds.
+/// Has two threads on two CPUs do the same at the same time, in each of `rounds`, and asserts that
+/// `expected` packets passed in each.
 fn in_rounds(
     rounds: u32,
-    work: impl Fn(&Runner, u32, usize) + Sync,
+    expected: u64,
     kernel: &Kernel,
-    mut after: impl FnMut(u32),
+    work: impl Fn(&Runner, u32, usize) + Sync,
 ) {
     let barrier = Barrier::new(3);
+    let mut before = passed(kernel);
+    let mut others = Vec::new();
     thread::scope(|scope| {
         for thread in 0..2 {
             let (barrier, work) = (&barrier, &work);
@@ -65,9 +59,15 @@ fn in_rounds(
         for round in 0..rounds {
             barrier.wait();
             barrier.wait();
-            after(round);
+            let now = passed(kernel);
+            if now - before != expected {
+                others.push((round, now - before));
+            }
+            before = now;
         }
     });
+    // Not in a round: the threads would wait for each other for ever.
+    assert_eq!(others, [], "rounds in which not {expected} passed");
 }
 
 #[test]
@@ -78,22 +78,12 @@ fn exactly_n_calls_or_packets_pass_on_two_cpus() {
     for (rounds, n, runs, repeat) in [(400, 40, 60, 1), (5, 300_000, 1, 400_000)] {
         for trigger in [Trigger::Connections(n), Trigger::Packets(n)] {
             let kernel = Kernel::with_rules(vec![rule("rule", trigger, 32)]);
-            let mut before = passed(&kernel);
-            in_rounds(
-                rounds,
-                |runner, round, _| {
-                    let frame = call(source(round), 80);
-                    for _ in 0..runs {
-                        runner.run(&frame, repeat);
-                    }
-                },
-                &kernel,
-                |round| {
-                    let now = passed(&kernel);
-                    assert_eq!(now - before, n, "{trigger:?}, round {round}");
-                    before = now;
-                },
-            );
+            in_rounds(rounds, n, &kernel, |runner, round, _| {
+                let frame = call(source(round), 80);
+                for _ in 0..runs {
+                    runner.run(&frame, repeat);
+                }
+            });
         }
     }
 }
@@ -103,13 +93,11 @@ fn exactly_n_calls_or_packets_pass_on_two_cpus() {
 fn exactly_n_pass_while_the_clock_goes_from_bucket_to_bucket() {
     let mut kernel = Kernel::with_rules(vec![rule("calls", Trigger::Connections(1200), 32)]);
     let start = kernel.now();
-    let stop = AtomicBool::new(false);
     let mut before = passed(&kernel);
     for round in 0..100u64 {
         // On a boundary, and over it and five more while they run; no window forgets meanwhile.
         kernel.set_now(start + (round + 1) * 10 * WITHIN.as_nanos() as u64);
         let now = kernel.now() - kernel.now() % 1_000_000_000;
-        stop.store(false, Relaxed);
         thread::scope(|scope| {
             let calls: Vec<_> = (0..2)
                 .map(|cpu| {
@@ -145,24 +133,14 @@ fn exactly_n_ports_pass_on_two_cpus() {
     const ROUNDS: u32 = 3000;
     for n in [1, 3, 10, 64] {
         let kernel = Kernel::with_rules(vec![rule("scan", Trigger::DistinctPorts(n), 32)]);
-        let mut before = passed(&kernel);
-        in_rounds(
-            ROUNDS / 4,
-            |runner, round, thread| {
-                // Every other port each, then all of them once more: what could not be noted for
-                // the other's sake has another chance.
-                let ports = (0..2 * n as u16 + 20).map(|port| 2 * port + thread as u16);
-                for port in ports {
-                    runner.run(&call(source(round), port), 1);
-                }
-            },
-            &kernel,
-            |round| {
-                let now = passed(&kernel);
-                assert_eq!(now - before, n, "{n} ports, round {round}");
-                before = now;
-            },
-        );
+        in_rounds(ROUNDS / 4, n, &kernel, |runner, round, thread| {
+            // Every other port each, then all of them once more: what could not be noted for
+            // the other's sake has another chance.
+            let ports = (0..2 * n as u16 + 20).map(|port| 2 * port + thread as u16);
+            for port in ports {
+                runner.run(&call(source(round), port), 1);
+            }
+        });
     }
 }
 
@@ -182,27 +160,17 @@ fn rules_of_two_units_agree_on_two_cpus() {
         };
         IpAddr::from((address.to_bits() + 1).to_be_bytes())
     };
-    let mut before = passed(&kernel);
-    in_rounds(
-        1000,
-        |runner, round, thread| {
-            let from = if thread == 0 {
-                source(round)
-            } else {
-                neighbour(round)
-            };
-            for n in 0..40 {
-                runner.run(&call(source(round), 1 + n % 3), 1);
-                runner.run(&call(from, 1 + n % 3), 1);
-            }
-        },
-        &kernel,
-        |round| {
-            let now = passed(&kernel);
-            assert_eq!(now - before, 30, "round {round}");
-            before = now;
-        },
-    );
+    in_rounds(1000, 30, &kernel, |runner, round, thread| {
+        let from = if thread == 0 {
+            source(round)
+        } else {
+            neighbour(round)
+        };
+        for n in 0..40 {
+            runner.run(&call(source(round), 1 + n % 3), 1);
+            runner.run(&call(from, 1 + n % 3), 1);
+        }
+    });
 }
 
 #[test]
@@ -237,24 +205,14 @@ fn the_end_of_a_ban_is_one_beginning_for_all_cpus() {
 #[ignore = "needs root: loads the XDP program"]
 fn a_new_source_is_entered_once_by_two_cpus() {
     let kernel = Kernel::with_rules(vec![rule("calls", Trigger::Connections(8), 32)]);
-    let mut before = passed(&kernel);
-    in_rounds(
-        5000,
-        |runner, round, _| {
-            for _ in 0..8 {
-                assert!(matches!(
-                    runner.run(&call(source(round), 80), 1),
-                    Action::Pass | Action::Drop
-                ));
-            }
-        },
-        &kernel,
-        |round| {
-            let now = passed(&kernel);
-            assert_eq!(now - before, 8, "round {round}");
-            before = now;
-        },
-    );
+    in_rounds(5000, 8, &kernel, |runner, round, _| {
+        for _ in 0..8 {
+            assert!(matches!(
+                runner.run(&call(source(round), 80), 1),
+                Action::Pass | Action::Drop
+            ));
+        }
+    });
     assert_eq!(
         kernel.dataplane.admission_counts().unwrap().first_sight,
         5000
