@@ -130,6 +130,12 @@ pub(crate) fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Resu
     create(BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries)
 }
 
+/// One value of zeroes.
+pub(crate) fn array(value_size: u32) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    create(BPF_MAP_TYPE_ARRAY, 4, value_size, 1)
+}
+
 fn create(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     let mut attr = Create {
         map_type,
