@@ -196,7 +196,7 @@ fn enter(
     if packet.call {
         let port = packet.destination_port as u64;
         // SAFETY: as above
-        seen = unsafe { ports::note_port(caller, policy, rules, port, now) };
+        seen = unsafe { ports::note(caller, policy, rules, port, now) };
         if seen >= ports::REFUSED {
             // SAFETY: as above
             unsafe { take_from_windows(caller, policy, rules, now, packet.bytes) };

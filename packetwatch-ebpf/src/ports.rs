@@ -9,12 +9,11 @@ use packetwatch_abi::{Caller, Fault, MAX_PORTS, MAX_RULES, Policy, PortSeen, Rul
 
 use crate::{atomic, exit::fault};
 
-/// What [`note_port`] returns from here on says why it noted nothing: less `REFUSED`, the rule
+/// What [`note`] returns from here on says why it noted nothing: less `REFUSED`, the rule
 /// whose N ports there are already, or `MAX_RULES` if the table was fought over.
 pub const REFUSED: u64 = u64::MAX - MAX_RULES as u64;
 
-/// Looks at the lock of a port table that another CPU holds. It holds it for some 200 ns; a
-/// thousand looks are about a microsecond.
+/// Looks at the lock of a port table that another CPU holds, for some hundred nanoseconds each time.
 const LOCK_TRIES: usize = 512;
 
 /// How many different ports were called less than `within` ago.
@@ -49,10 +48,34 @@ pub unsafe extern "C" fn distinct_ports(caller: *const Caller, within: u64, now:
 /// by far, take no lock.
 ///
 /// # Safety
+/// `caller` and `policy` point to live map values.
+#[inline(always)]
+pub unsafe fn note(
+    caller: *mut Caller,
+    policy: *const Policy,
+    rules: u32,
+    port: u64,
+    now: u64,
+) -> u64 {
+    // One after the other, not one in the other: they share 512 bytes of stack with their callers.
+    // SAFETY: as the caller promises
+    unsafe {
+        match note_known_port(caller, policy, rules, port, now) {
+            COUNTS_ANEW => note_another_port(caller, policy, rules, port, now),
+            seen => seen,
+        }
+    }
+}
+
+const COUNTS_ANEW: u64 = REFUSED - 1;
+
+/// The part of [`note`] that takes no lock; [`COUNTS_ANEW`] if that is not enough.
+///
+/// # Safety
 /// `caller` and `policy` are null or point to live map values.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe extern "C" fn note_port(
+unsafe extern "C" fn note_known_port(
     caller: *mut Caller,
     policy: *const Policy,
     rules: u32,
@@ -70,27 +93,21 @@ pub unsafe extern "C" fn note_port(
         for _ in 0..2 {
             let (slot, seen) = slot_for(caller, port);
             if within != 0 && !counts_already(caller, seen, port, within, now) {
-                break;
+                return COUNTS_ANEW;
             }
             if atomic::replace(&raw mut (*caller).ports[slot % MAX_PORTS], seen, new) {
                 return seen;
             }
         }
-        if within == 0 {
-            fault(Fault::Contended);
-            return 0;
+        if within != 0 {
+            return COUNTS_ANEW;
         }
-        if !lock(&raw mut (*caller).port_lock) {
-            fault(Fault::Contended);
-            return REFUSED + MAX_RULES as u64;
-        }
-        let noted = note_another(caller, policy, rules, port, now);
-        atomic::replace(&raw mut (*caller).port_lock, 1, 0);
-        noted
     }
+    fault(Fault::Contended);
+    0
 }
 
-/// Takes a port out again that [`note_port`] noted at `now`, whose slot held `seen` before. Returns
+/// Takes a port out again that [`note`] noted at `now`, whose slot held `seen` before. Returns
 /// 0.
 ///
 /// # Safety
@@ -154,13 +171,13 @@ unsafe fn counts_already(
     PortSeen(seen).port() as u64 == port && PortSeen(seen).fresh(now, reach) == 1
 }
 
-/// The part of [`note_port`] that is done under the lock.
+/// The part of [`note`] that is done under the lock.
 ///
 /// # Safety
 /// `caller` and `policy` are null or point to live map values.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn note_another(
+unsafe extern "C" fn note_another_port(
     caller: *mut Caller,
     policy: *const Policy,
     rules: u32,
@@ -173,21 +190,29 @@ unsafe extern "C" fn note_another(
     let new = PortSeen::new(now, port as u16).0;
     // SAFETY: as the caller promises; indices are below MAX_RULES, a slot below MAX_PORTS
     unsafe {
+        let word = &raw mut (*caller).port_lock;
+        if !lock(word) {
+            fault(Fault::Contended);
+            return REFUSED + MAX_RULES as u64;
+        }
         for index in 0..MAX_RULES {
             let rule = &(*policy).rules[index];
             if rules & (1 << index) != 0
                 && rule.trigger == Trigger::DistinctPorts as u32
                 && distinct_ports(caller, rule.within, now) >= rule.limit
             {
+                atomic::replace(word, 1, 0);
                 return REFUSED + index as u64;
             }
         }
         for _ in 0..2 {
             let (slot, seen) = slot_for(caller, port);
             if atomic::replace(&raw mut (*caller).ports[slot % MAX_PORTS], seen, new) {
+                atomic::replace(word, 1, 0);
                 return seen;
             }
         }
+        atomic::replace(word, 1, 0);
     }
     fault(Fault::Contended);
     REFUSED + MAX_RULES as u64
