@@ -3,7 +3,7 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{HashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -18,8 +18,13 @@ use crate::{
 
 const _: () = assert!(MAX_UNITS == 2, "`count` goes through them by hand");
 
+/// Allocated as they come: an empty table takes half a mebibyte instead of 39. It makes an insertion
+/// 1.5 us dearer, of which there are as many as there are places.
+type Callers =
+    HashMap<Prefix, Caller, { capacity::CALLERS as usize }, { BPF_F_NO_PREALLOC as usize }>;
+
 #[btf_map]
-static CALLERS: HashMap<Prefix, Caller, { capacity::CALLERS as usize }> = HashMap::new();
+static CALLERS: Callers = HashMap::new();
 
 /// Where a new caller is made before it is entered: 1 KiB is more than the stack holds. All that is
 /// not written anew each time is zero.

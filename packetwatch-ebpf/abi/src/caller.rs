@@ -13,8 +13,8 @@ pub const MAX_PORTS: usize = 64;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose counts these are: the key once more. Preallocated elements are reused at once, so a
-    /// CPU that found this one just before it was removed can tell.
+    /// Whose counts these are: the key once more. A removed element is reused at once (since kernel
+    /// 6.1, before after a grace period), so a CPU that found it just before can tell.
     pub unit: Prefix,
     pub first_seen: u64,
     pub last_seen: u64,

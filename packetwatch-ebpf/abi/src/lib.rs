@@ -55,7 +55,7 @@ pub mod capacity {
     /// allow and deny entries together, and the tallies of their hits
     pub const LISTS: u32 = 65_536;
     pub const BANS: u32 = 65_536;
-    /// about 1.1 KiB each, allocated at start
+    /// about 1.2 KiB each, allocated as they come
     pub const CALLERS: u32 = 32_768;
     /// bytes; a call is 72
     pub const CALL_RING: u32 = 256 * 1024;
