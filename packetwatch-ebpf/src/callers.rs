@@ -8,7 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use packetwatch_abi::{
-    Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Since, Trigger, capacity,
+    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Since, Trigger,
+    capacity,
 };
 
 use crate::{
@@ -106,8 +107,10 @@ fn meet(
         }
         if (*caller).generation != policy.generation {
             // In this order: a CPU that comes in between voids once more, which may make a ban late
-            // by a call, and never takes what other rules have counted.
+            // by a call, and never takes what other rules have counted. Theirs were buckets of other
+            // lengths, whose epochs no number of rounds keeps apart.
             count_anew(caller, (*caller).since, now);
+            clear_windows(caller);
             (*caller).generation = policy.generation;
         }
         let excused = (*caller).allowed_at;
@@ -135,6 +138,25 @@ fn meet(
 unsafe fn count_anew(caller: *mut Caller, seen: Since, at: u64) {
     // SAFETY: as the caller promises; Since is a word
     unsafe { atomic::replace((&raw mut (*caller).since).cast(), seen.0, seen.next(at).0) };
+}
+
+/// Clears the windows. Returns 0.
+///
+/// # Safety
+/// `caller` is null or points to a live map value.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn clear_windows(caller: *mut Caller) -> u64 {
+    if caller.is_null() {
+        return 0;
+    }
+    for index in 0..MAX_RULES {
+        for bucket in 0..BUCKETS {
+            // SAFETY: as the caller promises; the indices are below the bounds
+            unsafe { (*caller).windows[index][bucket] = 0 };
+        }
+    }
+    0
 }
 
 /// The rules, of those given, that look at this packet.

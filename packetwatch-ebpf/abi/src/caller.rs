@@ -56,7 +56,8 @@ pub struct Since(pub u64);
 impl Since {
     const ROUND_MASK: u64 = PortSeen::STEP - 1;
     /// Rounds keep their distance in the tags of buckets: 2^12 epochs are 512 of the shortest
-    /// windows, and after as many rounds they come again.
+    /// windows, and after as many rounds they come again. That holds for buckets of one length:
+    /// under other rules, windows are cleared besides.
     const ROUND_SHIFT: u32 = 12;
 
     /// Counting that begins at `at`, the last having been this one.
