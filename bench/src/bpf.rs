@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramInfo, loaded_programs};
 
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -31,6 +33,29 @@ struct Load {
     kern_version: u32,
     prog_flags: u32,
     prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Likewise for `BPF_MAP_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct Create {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// Likewise for `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct Update {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// Likewise for `BPF_PROG_TEST_RUN`.
@@ -57,16 +82,68 @@ struct TestRun {
 
 /// Loads an XDP program of plain instructions, which calls no helper that is GPL-only.
 pub(crate) fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
+    load(instructions, 0, 0)
+}
+
+/// The same for a program that calls ours: it takes frames in fragments and is meant for XDP alone,
+/// or the kernel would not let it.
+pub(crate) fn load_xdp_frags(instructions: &[u64]) -> Result<OwnedFd> {
+    const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+    const BPF_XDP: u32 = 37;
+    load(instructions, BPF_F_XDP_HAS_FRAGS, BPF_XDP)
+}
+
+fn load(instructions: &[u64], flags: u32, expected_attach_type: u32) -> Result<OwnedFd> {
     let mut attr = Load {
         prog_type: BPF_PROG_TYPE_XDP,
         insn_cnt: u32::try_from(instructions.len())?,
         insns: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,
+        prog_flags: flags,
+        expected_attach_type,
         ..Load::default()
     };
     attr.prog_name[..9].copy_from_slice(b"generator");
     let fd = bpf(BPF_PROG_LOAD, &mut attr)
         .context("load the generator's program: needs CAP_BPF with CAP_NET_ADMIN, or root")?;
+    // SAFETY: the kernel has just handed out this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An array for tail calls that holds one program.
+pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+    let array = create(BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 1)?;
+    let (key, value) = (0u32, program.as_raw_fd());
+    let mut attr = Update {
+        map_fd: array.as_raw_fd().cast_unsigned(),
+        key: &raw const key as u64,
+        value: &raw const value as u64,
+        ..Update::default()
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).context("put a program into an array")?;
+    Ok(array)
+}
+
+pub(crate) fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+    create(BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries)
+}
+
+/// One value of zeroes.
+pub(crate) fn array(value_size: u32) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    create(BPF_MAP_TYPE_ARRAY, 4, value_size, 1)
+}
+
+fn create(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+    let mut attr = Create {
+        map_type,
+        key_size,
+        value_size,
+        max_entries,
+    };
+    let fd = bpf(BPF_MAP_CREATE, &mut attr).context("make a map")?;
     // SAFETY: the kernel has just handed out this descriptor to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

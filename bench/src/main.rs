@@ -14,6 +14,7 @@ mod peers;
 mod program;
 mod report;
 mod scene;
+mod sources;
 mod statistic;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -112,6 +113,8 @@ fn measure(extent: &Extent, quick: bool) -> Result<Report> {
     scene.fill_lists()?;
     step("the program alone");
     let program = program::measure(&scene, extent.rounds, extent.program_repeat)?;
+    step("one source and random ones");
+    let sources = sources::measure(extent.rounds, extent.program_repeat)?;
     step("the whole path");
     let path = path::measure(&scene, extent.rounds, extent.path_packets)?;
     step("from a call to its ban");
@@ -120,6 +123,7 @@ fn measure(extent: &Extent, quick: bool) -> Result<Report> {
         machine: Machine::here()?,
         quick,
         program,
+        sources,
         path,
         ban_latency,
         idle,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     idle::Idle, instructions::Instructions, latency::BanLatency, machine::Machine, path::Speed,
-    program::Cost,
+    program::Cost, sources::SourceCost,
 };
 
 #[derive(Debug, Serialize)]
@@ -16,6 +16,7 @@ pub(crate) struct Report {
     /// fewer rounds and samples: for a look, not for a claim
     pub(crate) quick: bool,
     pub(crate) program: Vec<Cost>,
+    pub(crate) sources: Vec<SourceCost>,
     pub(crate) path: Vec<Speed>,
     pub(crate) ban_latency: BanLatency,
     pub(crate) idle: Idle,
@@ -29,6 +30,7 @@ impl fmt::Display for Report {
             machine,
             quick,
             program,
+            sources,
             path,
             ban_latency: ban,
             idle,
@@ -54,6 +56,24 @@ impl fmt::Display for Report {
                 format!("{:.1}", cost.packetwatch_ns),
                 format!("{:.1}", cost.xdp_filter_ns),
                 format!("{:.2}", cost.ratio),
+            ]);
+        }
+        writeln!(f, "{table}")?;
+
+        writeln!(
+            f,
+            "\nCounting what passes: one source, and each packet of another"
+        )?;
+        let header = ["packet", "one", "random", "ratio", "LRU, random", "ratio"];
+        let mut table = self::table(&header, 1);
+        for cost in sources {
+            table.add_row([
+                cost.packet.to_owned(),
+                format!("{:.1}", cost.one_ns),
+                format!("{:.1}", cost.random_ns),
+                format!("{:.2}", cost.ratio),
+                format!("{:.1}", cost.lru_ns),
+                format!("{:.2}", cost.lru_ratio),
             ]);
         }
         writeln!(f, "{table}")?;

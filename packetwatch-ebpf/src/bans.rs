@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use packetwatch_abi::{
-    BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, Prefix, Tally, ban_filter_bit, capacity,
+    BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, Policy, Prefix, Tally, ban_filter_bit, capacity,
 };
 
 use crate::{Ingress, packet::Packet};
@@ -92,4 +92,34 @@ fn hit(slot: u32, bytes: u64) {
             (*tally).bytes += bytes;
         }
     }
+}
+
+/// When the latest ban of all of `unit` ended; 0 if there is no trace of one.
+///
+/// A global function in the sense of BPF, verified once: it is seldom called.
+///
+/// # Safety
+/// `unit` and `policy` are null or point to what they say.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn ended_of_unit(
+    unit: *const Prefix,
+    policy: *const Policy,
+    now: u64,
+) -> u64 {
+    // SAFETY: as the caller promises
+    let (Some(unit), Some(policy)) = (unsafe { (unit.as_ref(), policy.as_ref()) }) else {
+        return 0;
+    };
+    let mut ended = 0;
+    for len in policy.ban_lengths[unit.row() & 1] {
+        if len == 0 || len > unit.len {
+            continue;
+        }
+        let until = ban_of(&unit.truncated(len)).map_or(0, |ban| ban.until);
+        if until <= now && until > ended {
+            ended = until;
+        }
+    }
+    ended
 }

@@ -3,26 +3,34 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap},
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    btf_maps::{HashMap, PerCpuArray},
     macros::btf_map,
 };
 use packetwatch_abi::{
-    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Trigger, capacity,
+    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Since, Trigger,
+    capacity,
 };
 
 use crate::{
-    Ingress, atomic, events, exit::fault, packet::Packet, ports, verdict::Judgement, windows,
+    Ingress, admission, atomic, bans, events, exit::fault, packet::Packet, ports,
+    verdict::Judgement, windows,
 };
 
 const _: () = assert!(MAX_UNITS == 2, "`count` goes through them by hand");
 
-#[btf_map]
-static CALLERS: HashMap<Prefix, Caller, { capacity::CALLERS as usize }> = HashMap::new();
+/// Allocated as they come: an empty table takes half a mebibyte instead of 39. It makes an insertion
+/// 1.5 us dearer, of which there are as many as there are places.
+type Callers =
+    HashMap<Prefix, Caller, { capacity::CALLERS as usize }, { BPF_F_NO_PREALLOC as usize }>;
 
-/// All zero, never written: a new caller starts as its copy. 1 KiB is more than the stack holds.
 #[btf_map]
-static NEW_CALLER: Array<Caller, 1> = Array::new();
+static CALLERS: Callers = HashMap::new();
+
+/// Where a new caller is made before it is entered: 1 KiB is more than the stack holds. All that is
+/// not written anew each time is zero.
+#[btf_map]
+static NEW_CALLER: PerCpuArray<Caller, 1> = PerCpuArray::new();
 
 /// Counts the packet for each unit that the rules use; tells whether it is beyond one of them.
 ///
@@ -52,20 +60,24 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
     let caller = meet(packet, ingress, &unit, ended, allowed);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
     if !others {
-        if !over {
-            add(packet, ingress, caller, rules);
-        }
-        return over;
+        return over || enter(packet, ingress, caller, &unit, rules) >= ports::REFUSED;
     }
     let other_unit = packet.source.truncated(other);
     let other_caller = meet(packet, ingress, &other_unit, ended, false);
     over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
     // What a threshold drops is counted by no window, of neither unit.
-    if !over {
-        add(packet, ingress, caller, rules);
-        add(packet, ingress, other_caller, other_rules);
+    if over {
+        return true;
     }
-    over
+    let seen = enter(packet, ingress, caller, &unit, rules);
+    if seen >= ports::REFUSED {
+        return true;
+    }
+    if enter(packet, ingress, other_caller, &other_unit, other_rules) >= ports::REFUSED {
+        take_back(packet, ingress, caller, rules, seen);
+        return true;
+    }
+    false
 }
 
 /// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.
@@ -78,25 +90,35 @@ fn meet(
     allowed: bool,
 ) -> *mut Caller {
     let Ingress { policy, now, .. } = *ingress;
-    let Some(caller) = find_or_add(unit, policy, now) else {
+    let Some(caller) = find_or_add(packet, unit, policy, now) else {
         return ptr::null_mut();
     };
     // SAFETY: a live map value. Counters that several CPUs write are added to atomically; the
     // others hold one of the values written, each of them true.
     unsafe {
-        if ended > (*caller).since {
-            count_anew(caller, ended);
+        let since = (*caller).since;
+        // Of all bans that cover the address, those that cover the unit: the end of a single
+        // address's ban is no new beginning for its network.
+        if ended != 0 && since.is_before(ended) {
+            let ended = bans::ended_of_unit(unit, policy, now);
+            if since.is_before(ended) {
+                count_anew(caller, since, ended);
+            }
         }
         if (*caller).generation != policy.generation {
+            // In this order: a CPU that comes in between voids once more, which may make a ban late
+            // by a call, and never takes what other rules have counted. Theirs were buckets of other
+            // lengths, whose epochs no number of rounds keeps apart.
+            count_anew(caller, (*caller).since, now);
+            clear_windows(caller);
             (*caller).generation = policy.generation;
-            count_anew(caller, now);
         }
         let excused = (*caller).allowed_at;
         if allowed {
             (*caller).allowed_at = now;
-        } else if excused != 0 && excused + PortSeen::STEP > (*caller).since {
+        } else if excused != 0 && (*caller).since.is_before(excused + PortSeen::STEP) {
             // The step after, so that the last ports it called while allowed are left out too.
-            count_anew(caller, excused + PortSeen::STEP);
+            count_anew(caller, (*caller).since, excused + PortSeen::STEP);
         }
         (*caller).last_seen = now;
         atomic::add(&raw mut (*caller).packets, 1);
@@ -108,6 +130,35 @@ fn meet(
     caller
 }
 
+/// Voids what windows and ports hold. Of several CPUs that would, one does; then it is done.
+///
+/// # Safety
+/// `caller` points to a live map value.
+#[inline(always)]
+unsafe fn count_anew(caller: *mut Caller, seen: Since, at: u64) {
+    // SAFETY: as the caller promises; Since is a word
+    unsafe { atomic::replace((&raw mut (*caller).since).cast(), seen.0, seen.next(at).0) };
+}
+
+/// Clears the windows. Returns 0.
+///
+/// # Safety
+/// `caller` is null or points to a live map value.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn clear_windows(caller: *mut Caller) -> u64 {
+    if caller.is_null() {
+        return 0;
+    }
+    for index in 0..MAX_RULES {
+        for bucket in 0..BUCKETS {
+            // SAFETY: as the caller promises; the indices are below the bounds
+            unsafe { (*caller).windows[index][bucket] = 0 };
+        }
+    }
+    0
+}
+
 /// The rules, of those given, that look at this packet.
 #[inline(always)]
 fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
@@ -117,7 +168,7 @@ fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
 
 /// Whether N lie in the window of one of `rules` already; reports the offence. Never in observe
 /// mode, where the report is all that happens.
-#[inline(always)]
+#[inline(never)]
 fn is_beyond(
     packet: &Packet,
     ingress: &Ingress,
@@ -131,42 +182,102 @@ fn is_beyond(
         return false;
     }
     // SAFETY: a live map value and the policy in force
-    unsafe {
-        let rule = rule_reached(caller, policy, rules, now);
-        if rule >= MAX_RULES as u64 {
-            return false;
-        }
-        events::offence(packet, ingress, caller, unit, rule as u32);
-        if policy.observe != 0 {
-            return false;
-        }
-        atomic::add(&raw mut (*caller).dropped, 1);
+    let rule = unsafe { rule_reached(caller, policy, rules, now) };
+    if rule >= MAX_RULES as u64 {
+        return false;
     }
+    // SAFETY: a live map value
+    unsafe { events::offence(packet, ingress, caller, unit, rule as u32) };
+    if policy.observe != 0 {
+        return false;
+    }
+    // SAFETY: a live map value
+    unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
     true
 }
 
-/// Adds the packet to the windows of `rules`, and its port to the ports.
-#[inline(always)]
-fn add(packet: &Packet, ingress: &Ingress, caller: *mut Caller, rules: u32) {
+/// Adds the packet to the windows of `rules`, and its port to the ports. Returns what the port's
+/// slot held before; from `REFUSED` on, nothing was added, as another CPU has filled one meanwhile.
+#[inline(never)]
+fn enter(
+    packet: &Packet,
+    ingress: &Ingress,
+    caller: *mut Caller,
+    unit: &Prefix,
+    rules: u32,
+) -> u64 {
     let Ingress { policy, now, .. } = *ingress;
+    if caller.is_null() {
+        return 0;
+    }
+    let rules = looking(packet, policy, rules);
+    let mut seen = 0;
+    if rules != 0 {
+        // SAFETY: a live map value and the policy in force
+        let rule = unsafe { add_to_windows(caller, policy, rules, now, packet.bytes) };
+        if rule <= MAX_RULES as u64 {
+            refuse(packet, ingress, caller, unit, rule as u32);
+            return ports::REFUSED + rule;
+        }
+    }
+    if packet.call {
+        let port = packet.destination_port as u64;
+        // SAFETY: as above
+        seen = unsafe { ports::note(caller, policy, rules, port, now) };
+        if seen >= ports::REFUSED {
+            // SAFETY: as above
+            unsafe { take_from_windows(caller, policy, rules, now, packet.bytes) };
+            refuse(
+                packet,
+                ingress,
+                caller,
+                unit,
+                (seen - ports::REFUSED) as u32,
+            );
+            return seen;
+        }
+    }
+    // SAFETY: a live map value, though perhaps no longer of this unit
+    if rules != 0 && unsafe { (*caller).unit != *unit } {
+        take_back(packet, ingress, caller, rules, seen);
+        return 0;
+    }
+    seen
+}
+
+/// Counts a packet that is dropped because of `rule`, and reports the offence; without a rule
+/// (`MAX_RULES`) it is one that could not be counted.
+#[inline(always)]
+fn refuse(packet: &Packet, ingress: &Ingress, caller: *mut Caller, unit: &Prefix, rule: u32) {
+    // SAFETY: a live map value
+    unsafe {
+        if rule < MAX_RULES as u32 {
+            events::offence(packet, ingress, caller, unit, rule);
+        }
+        atomic::add(&raw mut (*caller).dropped, 1);
+    }
+}
+
+/// Takes back what [`enter`] entered.
+#[inline(never)]
+fn take_back(packet: &Packet, ingress: &Ingress, caller: *mut Caller, rules: u32, seen: u64) {
+    let Ingress { policy, now, .. } = *ingress;
+    let rules = looking(packet, policy, rules);
     if caller.is_null() {
         return;
     }
-    let rules = looking(packet, policy, rules);
     // SAFETY: a live map value and the policy in force
     unsafe {
-        if rules != 0 {
-            add_to_windows(caller, policy, rules, now, packet.bytes);
-        }
+        take_from_windows(caller, policy, rules, now, packet.bytes);
         if packet.call {
-            ports::note_port(caller, packet.destination_port as u64, now);
+            ports::take_back_port(caller, packet.destination_port as u64, now, seen);
         }
     }
 }
 
 /// The first of `rules` whose N lie in the window already; `MAX_RULES` if there is none.
 ///
-/// This and the two below are global functions in the sense of BPF, verified once each.
+/// This and those below are global functions in the sense of BPF, verified once each.
 ///
 /// # Safety
 /// `caller` and `policy` are null or point to live map values.
@@ -191,7 +302,8 @@ unsafe extern "C" fn rule_reached(
             let counted = if rule.trigger == Trigger::DistinctPorts as u32 {
                 ports::distinct_ports(caller, rule.within, now)
             } else {
-                windows::sum(&raw const (*caller).windows[index], rule.bucket, now)
+                let epoch = (*caller).since.epoch(now, rule.bucket);
+                windows::sum(&raw const (*caller).windows[index], epoch)
             };
             counted >= rule.limit
         };
@@ -202,13 +314,62 @@ unsafe extern "C" fn rule_reached(
     MAX_RULES as u64
 }
 
-/// Adds to the windows of `rules`: 1, or `bytes` where a rule counts those. Returns 0.
+/// What [`add_to_windows`] returns when all is added.
+const ADDED: u64 = u64::MAX;
+
+/// Adds to the windows of `rules`: 1, or `bytes` where a rule counts those. Returns [`ADDED`]; else
+/// nothing is added, and it returns the rule that another CPU has filled meanwhile, or `MAX_RULES`
+/// if a window was fought over. In observe mode everything is added.
 ///
 /// # Safety
 /// `caller` and `policy` are null or point to live map values.
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn add_to_windows(
+    caller: *mut Caller,
+    policy: *const Policy,
+    rules: u32,
+    now: u64,
+    bytes: u64,
+) -> u64 {
+    if caller.is_null() || policy.is_null() {
+        return ADDED;
+    }
+    for index in 0..MAX_RULES {
+        // SAFETY: as the caller promises; the index is below MAX_RULES
+        unsafe {
+            let rule = &(*policy).rules[index];
+            if rules & (1 << index) == 0 || rule.trigger == Trigger::DistinctPorts as u32 {
+                continue;
+            }
+            let is_bytes = rule.trigger == Trigger::Bytes as u32;
+            let amount = if is_bytes { bytes } else { 1 };
+            let epoch = (*caller).since.epoch(now, rule.bucket);
+            let before = windows::add(&raw mut (*caller).windows[index], epoch, amount);
+            if before < rule.limit || (*policy).observe != 0 {
+                continue;
+            }
+            // This one was not added if it was fought over, and the bit of it tells.
+            let fought_over = before == u64::MAX;
+            let added = (2 << index) - 1 - ((fought_over as u32) << index);
+            take_from_windows(caller, policy, rules & added, now, bytes);
+            return if fought_over {
+                MAX_RULES as u64
+            } else {
+                index as u64
+            };
+        }
+    }
+    ADDED
+}
+
+/// Takes back what [`add_to_windows`] added for `rules`. Returns 0.
+///
+/// # Safety
+/// `caller` and `policy` are null or point to live map values.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn take_from_windows(
     caller: *mut Caller,
     policy: *const Policy,
     rules: u32,
@@ -227,47 +388,36 @@ unsafe extern "C" fn add_to_windows(
             }
             let is_bytes = rule.trigger == Trigger::Bytes as u32;
             let amount = if is_bytes { bytes } else { 1 };
-            windows::add(&raw mut (*caller).windows[index], rule.bucket, now, amount);
+            let epoch = (*caller).since.epoch(now, rule.bucket);
+            windows::take_back(&raw mut (*caller).windows[index], epoch, amount);
         }
     }
     0
 }
 
-/// Forgets what the windows hold. The ports need no clearing: those from before `since` are stale.
-/// Returns 0.
-///
-/// # Safety
-/// `caller` is null or points to a live map value.
-#[unsafe(no_mangle)]
-#[inline(never)]
-unsafe extern "C" fn count_anew(caller: *mut Caller, since: u64) -> u64 {
-    if caller.is_null() {
-        return 0;
-    }
-    // SAFETY: as the caller promises. A call that another CPU counts meanwhile may be forgotten
-    // with them: a ban may come a call late at the end of another, never early.
-    unsafe {
-        (*caller).since = since;
-        for index in 0..MAX_RULES {
-            for bucket in 0..BUCKETS {
-                (*caller).windows[index][bucket] = 0;
-            }
-        }
-    }
-    0
-}
-
+/// The caller's entry, if it has one or gets one. A new one is entered whole: no CPU ever sees it
+/// without its first time or under other rules.
 #[inline(always)]
-fn find_or_add(unit: &Prefix, policy: &Policy, now: u64) -> Option<*mut Caller> {
+fn find_or_add(packet: &Packet, unit: &Prefix, policy: &Policy, now: u64) -> Option<*mut Caller> {
     if let Some(caller) = CALLERS.get_ptr_mut(unit) {
         return Some(caller);
     }
-    let new = NEW_CALLER.get(0)?;
+    let looked_at = packet.call || policy.volume_rules != 0;
+    let admitted = admission::admit(unit, looked_at, now)?;
+    let new = NEW_CALLER.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value, and XDP is not interrupted by itself
+    let new = unsafe {
+        (*new).unit = *unit;
+        (*new).first_seen = now;
+        (*new).generation = policy.generation;
+        &*new
+    };
     const E2BIG: i32 = -7;
     const EEXIST: i32 = -17;
     match CALLERS.insert(unit, new, BPF_NOEXIST as u64) {
-        // Another CPU may have added it first.
-        Ok(()) | Err(EEXIST) => {}
+        Ok(()) => admission::tally(admitted),
+        // Another CPU has added it first.
+        Err(EEXIST) => {}
         Err(E2BIG) => {
             fault(Fault::CallersFull);
             return None;
@@ -277,11 +427,5 @@ fn find_or_add(unit: &Prefix, policy: &Policy, now: u64) -> Option<*mut Caller> 
             return None;
         }
     }
-    let caller = CALLERS.get_ptr_mut(unit)?;
-    // SAFETY: a live map value
-    unsafe {
-        (*caller).generation = policy.generation;
-        (*caller).first_seen = now;
-    }
-    Some(caller)
+    CALLERS.get_ptr_mut(unit)
 }

@@ -72,7 +72,7 @@ pub unsafe fn offence(
     // SAFETY: as the caller promises. Two CPUs may both write; either is a true account.
     let generation = unsafe {
         let last = (*caller).offended_at;
-        if last > (*caller).since && now.saturating_sub(last) < Offence::REPEAT_NS {
+        if (*caller).since.is_before(last) && now.saturating_sub(last) < Offence::REPEAT_NS {
             return;
         }
         (*caller).offender = packet.source;

@@ -19,6 +19,7 @@
 )]
 #![feature(asm_experimental_arch, core_intrinsics)]
 
+mod admission;
 mod atomic;
 mod bans;
 mod callers;
@@ -29,6 +30,7 @@ mod lists;
 mod packet;
 mod policy;
 mod ports;
+mod sketch;
 mod verdict;
 mod windows;
 

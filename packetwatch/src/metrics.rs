@@ -9,14 +9,14 @@ use std::{
 use packetwatch_abi::{Action, Fault, Tally};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::Registry,
 };
 
 use crate::{
     api::App,
-    dataplane::{self, Outcome},
+    dataplane::{self, AdmissionCounts, Outcome},
 };
 
 /// OpenMetrics; [`encode`] writes nothing else.
@@ -37,6 +37,7 @@ struct Counted {
     map_errors: BTreeMap<(&'static str, &'static str), u64>,
     map_differences: BTreeMap<(&'static str, &'static str), u64>,
     detached: BTreeMap<&'static str, u64>,
+    evicted: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
@@ -69,6 +70,16 @@ impl Counters {
         self.with(|counted| *counted.detached.entry(cause).or_default() += 1);
     }
 
+    /// Callers were forgotten: they were `idle`, or the table was `crowded`.
+    pub fn evicted(&self, cause: &'static str, callers: u64) {
+        self.with(|counted| *counted.evicted.entry(cause).or_default() += callers);
+    }
+
+    /// All that [`Counters::evicted`] has counted.
+    pub fn all_evicted(&self) -> u64 {
+        self.with(|counted| counted.evicted.values().sum())
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Counted) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -94,6 +105,8 @@ struct Snapshot {
     /// interface, whether it is filtered
     filtered: Vec<(String, bool)>,
     faults: Vec<(Fault, u64)>,
+    admissions: AdmissionCounts,
+    threshold: Option<u64>,
     /// list, family, entries
     lists: Vec<(&'static str, &'static str, u64)>,
     maps: Vec<(&'static str, Option<u64>, u64)>,
@@ -130,6 +143,9 @@ impl Snapshot {
                 .map(|interface| (interface.name, interface.state.is_filtered()))
                 .collect(),
             faults: told(app, "faults", app.dataplane.faults()),
+            admissions: told(app, "callers", app.dataplane.admission_counts()),
+            threshold: told(app, "callers", app.dataplane.admission().map(Some))
+                .map(|admission| admission.threshold),
             lists: lists.collect(),
             maps: maps.collect(),
             log_lost: app.log.lost(),
@@ -164,15 +180,21 @@ fn family<'a>(
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in samples {
         let labels = labels.as_slice();
-        let mut sample = family.encode_family(&labels)?;
-        match kind {
-            MetricType::Counter => {
-                sample.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
-            }
-            _ => sample.encode_gauge(&value)?,
+        // Without labels there are no braces either.
+        if labels.is_empty() {
+            sample(&mut family, kind, value)?;
+        } else {
+            sample(&mut family.encode_family(&labels)?, kind, value)?;
         }
     }
     Ok(())
+}
+
+fn sample(encoder: &mut MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None),
+        _ => encoder.encode_gauge(&value),
+    }
 }
 
 impl fmt::Debug for Snapshot {
@@ -255,6 +277,30 @@ impl Collector for Snapshot {
             ),
             capacity,
         )?;
+
+        let threshold = self.threshold.map(|threshold| (Vec::new(), threshold));
+        let words = "Calls from which on a new source gets counts of its own; 1 but in a flood";
+        family(encoder, ("admission_threshold", words, Gauge), threshold)?;
+        let by = |how, n| (vec![("by", how)], n);
+        let admitted = [
+            by("first-sight", self.admissions.first_sight),
+            by("count", self.admissions.by_count),
+        ];
+        let words = "Sources that got counts of their own";
+        family(encoder, ("callers_admitted", words, Counter), admitted)?;
+        let words = "Packets whose source had no counts of its own and got none";
+        let not_admitted = [(Vec::new(), self.admissions.not_admitted())];
+        family(
+            encoder,
+            ("callers_not_admitted", words, Counter),
+            not_admitted,
+        )?;
+        let evicted = ["idle", "crowded"].map(|cause| {
+            let evicted = self.counted.evicted.get(cause).copied().unwrap_or(0);
+            (vec![("cause", cause)], evicted)
+        });
+        let words = "Sources whose counts were forgotten";
+        family(encoder, ("callers_evicted", words, Counter), evicted)?;
 
         let counted = &self.counted;
         let full = [
@@ -357,6 +403,7 @@ mod tests {
         counters.map_error("outcomes", "read");
         counters.map_differences("bans", "missing", 3);
         counters.detached("gone");
+        counters.evicted("crowded", 16);
         let text = text(Snapshot {
             outcomes: vec![
                 outcome(Reason::Pass, false, 2),
@@ -373,6 +420,13 @@ mod tests {
             )],
             filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
             faults: vec![(Fault::CallersFull, 6)],
+            admissions: AdmissionCounts {
+                first_sight: 12,
+                by_count: 13,
+                sketched: 14,
+                ..AdmissionCounts::default()
+            },
+            threshold: Some(15),
             lists: vec![("allow", "ipv4", 7)],
             maps: vec![("bans", Some(8), 9), ("calls", None, 10)],
             log_lost: 11,
@@ -398,6 +452,11 @@ mod tests {
             r#"packetwatch_detached_total{cause="gone"} 1"#,
             r#"packetwatch_events_lost_total{stage="log"} 11"#,
             r#"packetwatch_bans_total{rule="port-scan"} 1"#,
+            "packetwatch_admission_threshold 15",
+            r#"packetwatch_callers_admitted_total{by="first-sight"} 12"#,
+            r#"packetwatch_callers_admitted_total{by="count"} 13"#,
+            "packetwatch_callers_not_admitted_total 14",
+            r#"packetwatch_callers_evicted_total{cause="crowded"} 16"#,
             r#"packetwatch_build_info{version="1.2.3",git="abc"} 1"#,
             "# EOF",
         ];

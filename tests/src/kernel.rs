@@ -1,6 +1,6 @@
 //! The real XDP bytecode in the real kernel, on frames and at times of the test's choosing.
 
-use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Mutex, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch::{
@@ -8,7 +8,8 @@ use packetwatch::{
     rules::{Rule, RuleSet, policy::compile},
 };
 use packetwatch_abi::{
-    Action, Caller, FOREVER, MAX_BAN_LENGTHS, MAX_INTERFACES, Offence, Policy, Reason, Standing,
+    Action, Admission, Caller, FOREVER, MAX_BAN_LENGTHS, MAX_INTERFACES, Offence, Policy, Reason,
+    Standing,
 };
 
 /// A loaded program, not attached to anything. Its time stands still until [`Kernel::advance`].
@@ -18,7 +19,7 @@ pub struct Kernel {
     policy: Policy,
     now: u64,
     /// what the lists hold
-    nodes: RefCell<BTreeMap<IpNet, Standing>>,
+    nodes: Mutex<BTreeMap<IpNet, Standing>>,
 }
 
 /// What became of one packet.
@@ -46,6 +47,12 @@ impl Kernel {
             ..Options::default()
         };
         let (dataplane, events) = Dataplane::load(options).expect("load the XDP program");
+        // Everyone has a place at first sight: a clock that stands still would never give new ones.
+        let unlimited = Admission {
+            threshold: 1,
+            places: u64::from(u32::MAX),
+        };
+        dataplane.set_admission(unlimited).unwrap();
         let mut kernel = Self {
             dataplane,
             events,
@@ -54,7 +61,7 @@ impl Kernel {
                 ..Policy::idle()
             },
             now: 0,
-            nodes: RefCell::default(),
+            nodes: Mutex::default(),
         };
         kernel.set_rules(rules);
         // Late enough that no window reaches back before the start of time, and on no boundary.
@@ -163,7 +170,7 @@ impl Kernel {
     /// Lists a prefix or, with `None`, no longer, as single writes do: by region.
     pub fn stand(&self, prefix: IpNet, standing: Option<Standing>) {
         let prefix = prefix.trunc();
-        let mut nodes = self.nodes.borrow_mut();
+        let mut nodes = self.nodes.lock().unwrap();
         match standing {
             Some(standing) => nodes.insert(prefix, standing),
             None => nodes.remove(&prefix),
@@ -191,7 +198,7 @@ impl Kernel {
         let nodes: BTreeMap<IpNet, Standing> = nodes.into_iter().collect();
         let all: Vec<_> = nodes.iter().map(|(prefix, s)| (*prefix, *s)).collect();
         self.dataplane.replace_standings(&all).unwrap();
-        *self.nodes.borrow_mut() = nodes;
+        *self.nodes.lock().unwrap() = nodes;
     }
 
     /// Bans for `length` from now.

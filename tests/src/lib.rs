@@ -14,6 +14,7 @@
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
+//! * [`runner`]: the same program from several threads, as several CPUs run it.
 //! * [`mod@reference`]: the filter in plain Rust, which the program is compared with.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
@@ -29,6 +30,7 @@ pub mod netns;
 pub mod packet;
 pub mod patience;
 pub mod reference;
+pub mod runner;
 pub mod seccomp;
 pub mod topology;
 pub mod traffic;
@@ -38,5 +40,6 @@ pub use frames::Frames;
 pub use kernel::Kernel;
 pub use netns::Netns;
 pub use packet::Frame;
+pub use runner::Runner;
 pub use topology::{Family, Lan, Segment};
 pub use traffic::{Server, answered, call, serve_http};

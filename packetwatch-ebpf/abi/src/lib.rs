@@ -13,6 +13,10 @@
 //! | `BAN_FILTER` | word of a [`ban_filter_bit`] | bits | daemon |
 //! | `BAN_HITS` | slot of a ban | [`Tally`] | program |
 //! | `CALLERS` | [`Prefix`], exact | [`Caller`] | program; removed by the daemon |
+//! | `ADMISSION` | 0 | [`Admission`] | daemon |
+//! | `ADMISSIONS` | [`Admitted`] | count | program |
+//! | `SKETCH_KEYS` | 0 | [`SketchKeys`] | daemon, once |
+//! | `SKETCH` | [`SketchKeys::cell`] | [`Bucket`] | program |
 //! | `OUTCOMES` | [`outcome_index`] | [`Tally`] | program |
 //! | `FAULTS` | [`Fault`] | count | program |
 //! | `CALLS`, `OFFENCES` | ring buffers | [`Call`], [`Offence`] | program |
@@ -28,9 +32,10 @@ mod list;
 mod policy;
 mod prefix;
 mod reason;
+mod sketch;
 mod window;
 
-pub use caller::{Caller, MAX_PORTS, PortSeen};
+pub use caller::{Caller, MAX_PORTS, PortSeen, Since};
 pub use event::{Call, Offence};
 pub use list::{
     BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, FOREVER, NO_SLOT, Standing, Tally, ban_filter_bit,
@@ -40,7 +45,11 @@ pub use prefix::{Family, Prefix};
 pub use reason::{
     Action, CONNECTIONS, Fault, OUTCOMES, OUTCOMES_PER_INTERFACE, Reason, outcome_index,
 };
-pub use window::{BUCKETS, Bucket, epoch, windowed};
+pub use sketch::{
+    ADMISSION_TICK_SHIFT, Admission, Admitted, LEAST_THRESHOLD, SKETCH_CELLS, SKETCH_EPOCH_SHIFT,
+    SKETCH_ROWS, SketchKeys,
+};
+pub use window::{BUCKETS, Bucket, epoch, place, windowed, windowed_before};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins. A build takes over links of every version, and maps of none.
@@ -53,7 +62,7 @@ pub mod capacity {
     /// Entries whose packets are counted one by one, at most.
     pub const LIST_HITS: u32 = 100_000;
     pub const BANS: u32 = 65_536;
-    /// about 1.1 KiB each, allocated at start
+    /// about 1.2 KiB each, allocated as they come
     pub const CALLERS: u32 = 32_768;
     /// bytes; a call is 72
     pub const CALL_RING: u32 = 256 * 1024;
@@ -63,10 +72,15 @@ pub mod capacity {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Ban, BanKeyV4, BanKeyV6, Call, Caller, Offence, Policy, Prefix, Tally};
+    use super::{
+        Admission, Ban, BanKeyV4, BanKeyV6, Call, Caller, Offence, Policy, Prefix, SketchKeys,
+        Tally,
+    };
 
     // SAFETY: each is repr(C), Copy, 'static, of integers and arrays of integers without implicit
     // padding (the size assertions beside the types count every byte).
+    unsafe impl aya::Pod for Admission {}
+    // SAFETY: as above
     unsafe impl aya::Pod for Ban {}
     // SAFETY: as above
     unsafe impl aya::Pod for BanKeyV4 {}
@@ -82,6 +96,8 @@ mod pod {
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above
     unsafe impl aya::Pod for Prefix {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for SketchKeys {}
     // SAFETY: as above
     unsafe impl aya::Pod for Tally {}
 }

@@ -104,6 +104,7 @@ faults! {
     CallsSuppressed = 3, "calls-suppressed";
     /// an offence found the ring full; the sweep finds it in the caller
     OffencesLost = 4, "offences-lost";
-    /// a counter was fought over too often and kept its value
+    /// a counter was fought over too often and kept its value; a call that a rule on ports or a
+    /// window would have had to count was dropped for it
     Contended = 5, "contended";
 }

@@ -12,6 +12,7 @@ pub const BUCKETS: usize = 8;
 
 const COUNT_BITS: u32 = 40;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const TAG_MASK: u64 = u64::MAX >> COUNT_BITS;
 
 /// One bucket: the low 24 bits of its epoch above 40 bits of count (a tebibyte).
 ///
@@ -29,16 +30,37 @@ impl Bucket {
     /// The count if the bucket is of this epoch, else 0.
     #[inline(always)]
     pub const fn count_in(self, epoch: u64) -> u64 {
-        if self.is_of(epoch) {
-            self.0 & COUNT_MASK
-        } else {
-            0
-        }
+        if self.is_of(epoch) { self.count() } else { 0 }
     }
 
     #[inline(always)]
     pub const fn is_of(self, epoch: u64) -> bool {
         (self.0 ^ (epoch << COUNT_BITS)) >> COUNT_BITS == 0
+    }
+
+    /// The count, whatever the epoch.
+    #[inline(always)]
+    pub const fn count(self) -> u64 {
+        self.0 & COUNT_MASK
+    }
+
+    /// Epochs since that of the bucket. One that another CPU, whose clock is a tick ahead, has
+    /// rolled over to the next epoch is of this one.
+    #[inline(always)]
+    pub const fn age(self, epoch: u64) -> u64 {
+        let age = epoch.wrapping_sub(self.0 >> COUNT_BITS) & TAG_MASK;
+        if age > TAG_MASK / 2 { 0 } else { age }
+    }
+
+    /// The count, halved with each epoch that has passed.
+    #[inline(always)]
+    pub const fn decayed(self, epoch: u64) -> u64 {
+        let age = self.age(epoch);
+        if age < COUNT_BITS as u64 {
+            self.count() >> age
+        } else {
+            0
+        }
     }
 }
 
@@ -52,10 +74,66 @@ pub const fn epoch(now: u64, bucket_ns: u64) -> u64 {
     }
 }
 
-/// What lies in the window at `epoch`: the sum over the buckets that still belong to it.
-pub fn windowed(buckets: &[u64; BUCKETS], epoch: u64) -> u64 {
-    (0..BUCKETS as u64)
-        .filter_map(|back| Some((epoch.checked_sub(back)?, buckets)))
-        .map(|(e, buckets)| Bucket(buckets[(e % BUCKETS as u64) as usize]).count_in(e))
-        .sum()
+/// What lies in the window at `epoch`: the sum over the buckets that belong to it. `bucket` reads
+/// one of them by its place, below [`BUCKETS`].
+#[inline(always)]
+pub fn windowed(epoch: u64, bucket: impl Fn(usize) -> u64) -> u64 {
+    Bucket(bucket(place(epoch))).count_in(epoch) + windowed_before(epoch, bucket)
+}
+
+/// The same without the bucket of `epoch` itself.
+///
+/// A bucket of the next epoch belongs to it too: another CPU, whose clock is a tick ahead, has
+/// counted there already.
+#[inline(always)]
+pub fn windowed_before(epoch: u64, bucket: impl Fn(usize) -> u64) -> u64 {
+    let mut sum = 0;
+    for back in 1..BUCKETS as u64 {
+        let of = epoch.wrapping_sub(back);
+        sum += Bucket(bucket(place(of))).count_in(of);
+    }
+    let next = epoch.wrapping_add(1);
+    sum + Bucket(bucket(place(next))).count_in(next)
+}
+
+/// Where in the window the bucket of an epoch is.
+#[inline(always)]
+pub const fn place(epoch: u64) -> usize {
+    (epoch % BUCKETS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_its_eight_buckets_and_what_is_a_tick_ahead() {
+        let mut buckets = [0; BUCKETS];
+        for epoch in 93..=100 {
+            buckets[place(epoch)] = Bucket::new(epoch, 1 << (epoch - 93)).0;
+        }
+        let at = |epoch, buckets: [u64; BUCKETS]| windowed(epoch, |place| buckets[place]);
+        assert_eq!(at(100, buckets), 0xff);
+        assert_eq!(at(101, buckets), 0xfe);
+        assert_eq!(at(107, buckets), 0x80);
+        assert_eq!(at(108, buckets), 0);
+        buckets[place(101)] = Bucket::new(101, 1 << 20).0;
+        assert_eq!(at(100, buckets), 0xfe | 1 << 20);
+        assert_eq!(windowed_before(100, |place| buckets[place]), 0x7e | 1 << 20);
+    }
+
+    #[test]
+    fn a_count_halves_with_each_epoch_and_never_grows() {
+        let bucket = Bucket::new(7, 1000);
+        assert_eq!(
+            [7, 8, 9, 16].map(|epoch| bucket.decayed(epoch)),
+            [1000, 500, 250, 1]
+        );
+        assert_eq!(bucket.decayed(7 + 64), 0);
+        assert_eq!(bucket.decayed(6), 1000, "rolled over a tick ahead");
+        assert_eq!(Bucket(0).decayed(5_000_000), 0);
+        // Around the tag's end.
+        let last = Bucket::new((1 << 24) - 1, 8);
+        assert_eq!(last.decayed(1 << 24), 4);
+    }
 }

@@ -20,7 +20,7 @@ mod serve;
 mod status;
 mod tokens;
 mod upload;
-mod windows;
+pub(crate) mod windows;
 
 use std::{sync::Arc, time::Instant};
 
@@ -45,7 +45,9 @@ pub use page::MAX_LIMIT;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
-pub use status::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status};
+pub use status::{
+    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
+};
 pub use tokens::{TokenError, Tokens};
 
 use crate::{

@@ -32,6 +32,8 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     pub lists: ListCounts,
     pub packets: PacketCounts,
+    #[serde(default)]
+    pub counting: Counting,
     pub memory: Memory,
 }
 
@@ -80,6 +82,23 @@ pub struct PacketCounts {
     pub dropped: u64,
     /// Of those passed: what would have been dropped but for observe mode.
     pub observed: u64,
+}
+
+/// Which sources the rules see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counting {
+    /// More new sources come than get counts of their own.
+    pub flood: bool,
+    /// Calls (packets, where a rule is about packets or bytes) from which on a new source gets
+    /// counts of its own, so that a ban may come so much later; 1: it is counted from its first
+    /// packet on.
+    pub admission_threshold: u64,
+    /// Sources that got counts of their own.
+    pub admitted: u64,
+    /// Packets whose source had none and got none.
+    pub not_admitted: u64,
+    /// Sources whose counts were forgotten, as they were idle or room was short.
+    pub evicted: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -160,11 +179,24 @@ fn read(app: &App) -> Result<Status, Problem> {
             bans: counts.bans.total(),
         },
         packets: packets(&app.dataplane.outcomes().map_err(unreadable)?),
+        counting: counting(app)?,
         memory: Memory {
             resident_bytes: resident_bytes(),
             maps_bytes: maps.iter().map(|map| map.bytes).sum(),
             maps,
         },
+    })
+}
+
+fn counting(app: &App) -> Result<Counting, Problem> {
+    let threshold = app.dataplane.admission().map_err(unreadable)?.threshold;
+    let counts = app.dataplane.admission_counts().map_err(unreadable)?;
+    Ok(Counting {
+        flood: threshold > 1,
+        admission_threshold: threshold,
+        admitted: counts.admitted(),
+        not_admitted: counts.not_admitted(),
+        evicted: app.counters.all_evicted(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use packetwatch_abi::{BUCKETS, Caller, PortSeen, epoch, windowed};
+use packetwatch_abi::{BUCKETS, Caller, PortSeen, Since, windowed};
 
 use crate::{
     prefix,
@@ -12,7 +12,7 @@ use crate::{
 
 /// The moment that a caller is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     /// CLOCK_MONOTONIC nanoseconds
     pub now: u64,
     /// of the rules in force
@@ -23,14 +23,14 @@ pub(super) struct Moment {
 
 /// What a rule counts of a caller.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Count<'r> {
+pub(crate) struct Count<'r> {
     pub rule: &'r Rule,
     pub counted: u64,
 }
 
 impl Count<'_> {
     /// N lie in the window already, so that the next one is dropped.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.counted >= self.rule.trigger.count()
     }
 }
@@ -39,7 +39,7 @@ impl Count<'_> {
 ///
 /// The program voids windows of other rules, and from before a ban's end, at the caller's next
 /// packet; until then they are passed over here.
-pub(super) fn counts<'r>(
+pub(crate) fn counts<'r>(
     unit: IpNet,
     caller: &Caller,
     rules: &'r RuleSet,
@@ -57,7 +57,8 @@ pub(super) fn counts<'r>(
             _ if void => 0,
             _ => {
                 let bucket = nanoseconds(rule.within) / BUCKETS as u64;
-                windowed(&caller.windows[index], epoch(now, bucket))
+                let window = &caller.windows[index];
+                windowed(caller.since.epoch(now, bucket), |place| window[place])
             }
         };
         Count { rule, counted }
@@ -75,7 +76,8 @@ pub(super) fn distinct_ports(caller: &Caller, within: Duration, moment: Moment) 
     if caller.generation != generation {
         return 0;
     }
-    let reach = PortSeen::reach(now, caller.since.max(ended), nanoseconds(within));
+    let since = Since(caller.since.at().max(ended));
+    let reach = PortSeen::reach(now, since, nanoseconds(within));
     let fresh = caller
         .ports
         .iter()
@@ -95,7 +97,7 @@ pub(super) fn ports_shown(rules: &RuleSet) -> Duration {
 }
 
 fn is_void(caller: &Caller, moment: Moment) -> bool {
-    caller.generation != moment.generation || moment.ended > caller.since
+    caller.generation != moment.generation || caller.since.is_before(moment.ended)
 }
 
 fn nanoseconds(length: Duration) -> u64 {
@@ -103,7 +105,7 @@ fn nanoseconds(length: Duration) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use packetwatch_abi::{Bucket, MAX_PORTS, MAX_RULES, Prefix};
 
     use super::*;
@@ -113,18 +115,20 @@ pub(super) mod tests {
 
     pub(crate) fn caller() -> Caller {
         Caller {
+            unit: Prefix::address_v4(0),
             first_seen: SECOND,
             last_seen: NOW,
             calls: 0,
             packets: 0,
             bytes: 0,
             dropped: 0,
-            since: 0,
+            since: Since::default(),
             allowed_at: 0,
             offended_at: 0,
             offender: Prefix::address_v4(0),
             offence_rule: 0,
             generation: 1,
+            port_lock: 0,
             windows: [[0; BUCKETS]; MAX_RULES],
             ports: [0; MAX_PORTS],
         }
@@ -190,7 +194,10 @@ pub(super) mod tests {
         caller.windows[1][(epoch % 8) as usize] = Bucket::new(epoch, 3).0;
         let ended = NOW - SECOND;
         assert_eq!(counted(&caller, Moment { ended, ..moment() }), [0, 0]);
-        caller.since = ended;
+        // What began anew counts in buckets of its own.
+        caller.since = caller.since.next(ended);
+        let epoch = caller.since.epoch(NOW, SECOND);
+        caller.windows[1][(epoch % 8) as usize] = Bucket::new(epoch, 3).0;
         assert_eq!(counted(&caller, Moment { ended, ..moment() }), [0, 3]);
         caller.generation = 0;
         assert_eq!(counted(&caller, moment()), [0, 0]);

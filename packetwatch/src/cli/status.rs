@@ -27,6 +27,7 @@ fn lines(status: &Status) -> Vec<String> {
         interfaces,
         lists,
         packets,
+        counting,
         memory,
     } = status;
     let uptime = humantime::format_duration(Duration::from_secs(*uptime_seconds));
@@ -68,6 +69,12 @@ fn lines(status: &Status) -> Vec<String> {
     lines.push(format!(
         "packets     {dropped} dropped, {passed} passed{observed}"
     ));
+    if counting.flood {
+        lines.push(format!(
+            "flood       new sources are counted from {} calls on; {} packets were of others",
+            counting.admission_threshold, counting.not_admitted
+        ));
+    }
     let daemon = memory
         .resident_bytes
         .map(|bytes| format!("daemon {}, ", size(bytes)));
@@ -92,7 +99,7 @@ fn lines(status: &Status) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts};
+    use crate::api::{Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts};
 
     #[test]
     fn the_state_fits_a_few_lines() {
@@ -141,6 +148,12 @@ mod tests {
                 dropped: 0,
                 observed: 4,
             },
+            counting: Counting {
+                flood: true,
+                admission_threshold: 37,
+                not_admitted: 5,
+                ..Counting::default()
+            },
             memory: Memory {
                 resident_bytes: Some(1024),
                 maps_bytes: 2048,
@@ -156,6 +169,7 @@ mod tests {
             "interface   eth1: missing",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
+            "flood       new sources are counted from 37 calls on; 5 packets were of others",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",
             "full        bans holds its 2 entries; raise [capacity]",
         ];

@@ -6,16 +6,19 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use packetwatch_abi::{Caller, Fault, Offence as Seen};
+use packetwatch_abi::{Caller, Fault, Offence as Seen, PortSeen};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     control::RulesControl,
+    evict::{Candidate, Eviction},
     judged::{Judged, RECENT_NS},
+    population::Population,
     refusals::Refusals,
 };
 use crate::{
+    api::windows::Moment,
     clock::Clock,
     dataplane::{self, Dataplane},
     lists::{BanOrder, BanOutcome, Lists, WriteError},
@@ -42,6 +45,7 @@ pub(super) struct Enforcer {
     pub(super) rules: Arc<RulesControl>,
     pub(super) counters: Counters,
     pub(super) judged: Judged,
+    pub(super) population: Population,
     pub(super) refusals: Refusals,
     pub(super) clock: Clock,
     /// callers that the kernel has room for
@@ -91,7 +95,11 @@ impl Enforcer {
                     offender,
                     rule,
                 } => self.ban(prefix, offender, rule, rules.longest_within()),
-                Action::Forget(unit) => self.warn(self.dataplane.forget_caller(unit)),
+                Action::CountAnew(unit) => {
+                    // The step after, so that the ports that led here are left out too.
+                    let since = self.clock.monotonic_ns() + PortSeen::STEP;
+                    self.warn(self.dataplane.count_anew(unit, since));
+                }
             }
         }
     }
@@ -149,7 +157,7 @@ impl Enforcer {
             }
             let _ended = self.lists.expire();
             let now_lost = self.lost_offences().unwrap_or(lost);
-            let tidy = tidied.elapsed() >= TIDY;
+            let tidy = tidied.elapsed() >= TIDY || self.is_crowded();
             if now_lost != lost || tidy {
                 lost = now_lost;
                 let enforcer = self.clone();
@@ -171,14 +179,45 @@ impl Enforcer {
         Some(lost.1)
     }
 
+    /// Whether the table of callers is more than three quarters full.
+    fn is_crowded(&self) -> bool {
+        let Ok(counts) = self.dataplane.admission_counts() else {
+            return false;
+        };
+        self.population.entries(counts.admitted()) > self.roomy()
+    }
+
+    /// Entries that leave the program room for new ones.
+    fn roomy(&self) -> u64 {
+        u64::from(self.capacity) / 4 * 3
+    }
+
     /// Judges offences whose wake-up was lost, and forgets callers that are gone.
     fn read_callers(&self, tidy: bool) {
-        let (rules, _) = self.rules.generation();
+        let (rules, generation) = self.rules.generation();
         let now = self.clock.monotonic_ns();
         let window = rules.longest_within();
+        let admitted = self.dataplane.admission_counts();
+        let admitted = admitted.map_or(0, |counts| counts.admitted());
+        let crowd = match self.population.entries(admitted).checked_sub(self.roomy()) {
+            // An eighth of the table beyond, so that the next round is not due at once.
+            Some(beyond) => beyond + u64::from(self.capacity) / 8,
+            None => 0,
+        };
+        // Where room is short, whoever cannot matter to a window goes at once.
+        let keep = if crowd > 0 {
+            window
+        } else {
+            window.max(REMEMBER)
+        };
+        let moment = Moment {
+            now,
+            generation,
+            ended: 0,
+        };
+        let mut eviction = Eviction::new(&rules, moment, keep, crowd);
         let mut offences = Vec::new();
-        let mut idle = Vec::new();
-        let mut callers = 0u32;
+        let mut callers = 0;
         let read = self.dataplane.each_caller(|unit, caller| {
             callers += 1;
             if is_pending(caller) && caller.offended_at + RECENT_NS > now {
@@ -190,9 +229,8 @@ impl Enforcer {
                 };
                 offences.push((caller.offended_at, offence));
             }
-            let since = Duration::from_nanos(now.saturating_sub(caller.last_seen));
-            if since > window {
-                idle.push((unit, since));
+            if tidy {
+                eviction.offer(unit, caller);
             }
         });
         self.warn(read);
@@ -200,21 +238,33 @@ impl Enforcer {
             self.judge(at, &offence);
         }
         self.judged.forget_before(now.saturating_sub(RECENT_NS));
-        if tidy {
-            // Where room is short, whoever cannot matter to a window goes at once.
-            let crowded = callers > self.capacity / 4 * 3;
-            let keep = if crowded {
-                window
-            } else {
-                window.max(REMEMBER)
-            };
-            for (unit, _) in idle.into_iter().filter(|(_, since)| *since > keep) {
-                self.warn(self.dataplane.forget_caller(unit));
-            }
-            if let Err(error) = self.rules.refresh() {
-                tracing::error!("cannot refresh the policy: {error}");
-            }
+        if !tidy {
+            return;
         }
+        let (mut idle, spare) = eviction.chosen();
+        if crowd == 0 {
+            // What was counted of a banned source is shown for as long as the ban stands.
+            let is_free = |unit: IpNet| self.lists.covering(unit.addr()).bans.is_empty();
+            idle.retain(|candidate| is_free(candidate.unit));
+        }
+        let gone = self.evict("idle", &idle) + self.evict("crowded", &spare);
+        self.population
+            .counted(callers - gone.min(callers), admitted);
+        if let Err(error) = self.rules.refresh() {
+            tracing::error!("cannot refresh the policy: {error}");
+        }
+    }
+
+    /// Forgets those of the candidates that have been silent since; returns how many.
+    fn evict(&self, cause: &'static str, candidates: &[Candidate]) -> u64 {
+        let candidates = candidates.iter();
+        let candidates = candidates.map(|candidate| (candidate.unit, candidate.last_seen));
+        let gone = self.dataplane.forget_silent(candidates);
+        self.counters.evicted(cause, *gone.as_ref().unwrap_or(&0));
+        gone.unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            0
+        })
     }
 
     fn warn(&self, result: Result<(), dataplane::Error>) {
@@ -226,7 +276,7 @@ impl Enforcer {
 
 /// Whether the caller went beyond a rule since its counting began.
 fn is_pending(caller: &Caller) -> bool {
-    caller.offended_at > caller.since
+    caller.since.is_before(caller.offended_at)
 }
 
 /// For people: `10 distinct ports within 1m`.

@@ -1,14 +1,18 @@
 //! The daemon: puts the rooms together and keeps them running.
 //!
-//! `run` assembles and serves; `enforce` is the rule loop; `calls` the call log; `control` the
+//! `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
+//! admission threshold; `calls` the call log; `control` the
 //! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
 //! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them.
 
 mod calls;
 mod control;
 mod enforce;
+mod evict;
+mod flood;
 mod interfaces;
 mod judged;
+mod population;
 mod readiness;
 mod reconcile;
 mod refusals;

@@ -15,8 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, interfaces, judged::Judged,
-    reconcile::Reconciler, refusals::Refusals, tasks::Tasks, watch::Watch,
+    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, flood::FloodWatch, interfaces,
+    judged::Judged, population::Population, reconcile::Reconciler, refusals::Refusals,
+    tasks::Tasks, watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Tokens},
@@ -92,9 +93,11 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         );
         tasks.spawn("the keeper of protected addresses", keeping);
         let counters = Counters::default();
+        let population = Population::default();
         let enforcer = Enforcer {
             counters: counters.clone(),
             judged: Judged::default(),
+            population: population.clone(),
             refusals: Refusals::default(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
@@ -105,6 +108,13 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         tasks.spawn("the sweep", enforcer.clone().sweep(shutdown.clone()));
         let judging = enforcer.run(events.offences, shutdown.clone());
         tasks.spawn("the rule loop", judging);
+        let flood = FloodWatch {
+            dataplane: dataplane.clone(),
+            population,
+            clock,
+            capacity: config.capacity.callers,
+        };
+        tasks.spawn("the watch for floods", flood.run(shutdown.clone()));
         let calls = CallLog {
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),

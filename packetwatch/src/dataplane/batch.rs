@@ -1,4 +1,4 @@
-//! Reading a whole map in batches.
+//! Reading a whole map in batches, and removing from it.
 //!
 //! aya reads a map with two system calls an entry. `BPF_MAP_LOOKUP_BATCH` takes a thousand a call:
 //! of a hash (kernel 5.6) bucket by bucket, each entry at most once; of a longest-match map (5.13)
@@ -65,7 +65,7 @@ pub(super) fn each<K: Pod, V: Pod>(
             elem_flags: 0,
             flags: 0,
         };
-        let last = match lookup(&mut attributes) {
+        let last = match call(BPF_MAP_LOOKUP_BATCH, &mut attributes) {
             Ok(()) => false,
             // the end; what was read before it is there
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
@@ -101,14 +101,63 @@ pub(super) fn each<K: Pod, V: Pod>(
     }
 }
 
-fn lookup(attributes: &mut Attributes) -> io::Result<()> {
-    const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// Removes `keys`, those that are there; returns how many were.
+///
+/// # Errors
+/// The system call's; those removed before it stay removed.
+pub(super) fn delete<K: Pod>(map: &MapData, name: &'static str, keys: &[K]) -> Result<u64, Error> {
+    let mut removed = 0;
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let batch = &rest[..rest.len().min(BATCH)];
+        let mut attributes = Attributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: batch.as_ptr() as u64,
+            values: 0,
+            count: batch.len() as u32,
+            map_fd: map.fd().as_fd().as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        let result = call(BPF_MAP_DELETE_BATCH, &mut attributes);
+        let done = (attributes.count as usize).min(batch.len());
+        removed += done as u64;
+        rest = &rest[done..];
+        match result {
+            Ok(()) => {}
+            // It stops at the first that is gone already, or where a bucket is fought over, which
+            // a program waits for no longer than we would.
+            Err(error) if is_passed_over(&error) => rest = rest.get(1..).unwrap_or_default(),
+            Err(source) => {
+                return Err(Error::Syscall {
+                    map: name,
+                    operation: "remove from",
+                    source,
+                });
+            }
+        }
+    }
+    Ok(removed)
+}
+
+fn is_passed_over(error: &io::Error) -> bool {
+    let passed_over = [libc::ENOENT, libc::EBUSY, libc::EDEADLK, libc::ETIMEDOUT];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| passed_over.contains(&errno))
+}
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+
+fn call(command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
     // SAFETY: the kernel reads and writes the attributes and the arrays that they point to, which
     // live in the caller and are as long as `count` says.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            BPF_MAP_LOOKUP_BATCH,
+            command,
             attributes as *mut Attributes,
             size_of::<Attributes>(),
         )

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, MapError},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{Caller, Prefix};
@@ -38,6 +38,14 @@ impl Callers {
     }
 }
 
+/// What is not there is as good as done.
+fn absent<T>(error: MapError) -> Result<Option<T>, Error> {
+    if is_absent(&error) {
+        return Ok(None);
+    }
+    Err(map_error(MAP, "change", 0)(error))
+}
+
 impl Dataplane {
     /// All callers, in no order. A snapshot in batches: each entry is whole, the set is not of one
     /// instant.
@@ -61,6 +69,47 @@ impl Dataplane {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(map_error(MAP, "read", 0)(error)),
         }
+    }
+
+    /// Voids what a unit's windows and ports hold at `now`; what was counted for people stays.
+    ///
+    /// The element is replaced: packets of the unit that come within the microseconds of that are
+    /// left out of its totals.
+    pub fn count_anew(&self, unit: IpNet, now: u64) -> Result<(), Error> {
+        const BPF_EXIST: u64 = 2;
+        let mut map = lock(&self.0.callers.map);
+        let Some(mut caller) = map.get(&key(unit), 0).map(Some).or_else(absent)? else {
+            return Ok(());
+        };
+        caller.since = caller.since.next(now);
+        caller.port_lock = 0;
+        let written = map.insert(key(unit), caller, BPF_EXIST);
+        written.map(Some).or_else(absent).map(drop)
+    }
+
+    /// Forgets those of the callers that have not been seen after the time beside them; returns how
+    /// many.
+    ///
+    /// A few at a time: each is looked at once more, and all of them are removed in one call. What
+    /// a caller does within those tens of microseconds is forgotten with the rest.
+    pub fn forget_silent(
+        &self,
+        callers: impl IntoIterator<Item = (IpNet, u64)>,
+    ) -> Result<u64, Error> {
+        const AT_ONCE: usize = 32;
+        let mut callers = callers.into_iter().peekable();
+        let mut forgotten = 0;
+        while callers.peek().is_some() {
+            let mut keys = Vec::with_capacity(AT_ONCE);
+            for (unit, last_seen) in callers.by_ref().take(AT_ONCE) {
+                let caller = self.caller(unit)?;
+                if caller.is_some_and(|caller| caller.last_seen == last_seen) {
+                    keys.push(key(unit));
+                }
+            }
+            forgotten += batch::delete(&self.0.callers.raw, MAP, &keys)?;
+        }
+        Ok(forgotten)
     }
 
     /// Forgets a caller: its next packet counts from zero.

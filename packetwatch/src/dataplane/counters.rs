@@ -51,6 +51,7 @@ impl Counters {
         let sizes = vec![
             ("outcomes", data(ebpf, "OUTCOMES_MAP")?),
             ("list_hits", data(ebpf, "LIST_HITS")?),
+            ("sketch", data(ebpf, "SKETCH")?),
             ("calls", data(ebpf, "CALLS")?),
             ("offences", data(ebpf, "OFFENCES")?),
         ];

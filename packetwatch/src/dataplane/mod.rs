@@ -6,6 +6,7 @@
 //! Every method is a system call or a few, none of which sleeps: they may be called from async
 //! code. What the kernel holds is the truth; nothing is cached here.
 
+mod admission;
 mod attach;
 mod bans;
 mod batch;
@@ -41,6 +42,7 @@ use std::{
 
 use aya::Ebpf;
 
+pub use admission::AdmissionCounts;
 pub use bans::Ban;
 pub use counters::{MapUse, Outcome};
 pub use detach::{Detached, Was, detach};
@@ -57,6 +59,7 @@ pub use object::{Capacities, Options};
 pub use pins::Pins;
 pub use probe::Probe;
 
+use admission::Admissions;
 use bans::Bans;
 use callers::Callers;
 use counters::Counters;
@@ -74,6 +77,7 @@ struct Rooms {
     standings: Mutex<Standings>,
     bans: Mutex<Bans>,
     callers: Callers,
+    admissions: Admissions,
     counters: Counters,
     policies: Mutex<Policies>,
     /// Holds the program. Declared last, so that the links go first.

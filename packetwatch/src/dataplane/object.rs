@@ -11,6 +11,7 @@ use packetwatch_abi::capacity;
 
 use super::{
     Dataplane, Error, Rooms,
+    admission::Admissions,
     bans::Bans,
     callers::Callers,
     counters::Counters,
@@ -103,6 +104,7 @@ impl Dataplane {
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(&mut ebpf)?),
             callers: Callers::new(&mut ebpf)?,
+            admissions: Admissions::new(&mut ebpf, callers)?,
             counters,
             policies: Mutex::new(Policies::new(&mut ebpf)?),
             ebpf: Mutex::new(ebpf),

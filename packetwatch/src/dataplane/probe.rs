@@ -1,8 +1,11 @@
 //! Running the program on a frame of one's own, with `BPF_PROG_TEST_RUN`: no interface, no traffic.
 
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
 
-use aya::{TestRun as _, TestRunOptions};
+use aya::{TestRun as _, TestRunOptions, programs::ProgramError};
 use packetwatch_abi::Action;
 
 use super::{Dataplane, Error};
@@ -15,6 +18,22 @@ pub struct Probe {
 }
 
 impl Dataplane {
+    /// A descriptor of the program, for who runs it from several threads at once.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn program(&self) -> Result<OwnedFd, Error> {
+        self.with_program(|program| {
+            let failed = |source| Error::Refused {
+                reason: String::from("no descriptor"),
+                source: Box::new(source),
+            };
+            let fd = program.fd().map_err(failed)?;
+            let fd = fd.as_fd().try_clone_to_owned();
+            fd.map_err(|error| failed(ProgramError::IOError(error)))
+        })
+    }
+
     /// Judges `frame` (14 bytes at least: the kernel's bound) `repeat` times as if it had come in
     /// on the loopback interface. It counts as it would on the wire.
     ///

@@ -46,6 +46,11 @@ pub(super) const ACTIONS: &[Action] = &[
     attempt("attach-failed", NETWORK, &["info"], "failure"),
     event("interface-changed", NETWORK, &["info"]),
     event("reconciled", CONFIGURATION, &["change"]),
+    Action {
+        kind: "alert",
+        ..event("flood-began", NETWORK, &["start"])
+    },
+    event("flood-ended", NETWORK, &["end"]),
 ];
 
 const fn event(

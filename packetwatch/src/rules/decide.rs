@@ -35,7 +35,7 @@ pub enum Action<'r> {
         rule: &'r Rule,
     },
     /// Count a unit anew: one of its addresses was banned for what the unit did.
-    Forget(IpNet),
+    CountAnew(IpNet),
 }
 
 /// Decides on an offence.
@@ -68,7 +68,7 @@ pub fn decide<'r>(
             offender: offence.offender,
             rule,
         },
-        Action::Forget(offence.unit),
+        Action::CountAnew(offence.unit),
     ]
 }
 
@@ -108,7 +108,7 @@ mod tests {
     fn banned(actions: &[Action<'_>]) -> Vec<String> {
         let prefixes = actions.iter().filter_map(|action| match action {
             Action::Ban { prefix, .. } => Some(prefix.to_string()),
-            Action::Forget(_) => None,
+            Action::CountAnew(_) => None,
         });
         prefixes.collect()
     }
@@ -127,7 +127,7 @@ mod tests {
         let rules = rules();
         let actions = decide(&offence, &rules, 7, &Allowed(&["2001:db8:1:2::1/128"]));
         assert_eq!(banned(&actions), ["2001:db8:1:2::9/128"]);
-        assert_eq!(actions[1], Action::Forget(offence.unit));
+        assert_eq!(actions[1], Action::CountAnew(offence.unit));
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct Caller {
     pub packets: u64,
     pub bytes: u64,
     pub dropped: u64,
-    /// nothing from before counts: the end of the last ban, or the first packet under new rules
+    /// nothing from before counts: the end of the last ban, or the first packet under new rules;
+    /// to the step ([`Ports::STEP`])
     pub since: u64,
     /// when it was last allowed: what it did until then counts for no rule
     pub allowed_at: Option<u64>,
@@ -72,21 +73,21 @@ impl Reference {
             windows: windows(),
             ports: Ports::default(),
         });
-        if ended > caller.since {
-            caller.since = ended;
+        if step(ended) > caller.since {
+            caller.since = step(ended);
             caller.windows.iter_mut().for_each(Window::clear);
         }
         if caller.generation != generation {
             caller.generation = generation;
-            caller.since = now;
+            caller.since = step(now);
             caller.windows = windows();
         }
         if allowed {
             caller.allowed_at = Some(now);
         } else if let Some(allowed_at) = caller.allowed_at
-            && allowed_at + Ports::STEP > caller.since
+            && step(allowed_at + Ports::STEP) > caller.since
         {
-            caller.since = allowed_at + Ports::STEP;
+            caller.since = step(allowed_at + Ports::STEP);
             caller.windows.iter_mut().for_each(Window::clear);
         }
         caller.last_seen = now;
@@ -118,7 +119,8 @@ impl Reference {
     pub(super) fn offend(&mut self, unit: IpNet, packet: &Packet, rule: usize) -> Option<Offence> {
         let now = self.now;
         let caller = self.callers.get_mut(&unit).expect("just met");
-        let recent = |last: Offence| last.at > caller.since && now - last.at < OFFENCE_REPEAT_NS;
+        let recent =
+            |last: Offence| step(last.at) > caller.since && now - last.at < OFFENCE_REPEAT_NS;
         if caller.offence.is_some_and(recent) {
             return None;
         }
@@ -148,4 +150,9 @@ impl Reference {
             caller.ports.note(packet.destination_port, self.now);
         }
     }
+}
+
+/// The beginning of the step that a time lies in.
+fn step(at: u64) -> u64 {
+    at - at % Ports::STEP
 }

@@ -11,6 +11,8 @@
 //!   zero) and in the seven before it ([`window::Window`]);
 //! * ports are remembered with their last call's time in steps of 65 536 ns, 64 of them
 //!   ([`window::Ports`]);
+//! * counting begins anew at such a step, and only what lies in a later one counts as after it;
+//! * the end of a ban begins it for the units inside the banned prefix, not for a wider one;
 //! * of several bans that cover a source, the widest counts the packet;
 //! * an offence is told again after 100 ms, if it goes on.
 

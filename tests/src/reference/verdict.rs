@@ -139,7 +139,7 @@ impl Reference {
             count(self.hits.entry(standing.deny_slot).or_default(), bytes);
             return Reason::Deny;
         }
-        let mut ended = 0;
+        let mut ended = Vec::new();
         for prefix in self.ban_prefixes(packet.source) {
             let Some(ban) = self.bans.get_mut(&prefix) else {
                 continue;
@@ -149,11 +149,14 @@ impl Reference {
                 ban.bytes += bytes;
                 return Reason::Ban;
             }
-            ended = ended.max(ban.until);
+            ended.push((prefix, ban.until));
         }
         let units = self.units(packet.source);
         let mut beyond = false;
         for (unit, rules) in &units {
+            // The end of a narrower ban is no new beginning for the unit.
+            let of_unit = ended.iter().filter(|(prefix, _)| prefix.contains(unit));
+            let ended = of_unit.map(|(_, until)| *until).max().unwrap_or(0);
             self.meet(*unit, packet, bytes, ended, false);
             let Some(rule) = self.reached(*unit, packet, rules) else {
                 continue;

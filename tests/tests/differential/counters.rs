@@ -121,7 +121,7 @@ fn compare_caller(
         ("packets", caller.packets, expected.packets),
         ("bytes", caller.bytes, expected.bytes),
         ("dropped", caller.dropped, expected.dropped),
-        ("since", caller.since, expected.since),
+        ("since", caller.since.at(), expected.since),
         (
             "generation",
             caller.generation.into(),
@@ -155,7 +155,9 @@ fn compare_caller(
         }
         // What the program would see if a packet came now, read as the daemon reads it.
         let window = &expected.windows[index];
-        let counted = abi::windowed(&caller.windows[index], window.eighth(reference.now));
+        let eighth = rule.within.as_nanos() as u64 / 8;
+        let epoch = caller.since.epoch(reference.now, eighth);
+        let counted = abi::windowed(epoch, |place| caller.windows[index][place]);
         let expected = window.count(reference.now);
         same(
             "window",

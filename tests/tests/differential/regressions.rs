@@ -47,6 +47,50 @@ fn a_window_is_eight_eighths_long() {
     ]);
 }
 
+/// Made: windows that other rules had kept were voided by a number in their tags alone.
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn buckets_of_another_length_are_not_taken_for_ones_own() {
+    let calls = || {
+        frame(
+            "02000000000102000000000286dd600000000014064000000000000000000000ffffc612050120010db8000000\
+             000000000000000001",
+        )
+    };
+    agree(vec![
+        Rules(vec![rule(
+            0,
+            Trigger::Bytes(3888),
+            60_000_000_000,
+            (25, 16),
+        )]),
+        Clock(92_308_696_463_712),
+        calls(),
+        Clock(9_734_095_683),
+        Rules(vec![rule(0, Trigger::Bytes(943), 60_000_000_000, (16, 16))]),
+        // A packet that is no call leaves the buckets of the first rules where they are.
+        frame(
+            "02000000000102000000000286dd600000000004294000000000000000000000ffffc612050120010db8000200\
+             11f9a88feae9570c8b",
+        ),
+        Clock(172_800_434_480_563),
+        Rules(vec![rule(
+            0,
+            Trigger::DistinctPorts(5),
+            8_000_000_000,
+            (16, 16),
+        )]),
+        calls(),
+        Rules(vec![rule(
+            0,
+            Trigger::Connections(10),
+            86_400_000_000_000,
+            (16, 16),
+        )]),
+        calls(),
+    ]);
+}
+
 /// Planted: `<=` where a ban's deadline is compared.
 #[test]
 #[ignore = "needs root: loads the XDP program"]

@@ -129,11 +129,15 @@ fn samples(exposition: &str) -> impl Iterator<Item = Sample> {
     lines.map(|line| sample(line).unwrap_or_else(|| panic!("no sample: {line}")))
 }
 
-/// Reads `name{label="value",...} number`; no value of ours has a quote or a comma.
+/// Reads `name{label="value",...} number`, or without labels `name number`; no value of ours has a quote or a comma.
 fn sample(line: &str) -> Option<Sample> {
     let (series, value) = line.rsplit_once(' ')?;
-    let (name, labels) = series.strip_suffix('}')?.split_once('{')?;
-    let labels = labels.split(',').map(|label| {
+    let (name, labels) = match series.strip_suffix('}') {
+        Some(labelled) => labelled.split_once('{')?,
+        None => (series, ""),
+    };
+    let labels = labels.split(',').filter(|label| !label.is_empty());
+    let labels = labels.map(|label| {
         let (key, value) = label.split_once('=')?;
         let value = value.strip_prefix('"')?.strip_suffix('"')?;
         Some((key.to_owned(), value.to_owned()))

@@ -129,6 +129,7 @@ fn status_and_probes_have_their_keys() {
     let stage = Stage::shared();
     let status = stage.expect(200, "GET", "/v1/status").json();
     let expected = [
+        "counting",
         "interfaces",
         "lists",
         "memory",
@@ -141,6 +142,8 @@ fn status_and_probes_have_their_keys() {
     assert_eq!(keys(&status), expected);
     assert_eq!(status["mode"], "enforce");
     assert_eq!(keys(&status["lists"]), ["allow", "bans", "deny"]);
+    assert_eq!(status["counting"]["flood"], false, "{status}");
+    assert_eq!(status["counting"]["admission_threshold"], 1, "{status}");
     for key in ["passed", "dropped"] {
         assert!(status["packets"][key].is_u64(), "{}", status["packets"]);
     }

@@ -1,0 +1,168 @@
+//! Who gets counts of its own, and the sketch that tells how much the others come.
+//!
+//! A count-min sketch with conservative update (Cormode and Muthukrishnan, 2005; Estan and
+//! Varghese, 2002): a source raises the least of its cells, one a row, and that least is its
+//! estimate. It is never below what the source did, but for the halving with age; above it by what
+//! others did in the same cells. So who is admitted by an estimate starts from zero: an estimate
+//! alone never leads to a ban.
+//!
+//! The hash is pair-multiply-shift (Thorup, "High Speed Hashing for Integers and Strings"): for
+//! keys drawn at random, any two units meet in a cell with probability 1/2^17, in each row anew.
+//! Who does not know the keys can aim at nobody.
+
+use crate::prefix::Prefix;
+
+/// Rows of the sketch.
+pub const SKETCH_ROWS: usize = 3;
+
+const CELL_BITS: u32 = 17;
+
+/// Cells a row: a [`crate::Bucket`] each, a mebibyte together.
+pub const SKETCH_CELLS: usize = 1 << CELL_BITS;
+
+/// Counts in the sketch halve every 2^32 ns, 4.3 s. A shift, where a division would cost more.
+pub const SKETCH_EPOCH_SHIFT: u32 = 32;
+
+/// New entries are limited in ticks of 2^27 ns, 134 ms.
+pub const ADMISSION_TICK_SHIFT: u32 = 27;
+
+/// Beyond the entries of a tick, and until the daemon has set a threshold, an estimate below this
+/// gets no entry.
+pub const LEAST_THRESHOLD: u64 = 4;
+
+/// Random numbers for the hashes, drawn at each start; whoever knows them can make sources collide.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SketchKeys {
+    pub rows: [[u64; 7]; SKETCH_ROWS],
+}
+
+const _: () = assert!(size_of::<SketchKeys>() == 56 * SKETCH_ROWS);
+
+impl SketchKeys {
+    /// The cell of a unit in `row`, among all cells.
+    #[inline(always)]
+    pub const fn cell(&self, row: usize, unit: &Prefix) -> u32 {
+        let [a0, a1, a2, a3, a4, a5, b] = self.rows[row];
+        let [w0, w1, w2, w3] = unit.addr;
+        let sum = pair(a0, w0, a1, w1)
+            .wrapping_add(pair(a2, w2, a3, w3))
+            .wrapping_add(pair(a4, unit.family, a5, unit.len))
+            .wrapping_add(b);
+        (row * SKETCH_CELLS) as u32 + (sum >> (u64::BITS - CELL_BITS)) as u32
+    }
+}
+
+#[inline(always)]
+const fn pair(a: u64, v: u32, b: u64, w: u32) -> u64 {
+    a.wrapping_add(v as u64)
+        .wrapping_mul(b.wrapping_add(w as u64))
+}
+
+/// How new sources are admitted. The daemon writes it; with the daemon gone the last one holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The estimate at which a source gets its own entry; 1: at first sight, while there are places.
+    pub threshold: u64,
+    /// New entries a tick at first sight, and as many by their estimate.
+    pub places: u64,
+}
+
+const _: () = assert!(size_of::<Admission>() == 16);
+
+impl Admission {
+    /// For a table of `capacity`: at first sight it takes no less than eight seconds to fill.
+    pub const fn of(capacity: u32) -> Self {
+        const LEAST: u64 = 64;
+        let places = capacity as u64 / 64;
+        Self {
+            threshold: 1,
+            places: if places < LEAST { LEAST } else { places },
+        }
+    }
+}
+
+macro_rules! admissions {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        /// What became of packets whose source has no entry.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Admitted { $($(#[$doc])* $name = $number,)* }
+
+        impl Admitted {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+admissions! {
+    /// the source got an entry at its first packet
+    FirstSight = 0;
+    /// the source got an entry, its estimate having reached the threshold
+    ByCount = 1;
+    /// no entry: counted in the sketch alone
+    Sketched = 2;
+    /// no entry: its estimate sufficed, but the places of the tick were taken
+    Deferred = 3;
+    /// no entry, and no rule looks at the packet
+    Ignored = 4;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: SketchKeys = SketchKeys {
+        rows: [
+            [
+                0x9e37_79b9_7f4a_7c15,
+                0xbf58_476d_1ce4_e5b9,
+                0x94d0_49bb_1331_11eb,
+                11,
+                13,
+                17,
+                19,
+            ],
+            [
+                0x2545_f491_4f6c_dd1d,
+                0xd6e8_feb8_6659_fd93,
+                0xa076_1d64_78bd_642f,
+                23,
+                29,
+                31,
+                37,
+            ],
+            [
+                0xe703_7ed1_a0b4_28db,
+                0x8ebc_6af0_9c88_c6e3,
+                0x5899_65cc_7537_4cc3,
+                41,
+                43,
+                47,
+                53,
+            ],
+        ],
+    };
+
+    #[test]
+    fn each_row_has_cells_of_its_own_and_every_part_of_a_unit_counts() {
+        let unit = Prefix::address_v6([1, 2, 3, 4]);
+        for row in 0..SKETCH_ROWS {
+            let first = row * SKETCH_CELLS;
+            let cell = KEYS.cell(row, &unit) as usize;
+            assert!((first..first + SKETCH_CELLS).contains(&cell));
+        }
+        for word in 0..2 {
+            let mut other = unit;
+            other.addr[word] ^= 1 << 30;
+            assert_ne!(KEYS.cell(0, &unit), KEYS.cell(0, &other), "word {word}");
+        }
+    }
+
+    #[test]
+    fn places_follow_the_capacity_and_are_never_none() {
+        assert_eq!(Admission::of(32_768).places, 512);
+        assert_eq!(Admission::of(1).places, 64);
+    }
+}

@@ -1,0 +1,185 @@
+//! Which callers go when the sweep makes room. The program removes none.
+//!
+//! Those that hold nothing go: silent for longer than any window reaches, and not banned. Where room
+//! is short, some go that a window still holds something of: those silent for a moment that have
+//! done least, and none that is halfway to a threshold. Their counts begin anew, so their ban may
+//! come late by less than half of N.
+
+use std::{collections::BinaryHeap, time::Duration};
+
+use ipnet::IpNet;
+use packetwatch_abi::Caller;
+
+use crate::{
+    api::windows::{Moment, counts},
+    rules::RuleSet,
+};
+
+/// Callers that a sweep gives up, beside those that hold nothing.
+const AT_ONCE: usize = 8192;
+/// Who called within this time is not given up.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// One round of the sweep: offered each caller, it keeps those that may go.
+pub(super) struct Eviction<'r> {
+    rules: &'r RuleSet,
+    moment: Moment,
+    /// callers silent for longer hold nothing
+    keep: Duration,
+    /// entries to be given up if they can be, fewest counts first
+    short_of: usize,
+    idle: Vec<Candidate>,
+    /// the greatest on top
+    spare: BinaryHeap<(u64, u64, Candidate)>,
+}
+
+/// A caller that may go, if it has been silent since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    pub(super) unit: IpNet,
+    pub(super) last_seen: u64,
+}
+
+impl<'r> Eviction<'r> {
+    /// `crowd`: entries beyond those that there should be.
+    pub(super) fn new(rules: &'r RuleSet, moment: Moment, keep: Duration, crowd: u64) -> Self {
+        let short_of = usize::try_from(crowd).map_or(AT_ONCE, |crowd| crowd.min(AT_ONCE));
+        Self {
+            rules,
+            moment,
+            keep,
+            short_of,
+            idle: Vec::new(),
+            spare: BinaryHeap::new(),
+        }
+    }
+
+    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller) {
+        let last_seen = caller.last_seen;
+        let candidate = Candidate { unit, last_seen };
+        let silent = Duration::from_nanos(self.moment.now.saturating_sub(last_seen));
+        if silent > self.keep {
+            self.idle.push(candidate);
+        } else if self.short_of > 0 && silent > SILENT && !self.is_near(unit, caller) {
+            self.spare.push((caller.calls, caller.packets, candidate));
+            if self.spare.len() > self.short_of {
+                self.spare.pop();
+            }
+        }
+    }
+
+    /// Halfway to a threshold, or beyond one and not judged yet.
+    fn is_near(&self, unit: IpNet, caller: &Caller) -> bool {
+        let counts = counts(unit, caller, self.rules, self.moment);
+        caller.since.is_before(caller.offended_at)
+            || counts
+                .iter()
+                .any(|count| count.counted >= count.rule.trigger.count().div_ceil(2))
+    }
+
+    /// Those that hold nothing, and those that are given up: as many as are missing.
+    pub(super) fn chosen(self) -> (Vec<Candidate>, Vec<Candidate>) {
+        let mut spare = self.spare.into_sorted_vec();
+        spare.truncate(self.short_of.saturating_sub(self.idle.len()));
+        let spare = spare.into_iter().map(|(_, _, candidate)| candidate);
+        (self.idle, spare.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packetwatch_abi::PortSeen;
+
+    use super::*;
+    use crate::{
+        api::windows::tests::caller,
+        rules::{Rule, Trigger},
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 1_000 * SECOND;
+    const MOMENT: Moment = Moment {
+        now: NOW,
+        generation: 1,
+        ended: 0,
+    };
+
+    fn unit(host: u8) -> IpNet {
+        IpNet::from(std::net::IpAddr::from([198, 18, 0, host]))
+    }
+
+    fn silent(seconds: u64, calls: u64) -> Caller {
+        Caller {
+            last_seen: NOW - seconds * SECOND,
+            calls,
+            ..caller()
+        }
+    }
+
+    fn hosts(candidates: Vec<Candidate>) -> Vec<IpNet> {
+        candidates
+            .into_iter()
+            .map(|candidate| candidate.unit)
+            .collect()
+    }
+
+    fn rules() -> RuleSet {
+        RuleSet::validate(vec![Rule::new("scan", Trigger::DistinctPorts(10))]).unwrap()
+    }
+
+    fn round(crowd: u64, callers: &[(u8, Caller)]) -> (Vec<IpNet>, Vec<IpNet>) {
+        let rules = rules();
+        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), crowd);
+        for (host, caller) in callers {
+            eviction.offer(unit(*host), caller);
+        }
+        let (idle, spare) = eviction.chosen();
+        (hosts(idle), hosts(spare))
+    }
+
+    #[test]
+    fn where_there_is_room_those_go_that_hold_nothing() {
+        let callers = [(1, silent(61, 9)), (2, silent(60, 1)), (3, silent(0, 1))];
+        assert_eq!(round(0, &callers), (vec![unit(1)], vec![]));
+    }
+
+    #[test]
+    fn where_room_is_short_the_silent_ones_that_did_least_go_first() {
+        let callers = [
+            (1, silent(9, 5)),
+            (2, silent(9, 1)),
+            (3, silent(9, 3)),
+            (4, silent(1, 0)),
+        ];
+        assert_eq!(round(2, &callers).1, [unit(2), unit(3)]);
+        assert_eq!(round(9, &callers).1, [unit(2), unit(3), unit(1)]);
+        let with_idle = [(1, silent(99, 5)), (2, silent(9, 1)), (3, silent(9, 3))];
+        assert_eq!(round(2, &with_idle), (vec![unit(1)], vec![unit(2)]));
+    }
+
+    #[test]
+    fn who_is_halfway_to_a_threshold_or_beyond_one_stays() {
+        let ports = |count: u16| {
+            let mut caller = silent(9, 1);
+            (1..=count).for_each(|port| {
+                caller.ports[usize::from(port)] = PortSeen::new(NOW - 9 * SECOND, port).0;
+            });
+            caller
+        };
+        let mut offender = silent(9, 1);
+        offender.offended_at = NOW - 9 * SECOND;
+        let callers = [(4, ports(4)), (5, ports(5)), (6, offender)];
+        assert_eq!(round(9, &callers).1, [unit(4)]);
+    }
+
+    #[test]
+    fn a_round_gives_up_a_bounded_number() {
+        let rules = rules();
+        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), u64::MAX);
+        for host in 0..2 * AT_ONCE as u32 {
+            let unit = IpNet::from(std::net::IpAddr::from((host + (1 << 28)).to_be_bytes()));
+            eviction.offer(unit, &silent(9, 1));
+        }
+        assert_eq!(eviction.chosen().1.len(), AT_ONCE);
+    }
+}

@@ -1,0 +1,115 @@
+//! Which sources get counts of their own: the threshold, the sketch's keys, what became of them.
+
+use std::sync::Mutex;
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, PerCpuArray},
+};
+use packetwatch_abi::{Admission, Admitted, SketchKeys};
+
+use super::{Dataplane, Error, error::map_error, lock, object::take};
+
+const MAP: &str = "ADMISSION";
+const KEYS: &str = "SKETCH_KEYS";
+
+pub(super) struct Admissions {
+    admission: Mutex<Array<MapData, Admission>>,
+    counts: PerCpuArray<MapData, u64>,
+}
+
+/// What became of packets whose source had no entry, since the program was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdmissionCounts {
+    /// sources that got an entry at their first packet
+    pub first_sight: u64,
+    /// sources that got one because they came often
+    pub by_count: u64,
+    /// packets that were counted in the sketch alone, those of `deferred` included
+    pub sketched: u64,
+    /// packets whose source came often enough, but more than a tick's places did
+    pub deferred: u64,
+    /// packets that no rule looks at
+    pub ignored: u64,
+}
+
+impl AdmissionCounts {
+    /// Entries that were made.
+    pub fn admitted(&self) -> u64 {
+        self.first_sight + self.by_count
+    }
+
+    /// Packets that were not counted exactly.
+    pub fn not_admitted(&self) -> u64 {
+        self.sketched + self.ignored
+    }
+}
+
+impl Admissions {
+    /// For a table of `callers`. The keys of the sketch are new, and are kept nowhere else.
+    pub(super) fn new(ebpf: &mut Ebpf, callers: u32) -> Result<Self, Error> {
+        let keys = ebpf.map_mut(KEYS).ok_or(Error::Missing(KEYS))?;
+        let mut keys: Array<_, SketchKeys> = keys.try_into().map_err(map_error(KEYS, "open", 0))?;
+        keys.set(0, random_keys()?, 0)
+            .map_err(map_error(KEYS, "write", 1))?;
+        let mut admission: Array<_, Admission> = take(ebpf, MAP)?;
+        admission
+            .set(0, Admission::of(callers), 0)
+            .map_err(map_error(MAP, "write", 1))?;
+        Ok(Self {
+            admission: Mutex::new(admission),
+            counts: take(ebpf, "ADMISSIONS")?,
+        })
+    }
+}
+
+fn random_keys() -> Result<SketchKeys, Error> {
+    let mut rows = SketchKeys { rows: [[0; 7]; _] }.rows;
+    for word in rows.as_flattened_mut() {
+        let mut bytes = [0; size_of::<u64>()];
+        // SAFETY: the pointer and the length are those of `bytes`. So few are given whole, once
+        // the kernel's generator is seeded, which the call waits for.
+        let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if usize::try_from(read) != Ok(bytes.len()) {
+            return Err(Error::Syscall {
+                map: KEYS,
+                operation: "draw random numbers for",
+                source: std::io::Error::last_os_error(),
+            });
+        }
+        *word = u64::from_ne_bytes(bytes);
+    }
+    Ok(SketchKeys { rows })
+}
+
+impl Dataplane {
+    /// How new sources are admitted.
+    pub fn admission(&self) -> Result<Admission, Error> {
+        let admission = lock(&self.0.admissions.admission);
+        admission.get(&0, 0).map_err(map_error(MAP, "read", 1))
+    }
+
+    /// In force from the next packet on.
+    pub fn set_admission(&self, admission: Admission) -> Result<(), Error> {
+        lock(&self.0.admissions.admission)
+            .set(0, admission, 0)
+            .map_err(map_error(MAP, "write", 1))
+    }
+
+    /// A few system calls, whatever the number of sources.
+    pub fn admission_counts(&self) -> Result<AdmissionCounts, Error> {
+        let read = |what: Admitted| {
+            let cpus = self.0.admissions.counts.get(&(what as u32), 0);
+            let cpus = cpus.map_err(map_error("ADMISSIONS", "read", 0))?;
+            Ok::<u64, Error>(cpus.iter().sum())
+        };
+        let deferred = read(Admitted::Deferred)?;
+        Ok(AdmissionCounts {
+            first_sight: read(Admitted::FirstSight)?,
+            by_count: read(Admitted::ByCount)?,
+            sketched: read(Admitted::Sketched)? + deferred,
+            deferred,
+            ignored: read(Admitted::Ignored)?,
+        })
+    }
+}
