@@ -115,7 +115,7 @@ impl Reconciler {
             }
             Err(error) => {
                 self.unable(map, &error.to_string());
-                rest(started.elapsed(), at_latest)
+                rest(Duration::ZERO, at_latest)
             }
         };
         *due = started + next;
@@ -157,7 +157,7 @@ impl Reconciler {
         self.counters.map_error(map, "reconcile");
         tracing::error!(
             error.message = error,
-            "the {map} in the kernel cannot be compared or mended; tried again within {AT_LATEST:?}"
+            "the {map} in the kernel cannot be compared or mended; tried again in a second"
         );
     }
 }

@@ -145,8 +145,7 @@ impl Dataplane {
         Ok(standings.index.compare(&plan))
     }
 
-    /// Whether the lists in force are as they were when this was asked last, but for what was
-    /// written here since.
+    /// Whether the lists in force are as they were written here, as far as a sum tells.
     pub fn standings_as_written(&self) -> bool {
         lock(&self.0.standings).index.is_as_written()
     }

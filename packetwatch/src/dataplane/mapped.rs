@@ -82,13 +82,6 @@ impl Mapped {
         self.words()[at as usize].store(word, Ordering::Release);
     }
 
-    pub(super) fn write(&self, at: u32, words: &[u64]) {
-        let at = at as usize;
-        for (place, word) in self.words()[at..at + words.len()].iter().zip(words) {
-            place.store(*word, Ordering::Relaxed);
-        }
-    }
-
     /// A bit, counted from the first word on.
     pub(super) fn bit(&self, bit: u64) -> bool {
         self.word((bit / 64) as u32) >> (bit % 64) & 1 != 0

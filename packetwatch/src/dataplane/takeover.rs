@@ -35,8 +35,8 @@ impl Former {
     }
 
     /// What is pinned whose link is on this interface, of whatever ABI version. Names move on and
-    /// another may bear the one of a pin, so the index counts. An interface that moved to another namespace may
-    /// bear the same index there, but the program here is then not that link's.
+    /// another may bear the one of a pin, so the index counts. An interface that moved to another
+    /// namespace may bear the same index there, but the program here is then not that link's.
     pub(super) fn kept_on(target: &Target<'_>) -> Option<Self> {
         let program_id = target.present?.program_id;
         let is_here =

@@ -36,7 +36,7 @@ pub enum OpenError {
     #[error("journal {0}; see to the state directory's disk, or set another state_dir")]
     Journal(JournalError),
     #[error(
-        "the journal holds {found} {table}, more than their capacity of {capacity}: raise capacity.{table} in the configuration"
+        "the journal holds {found} entries of {table}, more than the capacity of {capacity}: raise capacity.{table} in the configuration"
     )]
     Capacity {
         /// "lists" or "bans", the key in the configuration

@@ -139,6 +139,16 @@ impl Shared {
             return Ok(());
         }
         let written = journal.commit(&batch);
+        if let Ok(outgrown) = &written
+            && !outgrown.is_empty()
+        {
+            let mut state = self.state();
+            outgrown
+                .iter()
+                .for_each(|list| state.mark_list_unwritten(*list));
+            drop(state);
+            self.wake.unwritten();
+        }
         if written.is_err() {
             for (list, _) in &batch.lists {
                 self.state().mark_list_unwritten(*list);
@@ -149,6 +159,6 @@ impl Shared {
             let bans = batch.bans.iter().map(|(prefix, _)| *prefix);
             self.bans().mark_unwritten(bans);
         }
-        written
+        written.map(drop)
     }
 }

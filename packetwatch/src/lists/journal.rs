@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
-    StorageBackend, StorageError, TableDefinition, backends::FileBackend,
+    ReadableTableMetadata as _, StorageBackend, StorageError, TableDefinition,
+    backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -38,6 +39,9 @@ const OFFENCES: Table = TableDefinition::new("offences");
 
 /// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
 const REMOVED: &[u8] = b"";
+
+/// A list is written whole again when its rows are more than half of its record and these.
+const ROWS_BESIDE: u64 = 1000;
 
 /// The row of [`META`] with the version of the tables.
 const VERSION_KEY: &str = "version";
@@ -95,7 +99,7 @@ type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 /// The only writer of the file, which it keeps locked against other processes.
 pub(super) struct Journal {
     /// `None` after a failed write: redb takes no more until it is opened again.
-    database: Option<Database>,
+    stored: Option<Stored>,
     open: Opener,
     path: PathBuf,
 }
@@ -103,6 +107,28 @@ pub(super) struct Journal {
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal").field("path", &self.path).finish()
+    }
+}
+
+struct Stored {
+    database: Database,
+    /// The prefixes of the records in [`LISTS`], in order: what is taken out of a list needs a row
+    /// that says so if its record has it.
+    recorded: HashMap<List, Vec<IpNet>>,
+}
+
+impl Stored {
+    fn new(database: Database, whole: &[(List, ListRecord)]) -> Self {
+        let of = |(list, record): &(List, ListRecord)| (*list, record.prefixes());
+        Self {
+            recorded: whole.iter().map(of).collect(),
+            database,
+        }
+    }
+
+    fn has(&self, list: List, prefix: IpNet) -> bool {
+        let recorded = self.recorded.get(&list);
+        recorded.is_some_and(|prefixes| prefixes.binary_search(&prefix).is_ok())
     }
 }
 
@@ -166,24 +192,25 @@ impl Journal {
                 .create_with_backend(storage()?)
         });
         let database = open().map_err(|error| unopened(&path, error))?;
-        let contents = load(&database, &path)?;
+        let (contents, whole) = load(&database, &path)?;
         let journal = Self {
-            database: Some(database),
+            stored: Some(Stored::new(database, &whole)),
             open,
             path,
         };
         Ok((journal, contents))
     }
 
-    /// Writes the batch in one transaction. It is on disk when this returns.
+    /// Writes the batch in one transaction. It is on disk when this returns. Returns the lists of
+    /// which so much has changed since they were written whole that they had better be again.
     ///
     /// # Errors
     /// When the store fails. Whether the batch is on disk is then unknown: the caller writes the
     /// rows again as they should be.
-    pub(super) fn commit(&mut self, batch: &Batch) -> Result<(), JournalError> {
+    pub(super) fn commit(&mut self, batch: &Batch) -> Result<Vec<List>, JournalError> {
         let outcome = self.try_commit(batch);
         if outcome.is_err() {
-            self.database = None;
+            self.stored = None;
         }
         outcome.map_err(|error| JournalError::new(&self.path, error))
     }
@@ -196,13 +223,13 @@ impl Journal {
     pub(super) fn shrink(&mut self, length: u64) -> Result<(), JournalError> {
         let outcome = self.try_shrink(length);
         if outcome.is_err() {
-            self.database = None;
+            self.stored = None;
         }
         outcome.map_err(|error| JournalError::new(&self.path, error))
     }
 
     fn try_shrink(&mut self, length: u64) -> Result<(), redb::Error> {
-        let database = self.database()?;
+        let database = &mut self.stored()?.database;
         let transaction = database.begin_write()?;
         let stats = transaction.stats()?;
         transaction.abort()?;
@@ -213,33 +240,47 @@ impl Journal {
         Ok(())
     }
 
-    fn database(&mut self) -> Result<&mut Database, DatabaseError> {
-        Ok(match &mut self.database {
-            Some(database) => database,
-            closed => closed.insert((self.open)()?),
-        })
+    fn stored(&mut self) -> Result<&mut Stored, redb::Error> {
+        if self.stored.is_none() {
+            let database = (self.open)()?;
+            let whole = records(&database)?;
+            self.stored = Some(Stored::new(database, &whole));
+        }
+        Ok(self.stored.as_mut().expect("opened above"))
     }
 
-    fn try_commit(&mut self, batch: &Batch) -> Result<(), redb::Error> {
-        let mut transaction = self.database()?.begin_write()?;
+    fn try_commit(&mut self, batch: &Batch) -> Result<Vec<List>, redb::Error> {
+        let stored = self.stored()?;
+        let mut transaction = stored.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        let mut outgrown = Vec::new();
+        for (list, record) in &batch.lists {
+            stored.recorded.insert(*list, record.prefixes());
+        }
         {
             let mut lists = transaction.open_table(LISTS)?;
             for (list, record) in &batch.lists {
                 transaction.delete_table(rows_of(*list))?;
-                lists.insert(list.as_str(), record::encode(record).as_slice())?;
+                if record.is_empty() {
+                    lists.remove(list.as_str())?;
+                } else {
+                    lists.insert(list.as_str(), record::encode(record).as_slice())?;
+                }
             }
             for list in [List::Allow, List::Deny] {
                 let mut rows = transaction.open_table(rows_of(list))?;
-                let is_replaced = lists.get(list.as_str())?.is_some();
                 for (of, prefix, record) in &batch.entries {
                     match record {
                         _ if *of != list => {}
-                        None if is_replaced => {
+                        None if stored.has(list, *prefix) => {
                             rows.insert(prefix.to_string().as_str(), REMOVED)?;
                         }
                         record => write(&mut rows, *prefix, record.as_ref())?,
                     }
+                }
+                let recorded = stored.recorded.get(&list).map_or(0, Vec::len) as u64;
+                if recorded > 0 && rows.len()? > recorded / 2 + ROWS_BESIDE {
+                    outgrown.push(list);
                 }
             }
             let mut bans = transaction.open_table(BANS)?;
@@ -252,7 +293,7 @@ impl Journal {
             }
         }
         transaction.commit()?;
-        Ok(())
+        Ok(outgrown)
     }
 }
 
@@ -301,25 +342,35 @@ fn write<R: Serialize>(
 }
 
 /// Makes the tables of a new file, reads those of an old one.
-fn load(database: &Database, path: &Path) -> Result<Contents, OpenError> {
+fn load(
+    database: &Database,
+    path: &Path,
+) -> Result<(Contents, Vec<(List, ListRecord)>), OpenError> {
     let failed = |error: redb::Error| unread(path, error);
     let version = prepare(database).map_err(failed)?;
     if version > VERSION {
         return Err(newer(path, version));
     }
     let mut contents = Contents::default();
-    let mut replaced: HashMap<String, ListRecord> =
-        read(database, LISTS, path, |name| Ok(name.to_owned()))?
-            .into_iter()
-            .filter_map(|(name, record)| Some((name, record?)))
-            .collect();
+    let whole: Vec<(String, Option<ListRecord>)> =
+        read(database, LISTS, path, |name| Ok(name.to_owned()))?;
+    let named = |list: List| {
+        let mut whole = whole.iter();
+        let record =
+            whole.find_map(|(name, record)| record.as_ref().filter(|_| *name == list.as_str()));
+        Some((list, record?.clone()))
+    };
+    let whole: Vec<(List, ListRecord)> = [List::Allow, List::Deny]
+        .into_iter()
+        .filter_map(named)
+        .collect();
     for list in [List::Allow, List::Deny] {
         let rows: Vec<(IpNet, Option<EntryRecord>)> = read(database, rows_of(list), path, prefix)?;
-        let whole = replaced.remove(list.as_str()).unwrap_or_default();
-        let mut changed: HashSet<IpNet> = HashSet::new();
-        changed.extend(rows.iter().map(|(prefix, _)| *prefix));
-        let kept = whole.into_entries();
-        let kept = kept.filter(|(prefix, _)| !changed.contains(prefix));
+        let changed: HashSet<IpNet> = rows.iter().map(|(prefix, _)| *prefix).collect();
+        let recorded = whole.iter().filter(|(of, _)| *of == list);
+        let kept = recorded
+            .flat_map(|(_, record)| record.entries())
+            .filter(|(prefix, _)| !changed.contains(prefix));
         let rows = rows.into_iter();
         let rows = rows.filter_map(|(prefix, record)| Some((prefix, record?)));
         let entries = kept.chain(rows);
@@ -328,7 +379,7 @@ fn load(database: &Database, path: &Path) -> Result<Contents, OpenError> {
     }
     contents.bans = all(read(database, BANS, path, prefix)?);
     contents.offences = all(read(database, OFFENCES, path, prefix)?);
-    Ok(contents)
+    Ok((contents, whole))
 }
 
 /// The version of the tables; sets it if there is none. A newer file is left as it is.
@@ -352,6 +403,21 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
         transaction.commit()?;
     }
     Ok(found.unwrap_or(VERSION))
+}
+
+/// The whole lists of a file that was read before.
+fn records(database: &Database) -> Result<Vec<(List, ListRecord)>, redb::Error> {
+    let table = database.begin_read()?.open_table(LISTS)?;
+    let mut records = Vec::new();
+    for list in [List::Allow, List::Deny] {
+        let Some(value) = table.get(list.as_str())? else {
+            continue;
+        };
+        let record = record::decode(value.value());
+        let record = record.map_err(|_| redb::Error::Corrupted(list.as_str().to_owned()))?;
+        records.push((list, record));
+    }
+    Ok(records)
 }
 
 fn prefix(key: &str) -> Result<IpNet, String> {

@@ -15,8 +15,7 @@ pub trait Maps: Send + Sync + 'static {
     fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error>;
     /// How what the kernel judges by differs from these standings, in order.
     fn compare_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<Differences, Error>;
-    /// Whether nobody has written what the kernel judges by since this was asked last, but
-    /// [`Maps::set_standings`].
+    /// Whether nobody but [`Maps::set_standings`] has written what the kernel judges by.
     fn standings_as_written(&self) -> bool;
     /// Whether what [`Maps::set_standings`] writes is what the kernel judges by.
     fn lists_in_force(&self) -> Result<bool, Error>;

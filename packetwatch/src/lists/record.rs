@@ -33,13 +33,13 @@ pub(super) struct EntryRecord {
 }
 
 /// A whole list: what a replacement wrote, in one record.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ListRecord {
     groups: Vec<Group>,
 }
 
 /// Entries that differ in their prefixes alone.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Group {
     #[serde(flatten)]
     entry: EntryRecord,
@@ -64,12 +64,24 @@ impl ListRecord {
         Self { groups }
     }
 
-    pub(super) fn into_entries(self) -> impl Iterator<Item = (IpNet, EntryRecord)> {
-        let of = |Group { entry, prefixes }: Group| {
-            let prefixes = prefixes.into_iter();
-            prefixes.map(move |prefix| (prefix.trunc(), entry.clone()))
-        };
-        self.groups.into_iter().flat_map(of)
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (IpNet, EntryRecord)> {
+        self.groups.iter().flat_map(|group| {
+            let prefixes = group.prefixes.iter();
+            prefixes.map(|prefix| (prefix.trunc(), group.entry.clone()))
+        })
+    }
+
+    /// In order.
+    pub(super) fn prefixes(&self) -> Vec<IpNet> {
+        let groups = self.groups.iter();
+        let prefixes = groups.flat_map(|group| group.prefixes.iter().map(IpNet::trunc));
+        let mut prefixes: Vec<IpNet> = prefixes.collect();
+        prefixes.sort_unstable();
+        prefixes
     }
 }
 

@@ -44,7 +44,7 @@ impl From<List> for Shelf {
 }
 
 /// What is known of an entry besides its prefix. Entries that were written together share it: of a
-/// list of a million prefixes each takes some hundred bytes.
+/// list of a million prefixes each takes less than 200 bytes.
 #[derive(Debug)]
 pub(super) struct About {
     pub(super) record: Arc<AboutRecord>,
@@ -246,7 +246,12 @@ impl State {
         let mut given = Vec::new();
         // A list that is beyond counting by entry is told to the kernel in fewer ranges if none of
         // it is counted.
-        let is_counted = self.total() + put.len() <= capacity::LIST_HITS as usize;
+        let gone = removed
+            .iter()
+            .filter(|change| self.is_listed(change))
+            .count();
+        let new = put.iter().filter(|change| !self.is_listed(change)).count();
+        let is_counted = self.total() - gone + new <= capacity::LIST_HITS as usize;
         for Change { shelf, prefix, to } in removed.into_iter().chain(put) {
             let (former, slot) = match to {
                 None => (self.take(shelf, prefix), None),
@@ -294,6 +299,10 @@ impl State {
         }
     }
 
+    fn is_listed(&self, change: &Change) -> bool {
+        self.listed(change.shelf, change.prefix).is_some()
+    }
+
     fn put(
         &mut self,
         shelf: Shelf,
@@ -312,7 +321,12 @@ impl State {
         let place = node.on_mut(shelf);
         match place {
             Some(listed) => {
-                let slot = listed.slot;
+                let given = if is_counted && listed.slot == NO_SLOT {
+                    self.slots.take()
+                } else {
+                    None
+                };
+                let slot = given.unwrap_or(listed.slot);
                 let next = Listed {
                     about,
                     slot,
@@ -322,7 +336,7 @@ impl State {
                 if former.about.until != listed.about.until {
                     self.ends.remove(&(former.about.until, shelf, prefix));
                 }
-                (Some(former), None)
+                (Some(former), given)
             }
             None => {
                 let slot = if is_counted { self.slots.take() } else { None };

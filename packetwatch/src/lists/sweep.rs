@@ -81,7 +81,11 @@ impl Shared {
                 &error,
             );
             // Kept in memory, so that the next sweep tries again.
-            self.state().apply(undo);
+            let (_, slots) = self.state().apply(undo);
+            for slot in slots {
+                // The next sweep writes them to the kernel; what it counted for others is gone.
+                let _ = self.maps.clear_list_hits(slot);
+            }
             return Vec::new();
         }
         for (shelf, entry) in &dropped {

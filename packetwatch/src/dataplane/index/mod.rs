@@ -8,7 +8,7 @@
 
 mod compare;
 mod ranges;
-mod sums;
+mod sum;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,7 +29,6 @@ use super::mapped::Mapped;
 pub use compare::Differences;
 pub use ranges::Region;
 use ranges::{Begin, Piece, RegionRanges, Run, each_piece, number, of_region};
-use sums::Sums;
 
 /// Bits of the filter for each block that it knows: one in sixteen is set, as many good sources
 /// take the longer way.
@@ -46,8 +45,11 @@ const MOST_FILTER: u32 = 25;
 /// go without the filter.
 const MOST_BLOCKS: u32 = 256;
 
-/// Lines that a new index has left for writes.
+/// Lines that a new index has left for writes, besides half of those in use.
 const SPARE_LINES: u32 = 1024;
+
+/// A write copies its region: so many of the largest find room before a new index is due.
+const SPARE_REGIONS: u64 = 4;
 
 /// There is no room behind the last line, or the filter is full: build a new one.
 #[derive(Debug)]
@@ -67,7 +69,8 @@ pub(super) struct Index {
     half_free: Option<u32>,
     /// the line of a region that is one range, by family and number
     whole: HashMap<(bool, u32), u32>,
-    sums: Sums,
+    /// of what was written
+    sum: u64,
 }
 
 /// What an index is built from, and how large it is to be.
@@ -128,18 +131,18 @@ impl<'a> Plan<'a> {
         // Two standings a line; a region that is one range shares its line by its standing.
         let standings: HashSet<Standing> = nodes.iter().map(|(_, standing)| *standing).collect();
         let mut used = standings.len() as u64 * 3 + 1;
-        let mut fits = true;
+        let mut largest = 0;
         plan.each_piece(|piece| {
             if let Piece::Region(ranges) = piece {
                 used += u64::from(lines_of(ranges));
-                fits &= lines_of(ranges) <= MAX_SLOT_LINES;
+                largest = largest.max(lines_of(ranges));
             }
         });
         let before = FILTER + (1u32 << plan.filter_bits) / (64 * WORDS as u32);
-        let lines = u64::from(before) + used + used / 2 + u64::from(SPARE_LINES);
-        plan.lines = u32::try_from(lines)
-            .ok()
-            .filter(|lines| fits && *lines <= MAX_LINES)?;
+        let spare = (used / 2).max(u64::from(largest) * SPARE_REGIONS) + u64::from(SPARE_LINES);
+        let fits = |lines: &u32| largest <= MAX_SLOT_LINES && *lines <= MAX_LINES;
+        let lines = u32::try_from(u64::from(before) + used + spare).ok();
+        plan.lines = lines.filter(fits)?;
         Some(plan)
     }
 
@@ -173,7 +176,7 @@ impl Index {
             numbers: HashMap::new(),
             half_free: None,
             whole: HashMap::new(),
-            sums: Sums::default(),
+            sum: 0,
         };
         for block in plan.blocks() {
             index.note(block);
@@ -185,7 +188,7 @@ impl Index {
             };
             written.expect("the plan counted the lines");
         });
-        index.sums.forget();
+        index.sum = index.summed();
         index
     }
 
@@ -193,17 +196,18 @@ impl Index {
         let line = self.whole(run.is_v6, run.standing)?;
         for region in run.regions() {
             let slot = Slot::new(line, 1, self.filter_bits, wide.contains(region));
-            self.memory.publish(word_of(region), slot.0);
+            self.publish_slot(region, slot);
         }
         Ok(())
     }
 
-    /// Whether the index is as it was when this was asked last, but for what was written here
-    /// since. Somebody else's write between one here and the next question is taken for ours: a
-    /// comparison finds it.
-    pub(super) fn is_as_written(&mut self) -> bool {
-        let used = &self.memory.plain()[..self.next as usize * WORDS];
-        self.sums.agree(used)
+    /// Whether the index is as it was written here, as far as a sum over it tells.
+    pub(super) fn is_as_written(&self) -> bool {
+        self.summed() == self.sum
+    }
+
+    fn summed(&self) -> u64 {
+        sum::of(&self.memory.plain()[..self.next as usize * WORDS])
     }
 
     /// Puts the standings of one region in force: `nodes` are what covers it and what lies inside,
@@ -263,8 +267,20 @@ impl Index {
     }
 
     fn write_line(&mut self, line: u32, words: &Line) {
-        self.memory.write(line * WORDS as u32, words);
-        self.sums.changed(u64::from(line) * WORDS as u64);
+        for (at, word) in (line * WORDS as u32..).zip(words) {
+            self.put(at, *word);
+        }
+    }
+
+    /// The one way to write, which keeps the sum: of what was there, as it is read, and of what is
+    /// there now.
+    fn put(&mut self, at: u32, word: u64) {
+        let before = sum::term(at, self.memory.word(at));
+        self.sum = self
+            .sum
+            .wrapping_sub(before)
+            .wrapping_add(sum::term(at, word));
+        self.memory.publish(at, word);
     }
 
     /// The bit of a block, counted from the first word of the index on.
@@ -278,9 +294,11 @@ impl Index {
 
     fn note(&mut self, block: Block) {
         let bit = self.filter_bit(block);
-        if self.memory.set_bit(bit) {
+        let (at, mask) = ((bit / 64) as u32, 1u64 << (bit % 64));
+        let word = self.memory.word(at);
+        if word & mask == 0 {
             self.filled += 1;
-            self.sums.changed(bit / 64);
+            self.put(at, word | mask);
         }
     }
 
@@ -300,8 +318,7 @@ impl Index {
     }
 
     fn publish_slot(&mut self, region: Region, slot: Slot) {
-        self.memory.publish(word_of(region), slot.0);
-        self.sums.changed(u64::from(word_of(region)));
+        self.put(word_of(region), slot.0);
     }
 
     /// The line of a region that is one range.
@@ -348,9 +365,8 @@ impl Index {
         };
         for (word, value) in half_line(standing).into_iter().enumerate() {
             let at = number * (WORDS / 2) as u32 + word as u32;
-            self.memory.publish(at, value);
+            self.put(at, value);
         }
-        self.sums.changed(u64::from(number) * (WORDS / 2) as u64);
         self.numbers.insert(standing, number);
         Ok(number)
     }

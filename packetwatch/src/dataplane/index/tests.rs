@@ -119,6 +119,7 @@ proptest! {
             if outgrown {
                 index = built(&nodes);
             }
+            prop_assert!(index.is_as_written());
             for address in edges(&nodes) {
                 let found = index.standing(&key(address.into()));
                 prop_assert_eq!(found, scan(&nodes, address), "{}", address);
@@ -188,7 +189,9 @@ fn what_somebody_else_writes_is_found() {
     let region = |p: &str| Region::containing(p.parse().unwrap());
 
     let index = built(&nodes);
+    assert!(index.is_as_written());
     index.memory.publish(word_of(region("10.1.0.0")), 0);
+    assert!(!index.is_as_written());
     let found = index.compare(&plan());
     assert_eq!((found.missing, found.example), (1, Some(nodes[0].0)));
 
@@ -207,11 +210,29 @@ fn what_somebody_else_writes_is_found() {
     let found = index.compare(&plan());
     assert_eq!((found.changed, found.example), (1, Some(nodes[1].0)));
 
-    let mut index = built(&nodes);
-    for line in FILTER..FILTER + (1 << index.filter_bits) / 512 {
-        index.write_line(line, &[0; WORDS]);
+    let index = built(&nodes);
+    for at in 0..(1 << index.filter_bits) / 64 {
+        index.memory.publish(FILTER * WORDS as u32 + at, 0);
     }
+    assert!(!index.is_as_written());
     let found = index.compare(&plan());
     // A /24, the 256 of a /16, and a /48.
     assert_eq!((found.missing, found.changed, found.foreign), (258, 0, 0));
+}
+
+#[test]
+fn a_region_that_is_nearly_all_there_is_takes_several_writes() {
+    let host = |n: u64| -> IpNet {
+        let bits = 0x2a02_u128 << 112 | u128::from(n) << 65;
+        IpNet::from(IpAddr::from(Ipv6Addr::from_bits(bits)))
+    };
+    let mut nodes = numbered((0..60_000).map(host).collect());
+    let mut index = built(&nodes);
+    let region = Region::containing(nodes[0].0.addr());
+    for n in 0..4 {
+        let prefix = host(70_000 + n);
+        nodes.push((prefix, deny(1)));
+        index.set(region, &nodes).unwrap();
+        assert_eq!(index.standing(&key(prefix)), deny(1));
+    }
 }

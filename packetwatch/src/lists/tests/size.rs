@@ -95,6 +95,51 @@ fn replaced_lists_and_many_bans_stay_within_a_multiple_of_the_largest() {
     assert_bounded(longest, largest);
 }
 
+#[test]
+fn what_comes_and_goes_beside_a_replaced_list_leaves_nothing() {
+    let disk = Disk::new(0);
+    let lists = lists_on(&disk);
+    lists
+        .replace(List::Deny, (0..100).map(entry).collect())
+        .unwrap();
+    let (mut longest, mut largest) = (0, 0);
+    for round in 1..=30 {
+        let first = round * 1_000;
+        let others = (first..first + 1_000).map(entry).collect();
+        lists.add(List::Deny, others).unwrap();
+        largest = largest.max(compacted(&disk));
+        for i in first..first + 1_000 {
+            lists.remove(List::Deny, entry(i).prefix).unwrap();
+        }
+        // And some that the record has.
+        lists.remove(List::Deny, entry(round).prefix).unwrap();
+        lists.flush();
+        longest = longest.max(disk.len().unwrap());
+    }
+    assert_bounded(longest, largest);
+    drop(lists);
+    let lists = lists_on(&disk);
+    assert_eq!(lists.counts().deny.v4, 70);
+    assert!(compacted(&disk) < SLACK, "{}", compacted(&disk));
+}
+
+#[test]
+fn many_changes_of_a_replaced_list_are_taken_into_its_record() {
+    let disk = Disk::new(0);
+    let lists = lists_on(&disk);
+    lists
+        .replace(List::Deny, (0..4_000).map(entry).collect())
+        .unwrap();
+    let whole = compacted(&disk);
+    for i in 0..3_500 {
+        lists.remove(List::Deny, entry(i).prefix).unwrap();
+        lists.flush();
+    }
+    assert!(compacted(&disk) < whole, "{} {whole}", compacted(&disk));
+    drop(lists);
+    assert_eq!(lists_on(&disk).counts().deny.v4, 500);
+}
+
 /// The journal of these lists as a kill leaves it: redb gives back what it can when it is closed.
 fn killed(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();

@@ -392,3 +392,35 @@ fn what_the_kernel_refuses_is_taken_back_everywhere() {
     assert_eq!(f.listed(List::Deny), ["10.0.0.0/8"]);
     assert_eq!(f.verdict("192.0.2.1"), None);
 }
+
+#[test]
+fn a_replaced_list_of_less_than_a_hundred_thousand_is_counted_by_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let capacity = Capacity {
+        lists: 300_000,
+        bans: 8,
+    };
+    let clock = Clock::movable();
+    let lists = Lists::open(dir.path(), FakeMaps::default(), capacity, clock).unwrap();
+    let many = |range: std::ops::Range<u32>| -> Vec<NewEntry> {
+        let address = |n: u32| IpNet::from(IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
+        let entry = |n| NewEntry {
+            prefix: address(n),
+            reason: None,
+            ttl: None,
+        };
+        range.map(entry).collect()
+    };
+    let is_counted = || {
+        let page = lists.page(List::Deny, PageQuery::default()).unwrap();
+        page.entries.iter().all(|row| row.packets.is_some())
+    };
+    lists.replace(List::Deny, many(0..60_000)).unwrap();
+    assert!(is_counted());
+    lists.replace(List::Deny, many(60_000..120_000)).unwrap();
+    assert!(is_counted(), "what went has left its slots");
+    lists.replace(List::Deny, many(0..100_001)).unwrap();
+    assert!(!is_counted());
+    lists.replace(List::Deny, many(0..50_000)).unwrap();
+    assert!(is_counted(), "what stays is counted from now on");
+}
