@@ -106,7 +106,7 @@ fn a_capacity_below_the_journal_is_refused() {
     };
     let refused = open(1, 1).unwrap_err().to_string();
     assert!(
-        refused.contains("2 lists") && refused.contains("raise capacity.lists"),
+        refused.contains("2 entries of lists") && refused.contains("raise capacity.lists"),
         "{refused}"
     );
     let refused = open(2, 0).unwrap_err().to_string();
