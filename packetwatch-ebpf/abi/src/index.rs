@@ -216,9 +216,9 @@ fn last_line(slot: Slot, begins_before: impl Fn(u32) -> bool) -> u32 {
     first
 }
 
-/// Two standings a line; number 0 is none, since line 0 holds slots.
+/// The standing of a range by its number: two a line, and number 0 is none, since line 0 holds slots.
 #[inline(always)]
-fn standing<'a>(number: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Option<Standing> {
+pub fn standing<'a>(number: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Option<Standing> {
     if number == 0 {
         return None;
     }

@@ -54,7 +54,7 @@ impl Error {
         match *map {
             "LISTS" => "lists",
             "LIST_HITS" => "list_hits",
-            "BANS" => "bans",
+            "BANS" | "BAN_HITS" => "bans",
             "CALLERS" => "callers",
             _ => "other",
         }

@@ -1,7 +1,7 @@
 //! The lists on disk: one redb file, one transaction a change.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
@@ -12,53 +12,27 @@ use std::{
 use ipnet::IpNet;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
-    ReadableTableMetadata as _, StorageBackend, StorageError, TableDefinition,
-    backends::FileBackend,
+    Builder, Database, DatabaseError, Durability, ReadableTableMetadata as _, StorageBackend,
+    StorageError, backends::FileBackend,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
 use super::{
     entry::List,
     error::{JournalError, OpenError},
     event,
-    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, Unreadable, VERSION},
+    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord},
+    tables::{BANS, Contents, LISTS, OFFENCES, REMOVED, load, records, rows_of, unopened},
 };
-
-/// Keys are prefixes as people write them, values are JSON records.
-type Table = TableDefinition<'static, &'static str, &'static [u8]>;
-
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const ALLOW: Table = TableDefinition::new("allow");
-const DENY: Table = TableDefinition::new("deny");
-/// Lists that were replaced whole, by name; the rows of [`ALLOW`] and [`DENY`] are what has changed
-/// of them since.
-const LISTS: Table = TableDefinition::new("lists");
-const BANS: Table = TableDefinition::new("bans");
-const OFFENCES: Table = TableDefinition::new("offences");
-
-/// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
-const REMOVED: &[u8] = b"";
 
 /// A list is written whole again when its rows are more than half of its record and these.
 const ROWS_BESIDE: u64 = 1000;
-
-/// The row of [`META`] with the version of the tables.
-const VERSION_KEY: &str = "version";
 
 /// The lists are in memory as it is; redb's default of 1 GiB would hold them twice.
 const CACHE_BYTES: usize = 8 << 20;
 
 /// What a file may have beyond twice its contents when a daemon has started. A new one has 1 MiB.
 pub(super) const SLACK: u64 = 2 << 20;
-
-/// Everything the journal holds.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Contents {
-    pub(super) entries: Vec<(List, IpNet, EntryRecord)>,
-    pub(super) bans: Vec<(IpNet, BanRecord)>,
-    pub(super) offences: Vec<(IpNet, OffenceRecord)>,
-}
 
 /// Rows to be written in one transaction; `None` removes.
 #[derive(Debug, Default)]
@@ -297,13 +271,6 @@ impl Journal {
     }
 }
 
-fn rows_of(list: List) -> Table {
-    match list {
-        List::Allow => ALLOW,
-        List::Deny => DENY,
-    }
-}
-
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -339,174 +306,4 @@ fn write<R: Serialize>(
         None => table.remove(key.as_str())?,
     };
     Ok(())
-}
-
-/// Makes the tables of a new file, reads those of an old one.
-fn load(
-    database: &Database,
-    path: &Path,
-) -> Result<(Contents, Vec<(List, ListRecord)>), OpenError> {
-    let failed = |error: redb::Error| unread(path, error);
-    let version = prepare(database).map_err(failed)?;
-    if version > VERSION {
-        return Err(newer(path, version));
-    }
-    let mut contents = Contents::default();
-    let whole: Vec<(String, Option<ListRecord>)> =
-        read(database, LISTS, path, |name| Ok(name.to_owned()))?;
-    let named = |list: List| {
-        let mut whole = whole.iter();
-        let record =
-            whole.find_map(|(name, record)| record.as_ref().filter(|_| *name == list.as_str()));
-        Some((list, record?.clone()))
-    };
-    let whole: Vec<(List, ListRecord)> = [List::Allow, List::Deny]
-        .into_iter()
-        .filter_map(named)
-        .collect();
-    for list in [List::Allow, List::Deny] {
-        let rows: Vec<(IpNet, Option<EntryRecord>)> = read(database, rows_of(list), path, prefix)?;
-        let changed: HashSet<IpNet> = rows.iter().map(|(prefix, _)| *prefix).collect();
-        let recorded = whole.iter().filter(|(of, _)| *of == list);
-        let kept = recorded
-            .flat_map(|(_, record)| record.entries())
-            .filter(|(prefix, _)| !changed.contains(prefix));
-        let rows = rows.into_iter();
-        let rows = rows.filter_map(|(prefix, record)| Some((prefix, record?)));
-        let entries = kept.chain(rows);
-        let entries = entries.map(|(prefix, record)| (list, prefix, record));
-        contents.entries.extend(entries);
-    }
-    contents.bans = all(read(database, BANS, path, prefix)?);
-    contents.offences = all(read(database, OFFENCES, path, prefix)?);
-    Ok((contents, whole))
-}
-
-/// The version of the tables; sets it if there is none. A newer file is left as it is.
-fn prepare(database: &Database) -> Result<u64, redb::Error> {
-    let transaction = database.begin_write()?;
-    let found = {
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get(VERSION_KEY)?.map(|version| version.value());
-        if found.is_none_or(|version| version < VERSION) {
-            meta.insert(VERSION_KEY, VERSION)?;
-        }
-        found
-    };
-    if found.is_some_and(|version| version >= VERSION) {
-        transaction.abort()?;
-    } else {
-        // Version 1 had no lists in one record.
-        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES] {
-            transaction.open_table(table)?;
-        }
-        transaction.commit()?;
-    }
-    Ok(found.unwrap_or(VERSION))
-}
-
-/// The whole lists of a file that was read before.
-fn records(database: &Database) -> Result<Vec<(List, ListRecord)>, redb::Error> {
-    let table = database.begin_read()?.open_table(LISTS)?;
-    let mut records = Vec::new();
-    for list in [List::Allow, List::Deny] {
-        let Some(value) = table.get(list.as_str())? else {
-            continue;
-        };
-        let record = record::decode(value.value());
-        let record = record.map_err(|_| redb::Error::Corrupted(list.as_str().to_owned()))?;
-        records.push((list, record));
-    }
-    Ok(records)
-}
-
-fn prefix(key: &str) -> Result<IpNet, String> {
-    let prefix: Result<IpNet, _> = key.parse();
-    prefix
-        .map(|prefix| prefix.trunc())
-        .map_err(|error| error.to_string())
-}
-
-fn all<K, R>(rows: Vec<(K, Option<R>)>) -> Vec<(K, R)> {
-    let rows = rows.into_iter();
-    rows.filter_map(|(key, record)| Some((key, record?)))
-        .collect()
-}
-
-/// The rows of a table; `None` is [`REMOVED`].
-fn read<K, R: DeserializeOwned>(
-    database: &Database,
-    table: Table,
-    path: &Path,
-    read_key: fn(&str) -> Result<K, String>,
-) -> Result<Vec<(K, Option<R>)>, OpenError> {
-    let rows = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
-        let table = database.begin_read()?.open_table(table)?;
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            let (key, value) = row?;
-            rows.push((key.value().to_owned(), value.value().to_owned()));
-        }
-        Ok(rows)
-    };
-    let damaged = |key: &str, cause: String| OpenError::Damaged {
-        path: path.to_owned(),
-        cause: format!("{key}: {cause}"),
-    };
-    rows()
-        .map_err(|error| unread(path, error))?
-        .into_iter()
-        .map(|(key, value)| {
-            let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
-            if value == REMOVED {
-                return Ok((name, None));
-            }
-            let record = record::decode(&value).map_err(|unreadable| match unreadable {
-                Unreadable::Newer(version) => newer(path, version),
-                Unreadable::Damaged(cause) => damaged(&key, cause),
-            })?;
-            Ok((name, Some(record)))
-        })
-        .collect()
-}
-
-fn newer(path: &Path, found: u64) -> OpenError {
-    OpenError::Newer {
-        path: path.to_owned(),
-        found,
-        known: VERSION,
-    }
-}
-
-fn unopened(path: &Path, error: DatabaseError) -> OpenError {
-    let path = path.to_owned();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            OpenError::Locked { path }
-        }
-        error => unread(&path, error.into()),
-    }
-}
-
-/// Tells a damaged file from a disk that fails.
-fn unread(path: &Path, error: redb::Error) -> OpenError {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    let path = path.to_owned();
-    let damaged = match &error {
-        redb::Error::Io(io) => matches!(io.kind(), InvalidData | UnexpectedEof),
-        redb::Error::Corrupted(_)
-        | redb::Error::UpgradeRequired(_)
-        | redb::Error::RepairAborted
-        | redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TableIsMultimap(_)
-        | redb::Error::TableDoesNotExist(_)
-        | redb::Error::TypeDefinitionChanged { .. } => true,
-        _ => false,
-    };
-    if damaged {
-        let cause = error.to_string();
-        OpenError::Damaged { path, cause }
-    } else {
-        OpenError::Journal(JournalError::new(&path, error))
-    }
 }

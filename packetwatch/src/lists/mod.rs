@@ -25,6 +25,7 @@ mod record;
 mod schedule;
 mod state;
 mod sweep;
+mod tables;
 mod writes;
 
 use std::{
@@ -47,10 +48,11 @@ use crate::clock::Clock;
 pub use crate::dataplane::Differences;
 use bans::Bans;
 use flusher::{Flusher, Wake};
-use journal::{Contents, Journal};
+use journal::Journal;
 use offences::Offences;
 use projection::Projection;
 use state::{About, Change, Draft, State};
+use tables::Contents;
 
 /// The lists. Clones share them; the last one to go writes what is not yet in the journal.
 ///

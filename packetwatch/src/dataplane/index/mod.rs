@@ -21,7 +21,7 @@ use packetwatch_abi::{
     Prefix, Standing,
     index::{
         Block, FILTER, Line, MAX_LINES, MAX_SLOT_LINES, RANGES_V4, RANGES_V6, SLOT_LINES, Slot,
-        WORDS, half_line, look_up,
+        WORDS, half_line, look_up, standing,
     },
 };
 
@@ -188,7 +188,6 @@ impl Index {
             };
             written.expect("the plan counted the lines");
         });
-        index.sum = index.summed();
         index
     }
 
@@ -203,11 +202,8 @@ impl Index {
 
     /// Whether the index is as it was written here, as far as a sum over it tells.
     pub(super) fn is_as_written(&self) -> bool {
-        self.summed() == self.sum
-    }
-
-    fn summed(&self) -> u64 {
-        sum::of(&self.memory.plain()[..self.next as usize * WORDS])
+        let used = &self.memory.plain()[..self.next as usize * WORDS];
+        sum::of(used) == self.sum
     }
 
     /// Puts the standings of one region in force: `nodes` are what covers it and what lies inside,
@@ -389,25 +385,15 @@ impl Index {
             for (at, number) in unpack(region.is_v6, line) {
                 let at = at.max(region.bounds().0);
                 if begins.last().is_none_or(|last| last.at != at) {
-                    let standing = self.read_standing(number);
-                    begins.push(Begin { at, standing });
+                    let standing = standing(number, |line| self.line(line));
+                    begins.push(Begin {
+                        at,
+                        standing: standing.unwrap_or_default(),
+                    });
                 }
             }
         }
         begins
-    }
-
-    fn read_standing(&self, number: u32) -> Standing {
-        let Some(line) = self.line(number / 2).filter(|_| number != 0) else {
-            return Standing::default();
-        };
-        let half = (number as usize % 2) * (WORDS / 2);
-        Standing {
-            allow_until: line[half],
-            deny_until: line[half + 1],
-            allow_slot: line[half + 2] as u32,
-            deny_slot: (line[half + 2] >> 32) as u32,
-        }
     }
 }
 

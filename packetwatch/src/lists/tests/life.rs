@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{disk::Disk, random::Random, *};
-use crate::lists::journal::Contents;
+use crate::lists::tables::Contents;
 
 const ROOM: Capacity = Capacity {
     lists: 4_000,

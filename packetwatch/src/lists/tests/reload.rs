@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use super::*;
-use crate::lists::journal::Contents;
+use crate::lists::tables::Contents;
 
 #[test]
 fn everything_is_as_before_after_a_restart_and_a_reboot() {
