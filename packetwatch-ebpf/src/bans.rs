@@ -1,6 +1,8 @@
 //! Bans: plain hashes that nothing but the daemon fills and empties. An LRU would let a flood of
 //! spoofed sources evict them.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, PerCpuArray},
@@ -41,7 +43,9 @@ pub enum Found {
 #[inline(always)]
 pub fn find(packet: &Packet, ingress: &Ingress) -> Found {
     let mut ended = 0;
-    for len in ingress.policy.ban_lengths[packet.source.row() & 1] {
+    for len in &ingress.policy.ban_lengths[packet.source.row() & 1] {
+        // SAFETY: of a live map value; read where it lies, since a copy of all costs as much as one
+        let len = unsafe { ptr::from_ref(len).read_volatile() };
         if len == 0 {
             break;
         }

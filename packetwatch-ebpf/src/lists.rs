@@ -7,13 +7,22 @@ use aya_ebpf::{
 };
 use packetwatch_abi::{Prefix, Standing, Tally, capacity, index};
 
-/// Each list has an index of its own size, which the flag permits (kernel 5.10); the daemon writes
-/// into it without a system call.
-type Index = Array<index::Line, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+const SLOTS: usize = (index::HALVES * index::SLOTS) as usize;
 
-/// One slot: a replaced list is a fresh index put there by one store, so no packet sees a mixture.
+/// The slots of both halves of the [`index`]. The daemon writes into it without a system call.
 #[btf_map]
-static LISTS: ArrayOfMaps<Index, 1> = ArrayOfMaps::new();
+static LIST_SLOTS: Array<u64, SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The half in force: one store replaces all lists, so no packet sees a mixture.
+#[btf_map]
+static LISTS_ACTIVE: Array<u32, 1> = Array::new();
+
+/// Each index has its own size, which the flag permits (kernel 5.10).
+type Lines = Array<index::Line, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+/// The lines of each half.
+#[btf_map]
+static LISTS: ArrayOfMaps<Lines, { index::HALVES as usize }> = ArrayOfMaps::new();
 
 #[btf_map]
 static LIST_HITS: PerCpuArray<Tally, { capacity::LISTS as usize }> = PerCpuArray::new();
@@ -21,10 +30,20 @@ static LIST_HITS: PerCpuArray<Tally, { capacity::LISTS as usize }> = PerCpuArray
 /// The standing of `source`; the daemon has resolved all prefixes that cover it into one.
 #[inline(always)]
 pub fn standing(source: &Prefix) -> Standing {
-    let standing = LISTS
-        .get(0)
-        .and_then(|lists| index::look_up(source, |line| lists.get(line)));
-    standing.unwrap_or_default()
+    listed(source).unwrap_or_default()
+}
+
+#[inline(always)]
+fn listed(source: &Prefix) -> Option<Standing> {
+    let half = *LISTS_ACTIVE.get(0)?;
+    let slot = LIST_SLOTS.get_ptr(half * index::SLOTS + index::slot_of(source))?;
+    // SAFETY: a live map value, which the daemon writes by whole words
+    let slot = index::Slot(unsafe { slot.read_volatile() });
+    if slot.0 == index::Slot::NOTHING.0 {
+        return None;
+    }
+    let lines = LISTS.get(half)?;
+    index::look_up(source, slot, |line| lines.get(line))
 }
 
 /// Counts a packet for the entry that decided on it.

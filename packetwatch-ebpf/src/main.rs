@@ -1,11 +1,13 @@
 //! The XDP program: one packet in, one reason out.
 //!
 //! ```text
-//!  frame ─► packet::parse_packet ─► verdict::judge ─► exit::count ─► PASS or DROP
-//!             who sent it,      │ lists: allow, deny
-//!             is it a call      │ bans
-//!                               │ callers: count, thresholds
-//!                               └─► events: calls to the log, offences to the rule loop
+//!  frame ─► verdict::judge ─► exit::count ─► PASS or DROP
+//!             │ packet: who sent it
+//!             │ lists: allow, deny
+//!             │ bans
+//!             │ packet: is it a call
+//!             │ callers: count, thresholds
+//!             └─► events: calls to the log, offences to the rule loop
 //! ```
 //!
 //! Every outcome is a `Reason`; the table in `packetwatch-abi` alone says which reasons drop, and
@@ -38,7 +40,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
-use packetwatch_abi::{Action, Policy, Reason};
+use packetwatch_abi::{Action, Policy};
 
 /// What is known of a packet before its bytes are looked at.
 pub struct Ingress {
@@ -60,12 +62,7 @@ pub fn packetwatch(ctx: XdpContext) -> u32 {
     };
     let mut room = MaybeUninit::uninit();
     let packet = packet::Packet::zero(&mut room);
-    // SAFETY: the program's own context, and a packet of its own
-    let unjudged = unsafe { packet::parse_packet(ctx.ctx, &raw mut *packet) };
-    let reason = match Reason::from_number(unjudged as u32) {
-        None | Some(Reason::Pass) => verdict::judge(packet, &ingress),
-        Some(reason) => reason,
-    };
+    let reason = verdict::judge(&ctx, packet, &ingress);
     debug!(&ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
     exit::count(packet, &ingress, reason);
     match reason.action() {

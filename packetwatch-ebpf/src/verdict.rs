@@ -1,5 +1,6 @@
 //! The verdict, in its order: allow, deny, ban, threshold, pass.
 
+use aya_ebpf::programs::XdpContext;
 use packetwatch_abi::Reason;
 
 use crate::{
@@ -20,8 +21,8 @@ pub enum Judgement {
 
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
 #[inline(always)]
-pub fn judge(packet: &Packet, ingress: &Ingress) -> Reason {
-    let reason = reason(packet, ingress);
+pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
+    let reason = reason(ctx, packet, ingress);
     if packet.is_told(ingress.policy, reason) {
         events::call(packet, ingress, reason);
     }
@@ -29,25 +30,45 @@ pub fn judge(packet: &Packet, ingress: &Ingress) -> Reason {
 }
 
 #[inline(always)]
-fn reason(packet: &Packet, ingress: &Ingress) -> Reason {
-    let standing = lists::standing(&packet.source);
-    let judgement = if ingress.now < standing.allow_until {
-        lists::hit(standing.allow_slot, packet.bytes);
-        Judgement::CountOnly
-    } else if ingress.now < standing.deny_until {
-        lists::hit(standing.deny_slot, packet.bytes);
-        return Reason::Deny;
-    } else {
-        match bans::find(packet, ingress) {
-            Found::Banned => return Reason::Ban,
-            Found::EndedAt(ended) => Judgement::Thresholds { ended },
-        }
+fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
+    // What a list or a ban drops needs no more than its sender, unless the log is to tell its ports.
+    let is_glanced = ingress.policy.observe == 0 && packet.glance(ctx);
+    if !is_glanced && let Some(reason) = packet.parse(ctx) {
+        return reason;
+    }
+    let judgement = match of_sender(packet, ingress) {
+        Ok(judgement) => judgement,
+        Err(reason) => return reason,
     };
+    if is_glanced && let Some(reason) = packet.parse(ctx) {
+        return reason;
+    }
     let over = callers::count(packet, ingress, judgement);
     match judgement {
         Judgement::CountOnly => Reason::Allow,
         Judgement::Thresholds { .. } if over => Reason::Threshold,
         Judgement::Thresholds { .. } if packet.malformed => Reason::Malformed,
         Judgement::Thresholds { .. } => Reason::Pass,
+    }
+}
+
+/// What lists and bans say.
+///
+/// # Errors
+/// [`Reason::Deny`] or [`Reason::Ban`]: the packet is not counted.
+#[inline(always)]
+fn of_sender(packet: &Packet, ingress: &Ingress) -> Result<Judgement, Reason> {
+    let standing = lists::standing(&packet.source);
+    if ingress.now < standing.allow_until {
+        lists::hit(standing.allow_slot, packet.bytes);
+        return Ok(Judgement::CountOnly);
+    }
+    if ingress.now < standing.deny_until {
+        lists::hit(standing.deny_slot, packet.bytes);
+        return Err(Reason::Deny);
+    }
+    match bans::find(packet, ingress) {
+        Found::Banned => Err(Reason::Ban),
+        Found::EndedAt(ended) => Ok(Judgement::Thresholds { ended }),
     }
 }

@@ -11,7 +11,7 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
-use packetwatch_abi::index::{Line, Slot, WORDS};
+use packetwatch_abi::index::{Line, SLOTS, Slot};
 use packetwatch_abi::{Ban, BanKeyV4};
 
 /// The commands and constants of `bpf(2)` that aya has no call for.
@@ -55,9 +55,18 @@ impl Intruder {
         }
     }
 
-    /// The lists in force.
+    /// The lines of the lists in force.
     pub fn lists(&self) -> Lists {
-        self.outer_lists().get(&0, 0).expect("lists are in force")
+        let lines = self.outer_lists().get(&self.active_half(), 0);
+        lines.expect("lists are in force")
+    }
+
+    /// Which half of the index is in force, 0 or 1.
+    fn active_half(&self) -> u32 {
+        let active: Array<MapData, u32> = Map::Array(self.map("LISTS_ACTIVE"))
+            .try_into()
+            .expect("an array");
+        active.get(&0, 0).expect("read LISTS_ACTIVE")
     }
 
     /// Lets nobody write the tallies of the lists from user space any more, the daemon included.
@@ -70,20 +79,20 @@ impl Intruder {
     /// Takes everything that is listed in the /16 of a network out of the lists in force, and
     /// returns what pointed to it.
     pub fn unlist(&self, network: Ipv4Net) -> Slot {
-        let mut lists = self.lists();
-        let slot = network.addr().to_bits() >> 16;
-        let (at, word) = (slot / WORDS as u32, slot as usize % WORDS);
-        let mut line = lists.get(&at, 0).expect("read the lists");
-        let before = Slot(std::mem::take(&mut line[word]));
-        lists.set(at, line, 0).expect("write the lists");
-        before
+        let mut slots: Array<MapData, u64> = Map::Array(self.map("LIST_SLOTS"))
+            .try_into()
+            .expect("an array");
+        let at = self.active_half() * SLOTS + (network.addr().to_bits() >> 16);
+        let before = slots.get(&at, 0).expect("read the slots");
+        slots.set(at, 0, 0).expect("write the slots");
+        Slot(before)
     }
 
     /// Puts an empty index in the place of the lists.
     pub fn replace_lists(&self) {
         const FLAGS: u32 = 1 << 10 | 1 << 12;
         let empty = Lists::create(1024, FLAGS).expect("make an index");
-        let replaced = self.outer_lists().set(0, &empty, 0);
+        let replaced = self.outer_lists().set(self.active_half(), &empty, 0);
         replaced.expect("replace the lists");
     }
 

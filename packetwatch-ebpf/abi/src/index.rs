@@ -1,20 +1,25 @@
 //! The prefixes of both lists as sorted ranges of addresses: one look-up, whatever their number.
 //!
 //! The daemon resolves all prefixes that overlap into ranges that do not, each with one
-//! [`Standing`], so that the program finds a source's standing by its place among them. Everything
-//! lies in lines of 64 bytes, a cache line each:
+//! [`Standing`], so that the program finds a source's standing by its place among them:
 //!
 //! ```text
-//!  line 0          one word for each /16 of IPv4   ─┐ slot: where the ranges of its addresses
-//!  line SLOT_LINES one word for each /16 of IPv6   ─┘ are, in lines; 0 if nothing is listed there
-//!  line FILTER     2^n bits: a hashed presence of each /24, /32 and /48 that may be listed
-//!  behind it       ranges and standings, in any order, added at the end
+//!  slots           one word for each /16 of IPv4, then for each /16 of IPv6: where the ranges of
+//!                  its addresses are, in lines; 0 if nothing is listed there
+//!  lines           of 64 bytes, a cache line each
+//!    from line 0   2^n bits: a hashed presence of each /24, /32 and /48 that may be listed
+//!    behind them   ranges and standings, in any order, added at the end
 //! ```
 //!
 //! A good source costs one word, and one or two bits if something nearby is listed; only a source
-//! that may be listed pays for the search. Lines behind the filter are never written twice while a
-//! map is in force: a change of a slot adds its new ranges at the end and then swings the slot's
+//! that may be listed pays for the search. Lines behind the filter are never written twice while an
+//! index is in force: a change of a slot adds its new ranges at the end and then swings the slot's
 //! word to them, in one store.
+//!
+//! There are two halves, of which one is in force: the slots of both are one array, since a look-up
+//! in an array that is known when the program is loaded costs no call; the lines of each are a map
+//! of their own size. What replaces all lists is built in the other half, and put in force by the
+//! store of its number.
 
 use crate::{list::Standing, prefix::Prefix};
 
@@ -25,11 +30,11 @@ pub const WORDS: usize = 8;
 /// Leading bits of an address that choose its slot.
 pub const SLOT_BITS: u32 = 16;
 
-/// Lines of the slots of one family.
-pub const SLOT_LINES: u32 = (1 << SLOT_BITS) / WORDS as u32;
+/// Slots of both families, a word each.
+pub const SLOTS: u32 = 2 << SLOT_BITS;
 
-/// The first line of the filter.
-pub const FILTER: u32 = 2 * SLOT_LINES;
+/// One in force, one to build the next in.
+pub const HALVES: u32 = 2;
 
 /// Ranges of a line: of IPv4 a word each, of IPv6 two words and half of one.
 pub const RANGES_V4: usize = 8;
@@ -67,6 +72,7 @@ impl Slot {
         )
     }
 
+    /// The line of its first range.
     #[inline(always)]
     pub const fn first(self) -> u32 {
         self.0 as u32 & ((1 << FIRST_BITS) - 1)
@@ -113,17 +119,29 @@ impl Block {
     }
 }
 
-/// What the lists say of `source`, an address; `None` if nothing. `line` reads a line of the index.
+/// The number of the slot of `source`, an address: below [`SLOTS`].
+#[inline(always)]
+pub const fn slot_of(source: &Prefix) -> u32 {
+    let region = u32::from_be(source.addr[0]) >> (32 - SLOT_BITS);
+    (source.row() as u32) << SLOT_BITS | region
+}
+
+/// What the lists say of `source`, an address, whose slot is given; `None` if nothing. `line` reads
+/// a line.
 #[inline(always)]
 pub fn look_up<'a>(
     source: &Prefix,
+    slot: Slot,
     line: impl Fn(u32) -> Option<&'a Line> + Copy,
 ) -> Option<Standing> {
+    if slot.0 == Slot::NOTHING.0 {
+        return None;
+    }
     let number = if source.row() == 0 {
-        number_v4(u32::from_be(source.addr[0]), line)?
+        number_v4(u32::from_be(source.addr[0]), slot, line)?
     } else {
         let [high, low] = halves(source.addr);
-        number_v6(high, low, line)?
+        number_v6(high, low, slot, line)?
     };
     standing(number, line)
 }
@@ -139,9 +157,12 @@ pub const fn halves(addr: [u32; 4]) -> [u64; 2] {
 }
 
 #[inline(always)]
-fn number_v4<'a>(addr: u32, line: impl Fn(u32) -> Option<&'a Line> + Copy) -> Option<u32> {
-    let slot = Slot(word(addr >> 16, line)?);
-    if slot == Slot::NOTHING || !(slot.is_wide() || is_present(Block::V4(addr >> 8), slot, line)) {
+fn number_v4<'a>(
+    addr: u32,
+    slot: Slot,
+    line: impl Fn(u32) -> Option<&'a Line> + Copy,
+) -> Option<u32> {
+    if !(slot.is_wide() || is_present(Block::V4(addr >> 8), slot, line)) {
         return None;
     }
     // Behind any range that begins at the address, whatever its standing.
@@ -159,12 +180,9 @@ fn number_v4<'a>(addr: u32, line: impl Fn(u32) -> Option<&'a Line> + Copy) -> Op
 fn number_v6<'a>(
     high: u64,
     low: u64,
+    slot: Slot,
     line: impl Fn(u32) -> Option<&'a Line> + Copy,
 ) -> Option<u32> {
-    let slot = Slot(word(WORDS as u32 * SLOT_LINES + (high >> 48) as u32, line)?);
-    if slot == Slot::NOTHING {
-        return None;
-    }
     let may_be_listed = slot.is_wide()
         || is_present(Block::V6Long(high >> 16), slot, line)
         || is_present(Block::V6Short((high >> 32) as u32), slot, line);
@@ -184,17 +202,11 @@ fn number_v6<'a>(
     })
 }
 
-/// The `at`-th word of the index.
-#[inline(always)]
-fn word<'a>(at: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Option<u64> {
-    Some(line(at / WORDS as u32)?[at as usize % WORDS])
-}
-
 #[inline(always)]
 fn is_present<'a>(block: Block, slot: Slot, line: impl Fn(u32) -> Option<&'a Line>) -> bool {
     let bit = block.bit(slot.filter_bits());
-    let at = FILTER * WORDS as u32 + bit / 64;
-    word(at, line).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+    let word = bit / 64;
+    line(word / WORDS as u32).is_some_and(|line| line[word as usize % WORDS] >> (bit % 64) & 1 != 0)
 }
 
 /// The last line of a slot whose first range begins no later than what is looked for: the one that
@@ -216,7 +228,8 @@ fn last_line(slot: Slot, begins_before: impl Fn(u32) -> bool) -> u32 {
     first
 }
 
-/// The standing of a range by its number: two a line, and number 0 is none, since line 0 holds slots.
+/// The standing of a range by its number: two a line, and number 0 is none, since line 0 is the
+/// filter's.
 #[inline(always)]
 pub fn standing<'a>(number: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Option<Standing> {
     if number == 0 {

@@ -7,7 +7,9 @@
 //! | map | key | value | written by |
 //! |---|---|---|---|
 //! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the one in force | daemon |
-//! | `LISTS` | line of an [`index`] | [`index::Line`] | daemon |
+//! | `LISTS_ACTIVE` | 0 | the half of the [`index`] in force | daemon |
+//! | `LIST_SLOTS` | half, then number of a slot | [`index::Slot`] | daemon |
+//! | `LISTS` | half, then line | [`index::Line`] | daemon |
 //! | `LIST_HITS` | slot of an entry | [`Tally`] | program |
 //! | `BANS_V4`, `BANS_V6` | [`BanKeyV4`], [`BanKeyV6`] | [`Ban`] | daemon |
 //! | `BAN_FILTER` | word of a [`ban_filter_bit`] | bits | daemon |
@@ -53,7 +55,7 @@ pub use window::{BUCKETS, Bucket, epoch, place, windowed, windowed_before};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins. A build takes over links of every version, and maps of none.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {

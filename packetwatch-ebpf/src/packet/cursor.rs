@@ -66,6 +66,19 @@ impl Cursor {
         unsafe { bpf_xdp_get_buff_len(self.ctx) }
     }
 
+    /// As [`Cursor::frame_len`] of a frame whose IP packet ends `end` bytes from here. If that is in
+    /// the linear part the frame is taken to end with it: to ask the kernel for more buffers costs a
+    /// tenth of a drop, and they could hold nothing but padding.
+    #[inline(always)]
+    pub fn frame_len_of(&self, end: usize) -> u64 {
+        let linear = self.end() - self.data();
+        if self.offset + end <= linear {
+            linear as u64
+        } else {
+            self.frame_len()
+        }
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the context is the program's own.

@@ -26,6 +26,15 @@ impl EtherType {
 /// As many as Linux is likely to be configured for; it would deliver frames with more.
 const MAX_TAGS: usize = 4;
 
+const ADDRESSES: usize = 12;
+
+/// The type of a frame; `None` if it is too short. The cursor stands behind it.
+#[inline(always)]
+pub fn untagged(cursor: &mut Cursor) -> Option<EtherType> {
+    cursor.skip(ADDRESSES);
+    cursor.read().map(EtherType)
+}
+
 /// The type behind the tags; the cursor stands behind it.
 ///
 /// # Errors
@@ -33,7 +42,6 @@ const MAX_TAGS: usize = 4;
 /// what follows would reach a socket unjudged.
 #[inline(always)]
 pub fn parse(cursor: &mut Cursor) -> Result<EtherType, Reason> {
-    const ADDRESSES: usize = 12;
     cursor.skip(ADDRESSES);
     for _ in 0..=MAX_TAGS {
         let ether_type = EtherType(cursor.read().ok_or(Reason::Malformed)?);

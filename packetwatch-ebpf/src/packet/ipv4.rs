@@ -28,12 +28,23 @@ const LINK_LOCAL: u32 = 0xa9fe;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
+/// The sender, and the bytes of the packet; `None` if this is no IPv4 header.
+#[inline(always)]
+pub fn sender(cursor: &Cursor) -> Option<(Prefix, usize)> {
+    let header = header(cursor)?;
+    let total_len = u16::from_be(header.total_len) as usize;
+    Some((Prefix::address_v4(header.source), total_len))
+}
+
+#[inline(always)]
+fn header(cursor: &Cursor) -> Option<Header> {
+    let header: Header = cursor.peek()?;
+    (header.version_ihl >> 4 == 4).then_some(header)
+}
+
 #[inline(always)]
 pub fn parse(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Reason> {
-    let header: Header = cursor.peek().ok_or(Reason::Malformed)?;
-    if header.version_ihl >> 4 != 4 {
-        return Err(Reason::Malformed);
-    }
+    let header = header(cursor).ok_or(Reason::Malformed)?;
     packet.source = Prefix::address_v4(header.source);
     packet.link_local = u32::from_be(header.source) >> 16 == LINK_LOCAL;
     packet.destination[0] = header.destination;

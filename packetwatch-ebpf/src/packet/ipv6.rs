@@ -42,18 +42,41 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 
+/// More than any frame.
+const MAX_JUMBOGRAM: usize = u32::MAX as usize;
+
 /// Senders in earnest use three or four (RFC 8200 has seven kinds, one of them twice).
 const MAX_EXTENSIONS: usize = 8;
 
 const MORE_FRAGMENTS: u16 = 0x0001;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 
+/// The sender, and the bytes of the packet; `None` if this is no IPv6 header, or may be neighbour
+/// discovery.
+#[inline(always)]
+pub fn sender(cursor: &Cursor) -> Option<(Prefix, usize)> {
+    let header = header(cursor)?;
+    if header.next_header == ICMPV6 {
+        return None;
+    }
+    let len = match u16::from_be(header.payload_len) {
+        // a jumbogram, as below
+        0 => MAX_JUMBOGRAM,
+        payload_len => size_of::<Header>() + payload_len as usize,
+    };
+    Some((Prefix::address_v6(header.source), len))
+}
+
+#[inline(always)]
+fn header(cursor: &Cursor) -> Option<Header> {
+    let header: Header = cursor.peek()?;
+    (u32::from_be(header.version_class_flow) >> 28 == 6).then_some(header)
+}
+
 #[inline(always)]
 pub fn parse(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Reason> {
-    let header: Header = cursor.read().ok_or(Reason::Malformed)?;
-    if u32::from_be(header.version_class_flow) >> 28 != 6 {
-        return Err(Reason::Malformed);
-    }
+    let header = header(cursor).ok_or(Reason::Malformed)?;
+    cursor.skip(size_of::<Header>());
     if is_neighbour_discovery(cursor, &header) {
         return Err(Reason::NeighbourDiscovery);
     }

@@ -11,7 +11,7 @@ mod transport;
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use packetwatch_abi::{Policy, Prefix, Reason};
 
 use cursor::Cursor;
@@ -19,7 +19,7 @@ use ethernet::EtherType;
 
 #[repr(C)]
 pub struct Packet {
-    /// of the whole frame, all fragments of a jumbo frame included
+    /// of the whole frame, all buffers of a jumbo frame included in which its IP packet goes on
     pub bytes: u64,
     /// the address in the outermost IP header
     pub source: Prefix,
@@ -63,6 +63,36 @@ impl Packet {
             room.assume_init_mut()
         }
     }
+
+    /// Reads the sender of an untagged frame, which takes no more than a look at two headers; tells
+    /// whether it could. [`Packet::parse`] finds the same, and never a reason not to judge it.
+    #[inline(always)]
+    pub fn glance(&mut self, ctx: &XdpContext) -> bool {
+        // SAFETY: the program's own context
+        let mut cursor = unsafe { Cursor::new(ctx.ctx) };
+        let sender = match ethernet::untagged(&mut cursor) {
+            Some(EtherType::IPV4) => ipv4::sender(&cursor),
+            Some(EtherType::IPV6) => ipv6::sender(&cursor),
+            _ => None,
+        };
+        let Some((source, end)) = sender else {
+            return false;
+        };
+        self.source = source;
+        self.bytes = cursor.frame_len_of(end);
+        true
+    }
+
+    /// Reads all of the frame that counts; the reason if it is not judged by its source.
+    #[inline(always)]
+    pub fn parse(&mut self, ctx: &XdpContext) -> Option<Reason> {
+        // SAFETY: the program's own context, and a packet of its own
+        let unjudged = unsafe { parse_packet(ctx.ctx, &raw mut *self) };
+        match Reason::from_number(unjudged as u32) {
+            None | Some(Reason::Pass) => None,
+            reason => reason,
+        }
+    }
 }
 
 /// Fills in `packet`; returns 0, or the number of the [`Reason`] of a frame that is not judged by
@@ -75,12 +105,14 @@ impl Packet {
 /// `ctx` is the program's context; `packet` is null or points to a packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe extern "C" fn parse_packet(ctx: *mut xdp_md, packet: *mut Packet) -> u64 {
+unsafe extern "C" fn parse_packet(ctx: *mut xdp_md, packet: *mut Packet) -> u64 {
     // SAFETY: as the caller promises
     let (mut cursor, Some(packet)) = (unsafe { (Cursor::new(ctx), packet.as_mut()) }) else {
         return 0;
     };
-    packet.bytes = cursor.frame_len();
+    if packet.bytes == 0 {
+        packet.bytes = cursor.frame_len();
+    }
     match parse(&mut cursor, packet) {
         Ok(()) => 0,
         Err(reason) => reason as u64,

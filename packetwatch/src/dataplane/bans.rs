@@ -60,7 +60,7 @@ impl Bans {
         let capacity = info.map_err(map_error(MAP, "inspect", 0))?.max_entries();
         let filter_map: Array<MapData, u64> = take(ebpf, "BAN_FILTER")?;
         let words = IterableMap::map(&filter_map).fd().as_fd();
-        let filter = Mapped::of_map(words, BAN_FILTER_WORDS);
+        let filter = Mapped::of_map(words, 0, BAN_FILTER_WORDS);
         let filter = filter.map_err(|source| Error::Syscall {
             map: MAP,
             operation: "map into memory",

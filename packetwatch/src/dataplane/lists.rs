@@ -1,13 +1,19 @@
 //! The allow and deny lists in the kernel: one index, put in place whole or changed by region.
 
-use std::{net::IpAddr, os::fd::AsFd as _};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf,
     maps::{Array, IterableMap, MapData, of_maps::ArrayOfMaps},
 };
 use ipnet::IpNet;
-use packetwatch_abi::{Standing, index::Line};
+use packetwatch_abi::{
+    Standing,
+    index::{HALVES, Line, SLOTS, WORDS},
+};
 
 use super::{
     Dataplane, Error, MapUse,
@@ -15,6 +21,7 @@ use super::{
     index::{Differences, Index, Outgrown, Plan, Region},
     key::key,
     lock,
+    mapped::Mapped,
     object::take,
 };
 
@@ -23,12 +30,23 @@ type Lines = Array<MapData, Line>;
 const MAP: &str = "LISTS";
 
 pub(super) struct Standings {
-    outer: ArrayOfMaps<MapData, Lines>,
-    /// the one in force
-    map: Lines,
+    halves: Halves,
+    /// the lines in force
+    lines: Lines,
     index: Index,
     /// Entries, as configured.
     capacity: u32,
+}
+
+/// Where the program looks: two halves, and which of them is in force.
+struct Halves {
+    active: Array<MapData, u32>,
+    slots: Array<MapData, u64>,
+    lines: ArrayOfMaps<MapData, Lines>,
+    /// as written here
+    in_force: u32,
+    /// the other half may still be looked into
+    is_other_in_use: bool,
 }
 
 /// What became of a change of some regions.
@@ -43,49 +61,100 @@ pub enum Change {
 
 impl Standings {
     pub(super) fn new(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, Error> {
-        let mut outer: ArrayOfMaps<MapData, Lines> = take(ebpf, MAP)?;
-        let (map, index) = build(&[], capacity)?;
-        outer
-            .set(0, &map, 0)
-            .map_err(map_error(MAP, "switch", capacity))?;
+        let mut halves = Halves {
+            active: take(ebpf, "LISTS_ACTIVE")?,
+            slots: take(ebpf, "LIST_SLOTS")?,
+            lines: take(ebpf, MAP)?,
+            in_force: 0,
+            is_other_in_use: false,
+        };
+        let (lines, index) = halves.build(&[], capacity)?;
+        halves.switch_to(&lines, capacity)?;
         Ok(Self {
-            outer,
-            map,
+            halves,
+            lines,
             index,
             capacity,
         })
     }
 
-    /// What the program looks into: a handle of its own.
-    fn in_force(&self) -> Result<Option<Lines>, Error> {
-        match self.outer.get(&0, 0) {
-            Ok(lines) => Ok(Some(lines)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(map_error(MAP, "read", 0)(error)),
-        }
-    }
-
     pub(super) fn usage(&self, listed: u64) -> MapUse {
+        let slots = u64::from(HALVES * SLOTS) * size_of::<u64>() as u64;
         MapUse {
             map: "lists",
             entries: Some(listed),
             capacity: self.capacity.into(),
-            bytes: self.index.bytes(),
+            bytes: slots + self.index.bytes(),
         }
     }
 }
 
-fn build(nodes: &[(IpNet, Standing)], capacity: u32) -> Result<(Lines, Index), Error> {
-    let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
-    let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
-    let map = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
-    let index = Index::build(&plan, IterableMap::map(&map).fd().as_fd());
-    let index = index.map_err(|source| Error::Syscall {
+impl Halves {
+    fn other(&self) -> u32 {
+        HALVES - 1 - self.in_force
+    }
+
+    /// Builds an index in the half that is not in force.
+    fn build(
+        &mut self,
+        nodes: &[(IpNet, Standing)],
+        capacity: u32,
+    ) -> Result<(Lines, Index), Error> {
+        let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
+        self.leave_other()?;
+        let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
+        let lines = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
+        let slots = IterableMap::map(&self.slots).fd().as_fd();
+        let slots = mapped(slots, self.other() * SLOTS, SLOTS)?;
+        slots.clear();
+        let words = IterableMap::map(&lines).fd().as_fd();
+        let words = mapped(words, 0, plan.lines * WORDS as u32)?;
+        Ok((lines, Index::build(&plan, slots, words)))
+    }
+
+    /// Puts the half that was built in force, by one store; then lets go of the former.
+    fn switch_to(&mut self, lines: &Lines, capacity: u32) -> Result<(), Error> {
+        let next = self.other();
+        self.lines
+            .set(next, lines, 0)
+            .map_err(map_error(MAP, "write", capacity))?;
+        self.active
+            .set(0, next, 0)
+            .map_err(map_error(MAP, "switch", capacity))?;
+        self.in_force = next;
+        self.is_other_in_use = true;
+        // What fails here is tried again before the other half is needed.
+        if self.leave_other().is_ok() {
+            // Both halves have the new lines, so that the memory of the former is freed.
+            let _ = self.lines.set(self.other(), lines, 0);
+        }
+        Ok(())
+    }
+
+    /// Waits until no packet looks into the half that is not in force: to write a map of maps,
+    /// though it be what stands there already, returns only when all programs that ran before have
+    /// ended (kernel 5.0).
+    fn leave_other(&mut self) -> Result<(), Error> {
+        if self.is_other_in_use {
+            match self.lines.get(&self.in_force, 0) {
+                Ok(lines) => self.lines.set(self.in_force, &lines, 0),
+                // Somebody has taken it away.
+                Err(error) if is_absent(&error) => Ok(()),
+                Err(error) => Err(error),
+            }
+            .map_err(map_error(MAP, "wait for", 0))?;
+            self.is_other_in_use = false;
+        }
+        Ok(())
+    }
+}
+
+fn mapped(map: BorrowedFd<'_>, first: u32, count: u32) -> Result<Mapped, Error> {
+    Mapped::of_map(map, first, count).map_err(|source| Error::Syscall {
         map: MAP,
         operation: "map into memory",
         source,
-    })?;
-    Ok((map, index))
+    })
 }
 
 /// Flags of `BPF_MAP_CREATE`; those of the map in the object are the same.
@@ -105,13 +174,9 @@ impl Dataplane {
     pub fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error> {
         let mut standings = lock(&self.0.standings);
         let capacity = standings.capacity;
-        let (map, index) = build(nodes, capacity)?;
-        standings
-            .outer
-            .set(0, &map, 0)
-            .map_err(map_error(MAP, "switch", capacity))?;
-        // The former goes when no packet looks into it any more.
-        standings.map = map;
+        let (lines, index) = standings.halves.build(nodes, capacity)?;
+        standings.halves.switch_to(&lines, capacity)?;
+        standings.lines = lines;
         standings.index = index;
         Ok(())
     }
@@ -154,14 +219,24 @@ impl Dataplane {
     /// somebody has put in their place.
     pub fn lists_in_force(&self) -> Result<bool, Error> {
         let standings = lock(&self.0.standings);
-        let id = |lines: &Lines| {
-            let info = IterableMap::map(lines).info();
-            info.map(|info| info.id())
-                .map_err(map_error(MAP, "inspect", 0))
+        let Halves {
+            active,
+            lines,
+            in_force,
+            ..
+        } = &standings.halves;
+        let half = active.get(&0, 0).map_err(map_error(MAP, "read", 0))?;
+        let found = match lines.get(in_force, 0) {
+            Ok(lines) => id(&lines)?,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(map_error(MAP, "read", 0)(error)),
         };
-        match standings.in_force()? {
-            Some(lines) => Ok(id(&lines)? == id(&standings.map)?),
-            None => Ok(false),
-        }
+        Ok(half == *in_force && found == id(&standings.lines)?)
     }
+}
+
+fn id(lines: &Lines) -> Result<u32, Error> {
+    let info = IterableMap::map(lines).info();
+    info.map(|info| info.id())
+        .map_err(map_error(MAP, "inspect", 0))
 }

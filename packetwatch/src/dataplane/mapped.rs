@@ -25,9 +25,10 @@ unsafe impl Send for Mapped {}
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
-    /// Maps the first `count` words of the values of an array map that was made with
-    /// `BPF_F_MMAPABLE` (kernel 5.5). Its values are of whole words.
-    pub(super) fn of_map(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
+    /// Maps `count` words of the values of an array map that was made with `BPF_F_MMAPABLE` (kernel
+    /// 5.5), from the `first` on. Its values are of whole words, and `first` begins a page.
+    pub(super) fn of_map(map: BorrowedFd<'_>, first: u32, count: u32) -> io::Result<Self> {
+        let offset = i64::from(first) * size_of::<u64>() as i64;
         let bytes = count as usize * size_of::<u64>();
         let length = NonZero::new(bytes.next_multiple_of(page_size()));
         let length = length.ok_or(io::ErrorKind::InvalidInput)?;
@@ -39,7 +40,7 @@ impl Mapped {
                 ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
                 MapFlags::MAP_SHARED,
                 map,
-                0,
+                offset,
             )
         }?;
         Ok(Self {
@@ -82,9 +83,11 @@ impl Mapped {
         self.words()[at as usize].store(word, Ordering::Release);
     }
 
-    /// A bit, counted from the first word on.
-    pub(super) fn bit(&self, bit: u64) -> bool {
-        self.word((bit / 64) as u32) >> (bit % 64) & 1 != 0
+    /// Writes zeroes where nobody looks.
+    pub(super) fn clear(&self) {
+        for word in self.words() {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Sets a bit; tells whether it was clear.

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use packetwatch_abi::{Standing, index::Block};
 
 use super::{
-    Index, Plan, Region, Regions,
+    Index, Plan, Region,
+    plan::Regions,
     ranges::{Begin, Piece, prefix_at},
 };
 
@@ -83,7 +84,7 @@ impl Index {
             }
         }
         for block in plan.blocks() {
-            if !self.memory.bit(self.filter_bit(block)) {
+            if !self.is_noted(block) {
                 // Its ranges are there, and no packet is ever compared with them.
                 differences.missing(block_prefix(block));
             }

@@ -42,6 +42,11 @@ impl Region {
         }
     }
 
+    /// The number of its slot.
+    pub(super) fn number(self) -> u32 {
+        u32::from(self.is_v6) << SLOT_BITS | u32::from(self.slot)
+    }
+
     /// Its addresses as a prefix.
     pub fn prefix(self) -> IpNet {
         let address = match self.is_v6 {

@@ -18,7 +18,8 @@ fn deny(slot: u32) -> Standing {
 
 fn built(nodes: &[(IpNet, Standing)]) -> Index {
     let plan = Plan::new(nodes).unwrap();
-    Index::over(Mapped::private(plan.lines * WORDS as u32), &plan)
+    let slots = Mapped::private(SLOTS);
+    Index::build(&plan, slots, Mapped::private(plan.lines * WORDS as u32))
 }
 
 /// Prefixes in order; the standing of each is that of its number, as if none ended.
@@ -190,14 +191,14 @@ fn what_somebody_else_writes_is_found() {
 
     let index = built(&nodes);
     assert!(index.is_as_written());
-    index.memory.publish(word_of(region("10.1.0.0")), 0);
+    index.slots.meddle(region("10.1.0.0").number(), 0);
     assert!(!index.is_as_written());
     let found = index.compare(&plan());
     assert_eq!((found.missing, found.example), (1, Some(nodes[0].0)));
 
     let index = built(&nodes);
-    let stolen = index.memory.word(word_of(region("10.2.0.0")));
-    index.memory.publish(word_of(region("10.3.0.0")), stolen);
+    let stolen = index.slots.word(region("10.2.0.0").number());
+    index.slots.meddle(region("10.3.0.0").number(), stolen);
     let found = index.compare(&plan());
     assert_eq!(
         (found.foreign, found.example),
@@ -206,13 +207,13 @@ fn what_somebody_else_writes_is_found() {
 
     let index = built(&nodes);
     let number = index.numbers[&nodes[1].1];
-    index.memory.publish(number * 4 + 1, 7);
+    index.lines.meddle(number * 4 + 1, 7);
     let found = index.compare(&plan());
     assert_eq!((found.changed, found.example), (1, Some(nodes[1].0)));
 
     let index = built(&nodes);
     for at in 0..(1 << index.filter_bits) / 64 {
-        index.memory.publish(FILTER * WORDS as u32 + at, 0);
+        index.lines.meddle(at, 0);
     }
     assert!(!index.is_as_written());
     let found = index.compare(&plan());
