@@ -13,7 +13,7 @@ use packetwatch_abi::{
 };
 
 use crate::{
-    Ingress, admission, atomic, bans, events, exit::fault, packet::Packet, ports,
+    Ingress, admission, atomic, bans, events, exit::fault, limits, packet::Packet, ports,
     verdict::Judgement, windows,
 };
 
@@ -32,13 +32,43 @@ static CALLERS: Callers = HashMap::new();
 #[btf_map]
 static NEW_CALLER: PerCpuArray<Caller, 1> = PerCpuArray::new();
 
-/// Counts the packet for each unit that the rules use; tells whether it is beyond one of them.
+/// What the rules make of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    Within,
+    /// N lie in a window already
+    OverThreshold,
+    /// a limit lets no more pass now
+    OverLimit,
+}
+
+impl Counted {
+    /// Of what [`enter`] returns.
+    #[inline(always)]
+    fn of(entered: u64) -> Self {
+        match entered {
+            OVER_LIMIT => Self::OverLimit,
+            ports::REFUSED.. => Self::OverThreshold,
+            _ => Self::Within,
+        }
+    }
+}
+
+/// What [`enter`] returns for a packet that a limit does not let pass.
+const OVER_LIMIT: u64 = u64::MAX;
+
+const _: () = assert!(
+    OVER_LIMIT > ports::REFUSED + MAX_RULES as u64,
+    "it is none of the others"
+);
+
+/// Counts the packet for each unit that the rules use; tells what it is beyond.
 ///
 /// An allowed source (`judgement` without thresholds) and a link-local one are counted by single
 /// address: what the first does never counts against its neighbours, and fe80::/64 is every
 /// neighbour at once.
 #[inline(always)]
-pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
+pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counted {
     let policy = ingress.policy;
     let row = packet.source.row() & 1;
     let [mut len, other] = policy.units[row];
@@ -60,24 +90,30 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> bool {
     let caller = meet(packet, ingress, &unit, ended, allowed);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
     if !others {
-        return over || enter(packet, ingress, caller, &unit, rules) >= ports::REFUSED;
+        if over {
+            return Counted::OverThreshold;
+        }
+        return Counted::of(enter(packet, ingress, caller, &unit, rules));
     }
     let other_unit = packet.source.truncated(other);
     let other_caller = meet(packet, ingress, &other_unit, ended, false);
     over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
     // What a threshold drops is counted by no window, of neither unit.
     if over {
-        return true;
+        return Counted::OverThreshold;
     }
     let seen = enter(packet, ingress, caller, &unit, rules);
-    if seen >= ports::REFUSED {
-        return true;
+    if seen >= ports::REFUSED && ingress.policy.observe == 0 {
+        return Counted::of(seen);
     }
-    if enter(packet, ingress, other_caller, &other_unit, other_rules) >= ports::REFUSED {
+    let others_seen = enter(packet, ingress, other_caller, &other_unit, other_rules);
+    if others_seen < ports::REFUSED {
+        return Counted::of(seen);
+    }
+    if ingress.policy.observe == 0 {
         take_back(packet, ingress, caller, rules, seen);
-        return true;
     }
-    false
+    Counted::of(others_seen)
 }
 
 /// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.
@@ -196,8 +232,10 @@ fn is_beyond(
     true
 }
 
-/// Adds the packet to the windows of `rules`, and its port to the ports. Returns what the port's
-/// slot held before; from `REFUSED` on, nothing was added, as another CPU has filled one meanwhile.
+/// Takes the packet from the limits of `rules`, adds it to their windows, and its port to the ports.
+/// Returns what the port's slot held before; from `REFUSED` on, nothing was taken or added, as a limit
+/// is spent or another CPU has filled a window meanwhile. In observe mode everything is added, and
+/// what a limit would drop is returned as such.
 #[inline(never)]
 fn enter(
     packet: &Packet,
@@ -212,10 +250,25 @@ fn enter(
     }
     let rules = looking(packet, policy, rules);
     let mut seen = 0;
-    if rules != 0 {
+    let mut limit = MAX_RULES as u64;
+    if rules & policy.limit_rules != 0 {
+        // SAFETY: a live map value and the policy in force
+        limit = unsafe { limits::take_from_limits(caller, policy, rules, now, packet.bytes) };
+    }
+    let is_limited = limit < MAX_RULES as u64;
+    if is_limited {
+        // SAFETY: a live map value
+        unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
+        if policy.observe == 0 {
+            return OVER_LIMIT;
+        }
+    }
+    if rules & !policy.limit_rules != 0 {
         // SAFETY: a live map value and the policy in force
         let rule = unsafe { add_to_windows(caller, policy, rules, now, packet.bytes) };
         if rule <= MAX_RULES as u64 {
+            // SAFETY: as above
+            unsafe { limits::give_back_to_limits(caller, policy, rules, packet.bytes) };
             refuse(packet, ingress, caller, unit, rule as u32);
             return ports::REFUSED + rule;
         }
@@ -226,7 +279,10 @@ fn enter(
         seen = unsafe { ports::note(caller, policy, rules, port, now) };
         if seen >= ports::REFUSED {
             // SAFETY: as above
-            unsafe { take_from_windows(caller, policy, rules, now, packet.bytes) };
+            unsafe {
+                take_from_windows(caller, policy, rules, now, packet.bytes);
+                limits::give_back_to_limits(caller, policy, rules, packet.bytes);
+            }
             refuse(
                 packet,
                 ingress,
@@ -242,7 +298,7 @@ fn enter(
         take_back(packet, ingress, caller, rules, seen);
         return 0;
     }
-    seen
+    if is_limited { OVER_LIMIT } else { seen }
 }
 
 /// Counts a packet that is dropped because of `rule`, and reports the offence; without a rule
@@ -269,6 +325,7 @@ fn take_back(packet: &Packet, ingress: &Ingress, caller: *mut Caller, rules: u32
     // SAFETY: a live map value and the policy in force
     unsafe {
         take_from_windows(caller, policy, rules, now, packet.bytes);
+        limits::give_back_to_limits(caller, policy, rules, packet.bytes);
         if packet.call {
             ports::take_back_port(caller, packet.destination_port as u64, now, seen);
         }
@@ -292,6 +349,8 @@ unsafe extern "C" fn rule_reached(
     if caller.is_null() || policy.is_null() {
         return MAX_RULES as u64;
     }
+    // SAFETY: as the caller promises
+    let rules = rules & !unsafe { (*policy).limit_rules };
     for index in 0..MAX_RULES {
         if rules & (1 << index) == 0 {
             continue;
@@ -335,6 +394,8 @@ unsafe extern "C" fn add_to_windows(
     if caller.is_null() || policy.is_null() {
         return ADDED;
     }
+    // SAFETY: as the caller promises
+    let rules = rules & !unsafe { (*policy).limit_rules };
     for index in 0..MAX_RULES {
         // SAFETY: as the caller promises; the index is below MAX_RULES
         unsafe {
@@ -379,6 +440,8 @@ unsafe extern "C" fn take_from_windows(
     if caller.is_null() || policy.is_null() {
         return 0;
     }
+    // SAFETY: as the caller promises
+    let rules = rules & !unsafe { (*policy).limit_rules };
     for index in 0..MAX_RULES {
         // SAFETY: as the caller promises; the index is below MAX_RULES
         unsafe {

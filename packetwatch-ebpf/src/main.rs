@@ -28,6 +28,7 @@ mod callers;
 mod clock;
 mod events;
 mod exit;
+mod limits;
 mod lists;
 mod packet;
 mod policy;

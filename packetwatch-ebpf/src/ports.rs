@@ -11,7 +11,7 @@ use crate::{atomic, exit::fault};
 
 /// What [`note`] returns from here on says why it noted nothing: less `REFUSED`, the rule
 /// whose N ports there are already, or `MAX_RULES` if the table was fought over.
-pub const REFUSED: u64 = u64::MAX - MAX_RULES as u64;
+pub const REFUSED: u64 = u64::MAX - 1 - MAX_RULES as u64;
 
 /// Looks at the lock of a port table that another CPU holds, for some hundred nanoseconds each time.
 const LOCK_TRIES: usize = 512;

@@ -6,7 +6,8 @@ use packetwatch_abi::Reason;
 use crate::{
     Ingress,
     bans::{self, Found},
-    callers, events, lists,
+    callers::{self, Counted},
+    events, lists,
     packet::Packet,
 };
 
@@ -43,12 +44,13 @@ fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
     if is_glanced && let Some(reason) = packet.parse(ctx) {
         return reason;
     }
-    let over = callers::count(packet, ingress, judgement);
-    match judgement {
-        Judgement::CountOnly => Reason::Allow,
-        Judgement::Thresholds { .. } if over => Reason::Threshold,
-        Judgement::Thresholds { .. } if packet.malformed => Reason::Malformed,
-        Judgement::Thresholds { .. } => Reason::Pass,
+    let counted = callers::count(packet, ingress, judgement);
+    match (judgement, counted) {
+        (Judgement::CountOnly, _) => Reason::Allow,
+        (_, Counted::OverThreshold) => Reason::Threshold,
+        (_, Counted::OverLimit) => Reason::Limit,
+        (_, Counted::Within) if packet.malformed => Reason::Malformed,
+        (_, Counted::Within) => Reason::Pass,
     }
 }
 

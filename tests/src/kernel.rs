@@ -83,6 +83,7 @@ impl Kernel {
             generation: self.policy.generation + 1,
             call_rules: compiled.call_rules,
             volume_rules: compiled.volume_rules,
+            limit_rules: compiled.limit_rules,
             units: compiled.units,
             unit_rules: compiled.unit_rules,
             ban_lengths,

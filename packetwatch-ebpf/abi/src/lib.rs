@@ -30,6 +30,7 @@
 mod caller;
 mod event;
 pub mod index;
+mod limit;
 mod list;
 mod policy;
 mod prefix;
@@ -39,6 +40,7 @@ mod window;
 
 pub use caller::{Caller, MAX_PORTS, PortSeen, Since};
 pub use event::{Call, Offence};
+pub use limit::Limit;
 pub use list::{
     BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, FOREVER, NO_SLOT, Standing, Tally, ban_filter_bit,
 };

@@ -1,6 +1,8 @@
 //! What the daemon tells the program to do. The program reads one whole policy a packet; the
 //! daemon writes the one that is not in force and then switches with a single store.
 
+use crate::limit::Limit;
+
 pub const MAX_RULES: usize = 8;
 pub const MAX_INTERFACES: usize = 16;
 /// Different prefix lengths that are counted, per family.
@@ -18,7 +20,8 @@ pub struct Policy {
     pub generation: u32,
     /// calls a second and CPU that are handed to the log
     pub call_budget: u32,
-    pub _pad: u32,
+    /// bit per rule that limits instead of banning
+    pub limit_rules: u32,
     /// bit per rule that looks at calls: distinct ports, connections
     pub call_rules: u32,
     /// bit per rule that looks at every packet: packets, bytes
@@ -42,12 +45,23 @@ pub struct Rule {
     /// [`Trigger`] as a number
     pub trigger: u32,
     pub _pad: u32,
-    /// N: that many may lie in the window; at least 1
+    /// N: that many may lie in the window; at least 1. Of a rule that limits, [`Limit::depth`].
     pub limit: u64,
-    /// nanoseconds
+    /// nanoseconds; of a rule that limits, [`Limit::cost`]
     pub within: u64,
-    /// nanoseconds of a bucket: an eighth of `within`
+    /// nanoseconds of a bucket: an eighth of `within`; of a rule that limits, unused
     pub bucket: u64,
+}
+
+impl Rule {
+    /// What a rule that limits says.
+    #[inline(always)]
+    pub const fn as_limit(&self) -> Limit {
+        Limit {
+            cost: self.within,
+            depth: self.limit,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Rule>() == 32);
@@ -75,7 +89,7 @@ impl Policy {
             observe: 0,
             generation: 0,
             call_budget: 0,
-            _pad: 0,
+            limit_rules: 0,
             call_rules: 0,
             volume_rules: 0,
             interfaces: [0; MAX_INTERFACES],

@@ -56,6 +56,8 @@ reasons! {
     TooManyTags = 8, "too-many-tags", Drop;
     /// shorter than its headers say; Linux drops it, a banned source is dropped before
     Malformed = 9, "malformed", Pass;
+    /// beyond what a rule lets pass a second
+    Limit = 10, "limit", Drop;
 }
 
 const REASONS: u32 = Reason::ALL.len() as u32;

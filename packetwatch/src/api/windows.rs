@@ -35,7 +35,8 @@ impl Count<'_> {
     }
 }
 
-/// The rules that count by this unit, and what they have counted.
+/// The rules that count by this unit, and what they have counted; not those that limit, which count
+/// nothing.
 ///
 /// The program voids windows of other rules, and from before a ban's end, at the caller's next
 /// packet; until then they are passed over here.
@@ -50,6 +51,7 @@ pub(crate) fn counts<'r>(
     let by_this = rules
         .iter()
         .enumerate()
+        .filter(|(_, rule)| rule.bans())
         .filter(|(_, rule)| prefix::unit(unit.addr(), rule.prefix_v4, rule.prefix_v6) == unit);
     let count = |(index, rule): (usize, &'r Rule)| {
         let counted = match rule.trigger {

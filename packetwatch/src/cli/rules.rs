@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{NewRules, Rules},
-    rules::{Rule, RuleSet, RuleText, duration},
+    rules::{Action, Rule, RuleSet, RuleText, duration},
 };
 
 /// Eight rules have a kilobyte or two.
@@ -75,15 +75,25 @@ fn show(out: &mut Out, rules: &Rules) -> anyhow::Result<()> {
 fn rule_table(rules: &[RuleText]) -> anyhow::Result<Option<String>> {
     let row = |text: &RuleText| {
         let rule = Rule::try_from(text.clone()).map_err(|error| anyhow!(error))?;
-        Ok(vec![
+        let consequence = match rule.action {
+            Action::Ban => [
+                rule.ban.to_string(),
+                format!("x{}", rule.escalate),
+                rule.max_ban.to_string(),
+            ],
+            Action::Limit => [
+                "drop the rest".to_owned(),
+                String::new(),
+                format!("{} at once", rule.burst),
+            ],
+        };
+        let front = [
             rule.name,
             format!("{} {}", rule.trigger.count(), rule.trigger.field()),
             duration::format(rule.within),
-            rule.ban.to_string(),
-            format!("x{}", rule.escalate),
-            rule.max_ban.to_string(),
-            format!("/{} /{}", rule.prefix_v4, rule.prefix_v6),
-        ])
+        ];
+        let unit = format!("/{} /{}", rule.prefix_v4, rule.prefix_v6);
+        Ok(front.into_iter().chain(consequence).chain([unit]).collect())
     };
     let rows: Vec<_> = rules.iter().map(row).collect::<anyhow::Result<_>>()?;
     Ok(table(

@@ -326,6 +326,6 @@ pub(super) const KEYS: &[Key] = &[
         Literal,
         rules,
         rules::read_rules,
-        "At most 8; any replaces the built-in ones, which are these. `rules = []`, above all\nsections, means none. Each has exactly one of distinct_ports (at most 64), connections,\npackets and bytes; \"forever\" is a ban, too; at most two different prefix_v4 and two\ndifferent prefix_v6 over all rules."
+        "At most 8; any replaces the built-in ones, which are these. `rules = []`, above all\nsections, means none. Each has exactly one of distinct_ports (at most 64), connections,\npackets and bytes; \"forever\" is a ban, too; at most two different prefix_v4 and two\ndifferent prefix_v6 over all rules. With action = \"limit\" so many connections, packets or\nbytes a second pass, and `burst` at once after a pause; the rest is dropped, nobody banned."
     ),
 ];

@@ -265,6 +265,7 @@ impl RulesControl {
         let Compiled {
             call_rules,
             volume_rules,
+            limit_rules,
             units,
             unit_rules,
             rules,
@@ -284,7 +285,7 @@ impl RulesControl {
             observe: (state.mode == Mode::Observe).into(),
             generation: state.generation,
             call_budget: state.call_budget,
-            _pad: 0,
+            limit_rules,
             call_rules,
             volume_rules,
             interfaces: self.dataplane.interface_slots(),

@@ -40,6 +40,27 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(source: D) -> Result<Durati
     parse(&String::deserialize(source)?).map_err(D::Error::custom)
 }
 
+/// For `#[serde(with)]` of a length that may be left out.
+pub(crate) mod optional {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => super::serialize(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        source: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        super::deserialize(source).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

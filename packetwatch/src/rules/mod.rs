@@ -10,6 +10,7 @@ mod text;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use ban_length::BanLength;
 pub use set::{MAX_RULES, MAX_UNITS, RuleError, RuleErrors, RuleSet};
@@ -48,7 +49,27 @@ impl Trigger {
     }
 }
 
-/// A source unit that meets `trigger` inside `within` is banned for `ban`.
+/// What becomes of a source that meets a trigger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = RuleAction)]
+pub enum Action {
+    /// It is banned.
+    #[default]
+    Ban,
+    /// So much a second passes, and what is more is dropped.
+    Limit,
+}
+
+impl Action {
+    /// Whether it need not be written.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A source unit that meets `trigger` inside `within` is banned for `ban`; or, of a rule that limits,
+/// passes no more than that a second.
 ///
 /// Serde reads and writes the form users write, [`RuleText`]; a rule read so is complete but not
 /// yet within its bounds: [`RuleSet::validate`] checks them.
@@ -58,7 +79,10 @@ pub struct Rule {
     /// `[a-z0-9-]`, 1 to 32 characters; unique in its set. Logs, metrics and bans carry it.
     pub name: String,
     pub trigger: Trigger,
-    /// The sliding window, 1 s to 24 h.
+    pub action: Action,
+    /// What may pass at once after a pause, of a rule that limits; 0 of one that bans.
+    pub burst: u64,
+    /// The sliding window, 1 s to 24 h; 1 s of a rule that limits, which has no bans either.
     pub within: Duration,
     /// The first ban, 1 s to 10 years or for ever.
     pub ban: BanLength,
@@ -83,11 +107,39 @@ impl Rule {
     /// One subscriber's network: an IPv6 host changes addresses inside its /64 at will.
     pub const PREFIX_V6: u8 = 64;
 
+    /// A rule that lets pass what `trigger` says a second, and its default burst.
+    pub fn limit(name: impl Into<String>, trigger: Trigger) -> Self {
+        Self {
+            action: Action::Limit,
+            burst: Self::default_burst(trigger),
+            within: Duration::from_secs(1),
+            ..Self::new(name, trigger)
+        }
+    }
+
+    /// A tenth of a second's worth, and of bytes at least the greatest packet.
+    pub(crate) fn default_burst(trigger: Trigger) -> u64 {
+        let tenth = trigger.count().div_ceil(10);
+        match trigger {
+            Trigger::Bytes(_) => tenth.max(Self::GREATEST_PACKET),
+            _ => tenth,
+        }
+    }
+
+    /// Bytes; one that is larger than the burst would never pass.
+    pub(crate) const GREATEST_PACKET: u64 = 65_535;
+
+    pub fn bans(&self) -> bool {
+        self.action == Action::Ban
+    }
+
     /// A rule with the defaults of every other field.
     pub fn new(name: impl Into<String>, trigger: Trigger) -> Self {
         Self {
             name: name.into(),
             trigger,
+            action: Action::Ban,
+            burst: 0,
             within: Self::WITHIN,
             ban: Self::BAN,
             escalate: Self::ESCALATE,

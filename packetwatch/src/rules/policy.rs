@@ -2,7 +2,7 @@
 
 use packetwatch_abi as abi;
 
-use super::{RuleSet, Trigger};
+use super::{Action, RuleSet, Trigger};
 use crate::prefix::Family;
 
 /// The parts of the kernel's policy that follow from the rules.
@@ -10,6 +10,7 @@ use crate::prefix::Family;
 pub struct Compiled {
     pub call_rules: u32,
     pub volume_rules: u32,
+    pub limit_rules: u32,
     pub units: [[u32; abi::MAX_UNITS]; 2],
     pub unit_rules: [[u32; abi::MAX_UNITS]; 2],
     pub rules: [abi::Rule; abi::MAX_RULES],
@@ -21,6 +22,7 @@ pub fn compile(rules: &RuleSet) -> Compiled {
     let mut compiled = Compiled {
         call_rules: 0,
         volume_rules: 0,
+        limit_rules: 0,
         units: idle.units,
         unit_rules: idle.unit_rules,
         rules: idle.rules,
@@ -39,13 +41,28 @@ pub fn compile(rules: &RuleSet) -> Compiled {
             Trigger::Bytes(_) => (abi::Trigger::Bytes, &mut compiled.volume_rules),
         };
         *looks_at |= bit;
-        let within = u64::try_from(rule.within.as_nanos()).unwrap_or(u64::MAX);
-        compiled.rules[index] = abi::Rule {
-            trigger: trigger as u32,
-            _pad: 0,
-            limit: rule.trigger.count(),
-            within,
-            bucket: within / abi::BUCKETS as u64,
+        compiled.rules[index] = match rule.action {
+            Action::Ban => {
+                let within = u64::try_from(rule.within.as_nanos()).unwrap_or(u64::MAX);
+                abi::Rule {
+                    trigger: trigger as u32,
+                    _pad: 0,
+                    limit: rule.trigger.count(),
+                    within,
+                    bucket: within / abi::BUCKETS as u64,
+                }
+            }
+            Action::Limit => {
+                compiled.limit_rules |= bit;
+                let limit = abi::Limit::new(rule.trigger.count(), rule.burst);
+                abi::Rule {
+                    trigger: trigger as u32,
+                    _pad: 0,
+                    limit: limit.depth,
+                    within: limit.cost,
+                    bucket: 1,
+                }
+            }
         };
         for (row, len) in [rule.prefix_v4, rule.prefix_v6].into_iter().enumerate() {
             for class in 0..abi::MAX_UNITS {

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use packetwatch_abi::Limit;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{BanLength, Rule, Trigger, duration};
+use super::{Action, BanLength, Rule, Trigger, duration};
 use crate::prefix::Family;
 
 /// The kernel program walks the rules of a source in a loop of this many turns.
@@ -185,6 +186,8 @@ fn check_fields(rule: &Rule, fail: &mut impl FnMut(&'static str, String)) {
     let Rule {
         name,
         trigger,
+        action,
+        burst,
         within,
         ban,
         escalate,
@@ -198,6 +201,11 @@ fn check_fields(rule: &Rule, fail: &mut impl FnMut(&'static str, String)) {
     }
     if let Err(message) = check_trigger(*trigger) {
         fail(trigger.field(), message);
+    }
+    if *action == Action::Limit
+        && let Err(message) = check_burst(*trigger, *burst)
+    {
+        fail("burst", message);
     }
     if !WITHIN.contains(within) {
         let given = duration::format(*within);
@@ -256,6 +264,24 @@ fn check_trigger(trigger: Trigger) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!(
             "{n} is outside {least} to {most}: choose a number between"
+        )),
+    }
+}
+
+/// The kernel's clock moves in ticks of up to 10 ms, so that less than a tick's worth would cut what
+/// conforms; and what is saved up in a pause has an end.
+fn check_burst(trigger: Trigger, burst: u64) -> Result<(), String> {
+    let n = trigger.count();
+    let least = match trigger {
+        Trigger::Bytes(_) => n.div_ceil(100).max(Rule::GREATEST_PACKET),
+        _ => n.div_ceil(100),
+    };
+    let most = n.saturating_mul(Limit::MAX_BURST).max(least);
+    match (least..=most).contains(&burst) {
+        true => Ok(()),
+        false => Err(format!(
+            "{burst} is outside {least} to {most}: choose between a hundredth of a second's worth, \
+             of bytes at least the greatest packet, and an hour's"
         )),
     }
 }

@@ -10,11 +10,13 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-use super::{BanLength, Rule, RuleSet, Trigger, duration};
+use super::{Action, BanLength, Rule, RuleSet, Trigger, duration};
 use crate::document::{self, Fault, Position, Value};
 
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     "name",
+    "action",
+    "burst",
     "distinct_ports",
     "connections",
     "packets",
@@ -51,21 +53,35 @@ pub struct RuleText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 549_755_813_887_u64)]
     pub bytes: Option<u64>,
-    /// The sliding window, 1s to 24h.
-    #[serde(default = "default_within", with = "duration")]
-    #[schema(value_type = String, default = "60s", example = "60s")]
-    pub within: Duration,
-    /// The first ban, 1s to 10y or "forever".
-    #[serde(default = "default_ban")]
-    #[schema(value_type = String, default = "10m", example = "10m")]
-    pub ban: BanLength,
+    /// "ban" bans a source that meets the trigger; "limit" lets so much of it pass a second, for
+    /// connections, packets or bytes, and drops the rest.
+    #[serde(default, skip_serializing_if = "Action::is_default")]
+    #[schema(default = "ban")]
+    pub action: Action,
+    /// Of a limit: what may pass at once after a pause; by default a tenth of a second's worth, of
+    /// bytes at least 65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub burst: Option<u64>,
+    /// The sliding window, 1s to 24h; not of a limit.
+    #[serde(
+        default,
+        with = "duration::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = String, required = false, default = "60s", example = "60s")]
+    pub within: Option<Duration>,
+    /// The first ban, 1s to 10y or "forever"; not of a limit, as the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, default = "10m", example = "10m")]
+    pub ban: Option<BanLength>,
     /// Each repeat multiplies the ban by this.
-    #[serde(default = "default_escalate")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 100, default = 2.0)]
-    pub escalate: f64,
+    pub escalate: Option<f64>,
     /// The longest ban that repeats lead to; by default 24h, or ban if that is longer.
     #[schema(value_type = Option<String>, example = "24h")]
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ban: Option<BanLength>,
     /// Leading bits of an IPv4 source counted and banned as one.
     #[serde(default = "default_prefix_v4")]
@@ -75,18 +91,6 @@ pub struct RuleText {
     #[serde(default = "default_prefix_v6")]
     #[schema(minimum = 16, maximum = 128, default = 64)]
     pub prefix_v6: u8,
-}
-
-fn default_within() -> Duration {
-    Rule::WITHIN
-}
-
-fn default_ban() -> BanLength {
-    Rule::BAN
-}
-
-fn default_escalate() -> f64 {
-    Rule::ESCALATE
 }
 
 fn default_prefix_v4() -> u8 {
@@ -122,15 +126,62 @@ impl TryFrom<RuleText> for Rule {
                 text.name
             ));
         };
-        Ok(Self {
-            name: text.name,
-            trigger,
-            within: text.within,
-            ban: text.ban,
-            escalate: text.escalate,
-            max_ban: text.max_ban.unwrap_or(Self::MAX_BAN.max(text.ban)),
+        let units = Self {
             prefix_v4: text.prefix_v4,
             prefix_v6: text.prefix_v6,
+            ..Self::new(text.name.clone(), trigger)
+        };
+        match text.action {
+            Action::Ban => text.banning(units),
+            Action::Limit => text.limiting(units),
+        }
+    }
+}
+
+impl RuleText {
+    fn banning(self, rule: Rule) -> Result<Rule, String> {
+        if self.burst.is_some() {
+            return Err(format!(
+                "rule {:?} bans and has a burst: leave it out, or write action = \"limit\"",
+                self.name
+            ));
+        }
+        let ban = self.ban.unwrap_or(Rule::BAN);
+        Ok(Rule {
+            within: self.within.unwrap_or(Rule::WITHIN),
+            ban,
+            escalate: self.escalate.unwrap_or(Rule::ESCALATE),
+            max_ban: self.max_ban.unwrap_or(Rule::MAX_BAN.max(ban)),
+            ..rule
+        })
+    }
+
+    fn limiting(self, rule: Rule) -> Result<Rule, String> {
+        let of_bans = [
+            ("within", self.within.is_some()),
+            ("ban", self.ban.is_some()),
+            ("escalate", self.escalate.is_some()),
+            ("max_ban", self.max_ban.is_some()),
+        ];
+        if let Some((field, _)) = of_bans.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(format!(
+                "rule {:?} limits and has {field}: leave it out, since a limit is what passes a \
+                 second and bans nobody",
+                self.name
+            ));
+        }
+        if matches!(rule.trigger, Trigger::DistinctPorts(_)) {
+            return Err(format!(
+                "rule {:?} limits distinct_ports: use connections, packets or bytes",
+                self.name
+            ));
+        }
+        let limit = Rule::limit(self.name, rule.trigger);
+        Ok(Rule {
+            burst: self.burst.unwrap_or(limit.burst),
+            prefix_v4: rule.prefix_v4,
+            prefix_v6: rule.prefix_v6,
+            ..limit
         })
     }
 }
@@ -140,6 +191,8 @@ impl From<Rule> for RuleText {
         let Rule {
             name,
             trigger,
+            action,
+            burst,
             within,
             ban,
             escalate,
@@ -147,17 +200,20 @@ impl From<Rule> for RuleText {
             prefix_v4,
             prefix_v6,
         } = rule;
+        let bans = action == Action::Ban;
         let n = |field| (trigger.field() == field).then(|| trigger.count());
         Self {
             distinct_ports: n("distinct_ports"),
             connections: n("connections"),
             packets: n("packets"),
             bytes: n("bytes"),
-            max_ban: Some(max_ban),
             name,
-            within,
-            ban,
-            escalate,
+            action,
+            burst: (!bans).then_some(burst),
+            within: bans.then_some(within),
+            ban: bans.then_some(ban),
+            escalate: bans.then_some(escalate),
+            max_ban: bans.then_some(max_ban),
             prefix_v4,
             prefix_v6,
         }
@@ -273,4 +329,70 @@ fn read_rule(item: &Value<'_>) -> Result<Rule, Vec<Fault>> {
     let text = RuleText::deserialize(ValueDeserializer::from(item.clone()))
         .map_err(|error| vec![Fault::from(error)])?;
     Rule::try_from(text).map_err(|message| vec![Fault::new(item.span(), message)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<RuleSet, String> {
+        RuleSet::from_toml(text).map_err(|error| error.to_string())
+    }
+
+    const LIMIT: &str = "[[rules]]\nname = 'cap'\naction = 'limit'\n";
+
+    #[test]
+    fn a_limit_has_its_default_burst_and_is_written_as_it_was_read() {
+        let set = read(&format!("{LIMIT}packets = 10000")).unwrap();
+        let rule = set.iter().next().unwrap();
+        assert_eq!(*rule, Rule::limit("cap", Trigger::Packets(10_000)));
+        assert_eq!((rule.burst, rule.bans()), (1_000, false));
+        let text = set.to_toml();
+        assert!(!text.contains("ban") && !text.contains("within"), "{text}");
+        assert_eq!(read(&text), Ok(set));
+    }
+
+    #[test]
+    fn a_limit_of_bytes_lets_the_greatest_packet_pass() {
+        let set = read(&format!("{LIMIT}bytes = 1000")).unwrap();
+        assert_eq!(set.iter().next().unwrap().burst, Rule::GREATEST_PACKET);
+        let error = read(&format!("{LIMIT}bytes = 1000\nburst = 65534")).unwrap_err();
+        assert!(error.contains("65534 is outside 65535 to"), "{error}");
+    }
+
+    #[test]
+    fn what_belongs_to_the_other_action_is_refused_by_name() {
+        for field in [
+            "within = '1s'",
+            "ban = '10m'",
+            "escalate = 2.0",
+            "max_ban = '1h'",
+        ] {
+            let error = read(&format!("{LIMIT}packets = 10\n{field}")).unwrap_err();
+            let name = field.split(' ').next().unwrap();
+            assert!(error.contains(&format!("limits and has {name}")), "{error}");
+        }
+        let error = read("[[rules]]\nname = 'x'\npackets = 10\nburst = 3").unwrap_err();
+        assert!(error.contains("bans and has a burst"), "{error}");
+        let error = read(&format!("{LIMIT}distinct_ports = 10")).unwrap_err();
+        assert!(
+            error.contains("use connections, packets or bytes"),
+            "{error}"
+        );
+        let error = read(&format!("{}packets = 10", LIMIT.replace("limit'", "drop'"))).unwrap_err();
+        assert!(error.contains("drop"), "{error}");
+    }
+
+    #[test]
+    fn a_burst_is_a_tick_to_an_hour() {
+        for (burst, fits) in [
+            (99, false),
+            (100, true),
+            (36_000_000, true),
+            (36_000_001, false),
+        ] {
+            let read = read(&format!("{LIMIT}packets = 10000\nburst = {burst}"));
+            assert_eq!(read.is_ok(), fits, "{burst}: {read:?}");
+        }
+    }
 }

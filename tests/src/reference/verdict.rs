@@ -98,7 +98,11 @@ impl Reference {
             }
         };
         let drops = match reason {
-            Reason::Deny | Reason::Ban | Reason::Threshold | Reason::TooManyTags => true,
+            Reason::Deny
+            | Reason::Ban
+            | Reason::Threshold
+            | Reason::Limit
+            | Reason::TooManyTags => true,
             Reason::Pass
             | Reason::Allow
             | Reason::NotIp

@@ -40,9 +40,20 @@ fn in_rounds(
     kernel: &Kernel,
     work: impl Fn(&Runner, u32, usize) + Sync,
 ) {
+    let passed = passed_in_rounds(rounds, kernel, |_| {}, work);
+    let rounds = passed.into_iter().enumerate();
+    let others: Vec<_> = rounds.filter(|(_, passed)| *passed != expected).collect();
+    assert_eq!(others, [], "rounds in which not {expected} passed");
+}
+
+/// The same; returns how many passed in each round. `before` is called before each of them.
+fn passed_in_rounds(
+    rounds: u32,
+    kernel: &Kernel,
+    before: impl Fn(u32),
+    work: impl Fn(&Runner, u32, usize) + Sync,
+) -> Vec<u64> {
     let barrier = Barrier::new(3);
-    let mut before = passed(kernel);
-    let mut others = Vec::new();
     thread::scope(|scope| {
         for thread in 0..2 {
             let (barrier, work) = (&barrier, &work);
@@ -56,18 +67,16 @@ fn in_rounds(
                 }
             });
         }
-        for round in 0..rounds {
+        let mut last = passed(kernel);
+        let rounds = (0..rounds).map(|round| {
+            before(round);
             barrier.wait();
             barrier.wait();
             let now = passed(kernel);
-            if now - before != expected {
-                others.push((round, now - before));
-            }
-            before = now;
-        }
-    });
-    // Not in a round: the threads would wait for each other for ever.
-    assert_eq!(others, [], "rounds in which not {expected} passed");
+            now - std::mem::replace(&mut last, now)
+        });
+        rounds.collect()
+    })
 }
 
 #[test]
@@ -217,4 +226,28 @@ fn a_new_source_is_entered_once_by_two_cpus() {
         kernel.dataplane.admission_counts().unwrap().first_sight,
         5000
     );
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn a_limit_is_one_for_two_cpus() {
+    // 10 000 a second, offered 100 000 for ten seconds, the clock in ticks of 4 ms.
+    const TICK: Duration = Duration::from_millis(4);
+    let limit = Rule {
+        burst: 100,
+        ..Rule::limit("cap", Trigger::Packets(10_000))
+    };
+    let kernel = Kernel::with_rules(vec![limit]);
+    let start = kernel.now();
+    let tick = |round: u32| {
+        let now = start + u64::from(round) * TICK.as_nanos() as u64;
+        kernel.dataplane.set_clock(now).unwrap();
+    };
+    let frame = call(source(0), 80);
+    let passed = passed_in_rounds(2_500, &kernel, tick, |runner, _, _| {
+        runner.run(&frame, 200);
+    });
+    assert_eq!(passed[0], 100);
+    let others: Vec<_> = passed[1..].iter().filter(|passed| **passed != 40).collect();
+    assert!(others.is_empty(), "not the 40 of a tick, but {others:?}");
 }

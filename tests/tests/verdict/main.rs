@@ -4,6 +4,7 @@
 mod bounds;
 mod events;
 mod holes;
+mod limits;
 mod order;
 mod parse;
 mod units;

@@ -1,0 +1,173 @@
+//! Rules that limit.
+
+use std::time::Duration;
+
+use packetwatch::rules::{Rule, Trigger};
+use packetwatch_abi::{
+    MAX_INTERFACES,
+    Reason::{Limit, Pass, Threshold},
+};
+use packetwatch_tests::{Kernel, packet::*};
+
+use super::{CALLER, FAMILIES, UNIT, call, from, rule};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The kernel's coarsest.
+const TICK: Duration = Duration::from_millis(10);
+
+fn limit(trigger: Trigger, burst: u64) -> Rule {
+    Rule {
+        burst,
+        ..Rule::limit("cap", trigger)
+    }
+}
+
+fn datagram(source: &str, payload: usize) -> Vec<u8> {
+    from(source).udp(53, 53).payload(vec![0; payload]).build()
+}
+
+fn passed(kernel: &Kernel) -> u64 {
+    let outcomes = kernel.dataplane.outcomes_in(MAX_INTERFACES as u32);
+    let outcomes = outcomes.unwrap().into_iter();
+    let of_pass = outcomes.filter(|(reason, ..)| *reason == Pass);
+    of_pass.map(|(.., tally)| tally.packets).sum()
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn a_burst_passes_and_then_one_at_a_time_at_the_rate() {
+    for family in FAMILIES {
+        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(100), 5)]);
+        let frame = datagram(CALLER[family], 10);
+        for n in 1..=5 {
+            assert_eq!(kernel.reason(&frame), Pass, "packet {n}");
+        }
+        for _ in 0..3 {
+            assert_eq!(kernel.reason(&frame), Limit);
+        }
+        assert_eq!(kernel.caller(UNIT[family]).dropped, 3);
+        for _ in 0..200 {
+            kernel.advance(Duration::from_millis(10) + Duration::from_nanos(1));
+            assert_eq!(kernel.reason(&frame), Pass);
+            assert_eq!(kernel.reason(&frame), Limit);
+        }
+        // What is saved up in a pause is the burst, however long it was.
+        kernel.advance(SECOND * 3600);
+        for _ in 0..5 {
+            assert_eq!(kernel.reason(&frame), Pass);
+        }
+        assert_eq!(kernel.reason(&frame), Limit);
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn from_one_a_second_to_a_million_the_rate_passes() {
+    for (rate, burst) in [(1, 1), (1_000, 10), (1_000_000, 10_000)] {
+        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(rate), burst)]);
+        let frame = datagram(CALLER[0], 10);
+        // Twice the rate for ten seconds, by the kernel's coarsest clock.
+        let each = (rate / 50).max(1) as u32;
+        for _ in 0..1_000 {
+            kernel.dataplane.probe(&frame, each).unwrap();
+            kernel.advance(TICK);
+        }
+        let passed = passed(&kernel);
+        let (least, most) = (rate * 10 * 98 / 100, rate * 10 + burst);
+        assert!((least..=most).contains(&passed), "{rate}: {passed}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn bytes_count_by_the_frame_and_calls_alone_by_calls() {
+    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Bytes(100_000), 65_535)]);
+    let frame = datagram(CALLER[0], 1_000);
+    let passed = (0..100).filter(|_| kernel.reason(&frame) == Pass).count();
+    assert_eq!(passed, 65_535 / frame.len());
+    kernel.advance(SECOND / 10);
+    let passed = (0..100).filter(|_| kernel.reason(&frame) == Pass).count();
+    assert_eq!(passed, (10_000 + 65_535 % frame.len()) / frame.len());
+
+    let kernel = Kernel::with_rules(vec![limit(Trigger::Connections(10), 2)]);
+    for port in [80, 81] {
+        assert_eq!(kernel.reason(&call(CALLER[0], port)), Pass);
+    }
+    assert_eq!(kernel.reason(&call(CALLER[0], 82)), Limit);
+    let open = from(CALLER[0]).tcp(40_000, 80, ACK).build();
+    assert_eq!(kernel.reason(&open), Pass);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn a_limit_bans_nobody_spares_the_allowed_and_counts_each_source_by_itself() {
+    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
+    kernel.allow("198.18.0.99/32");
+    for _ in 0..20 {
+        assert_ne!(kernel.reason(&datagram("198.18.0.99", 10)), Limit);
+    }
+    assert_eq!(kernel.reason(&datagram(CALLER[0], 10)), Pass);
+    assert_eq!(kernel.reason(&datagram(CALLER[0], 10)), Limit);
+    assert_eq!(kernel.reason(&datagram("198.18.0.17", 10)), Pass);
+    assert_eq!(kernel.offences().len(), 0);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn observe_mode_tells_what_a_limit_would_drop_and_passes_it() {
+    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
+    kernel.observe(true);
+    let frame = datagram(CALLER[0], 10);
+    assert_eq!(kernel.reason(&frame), Pass);
+    let beyond = kernel.judge(&frame);
+    assert_eq!((beyond.reason, beyond.observed), (Limit, true));
+    assert_eq!(beyond.action, packetwatch_abi::Action::Pass);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn what_a_limit_drops_is_in_no_window_and_what_a_threshold_drops_costs_no_limit() {
+    let ban = Rule {
+        within: SECOND * 3600,
+        ..rule("ban", Trigger::Packets(10))
+    };
+    let kernel = Kernel::with_rules(vec![ban.clone(), limit(Trigger::Packets(1), 4)]);
+    let frame = datagram(CALLER[0], 10);
+    for _ in 0..4 {
+        assert_eq!(kernel.reason(&frame), Pass);
+    }
+    for _ in 0..100 {
+        assert_eq!(kernel.reason(&frame), Limit);
+    }
+
+    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(100), 12), ban]);
+    for _ in 0..10 {
+        assert_eq!(kernel.reason(&frame), Pass);
+    }
+    for _ in 0..50 {
+        assert_eq!(kernel.reason(&frame), Threshold);
+    }
+    kernel.set_rules(vec![limit(Trigger::Packets(100), 12)]);
+    assert_eq!(kernel.reason(&frame), Pass);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn limits_of_two_units_both_hold_and_neither_pays_for_the_other() {
+    let wide = Rule {
+        prefix_v4: 24,
+        ..limit(Trigger::Packets(100), 6)
+    };
+    let narrow = Rule {
+        name: "narrow".to_owned(),
+        ..limit(Trigger::Packets(100), 4)
+    };
+    let kernel = Kernel::with_rules(vec![narrow, wide]);
+    let mut passed = [0; 3];
+    for (n, passed) in passed.iter_mut().enumerate() {
+        let frame = datagram(&format!("198.18.0.{}", 16 + n), 10);
+        *passed = (0..20).filter(|_| kernel.reason(&frame) == Pass).count();
+    }
+    // The second finds what the first, by its own limit, left of the network's.
+    assert_eq!(passed, [4, 2, 0]);
+}
