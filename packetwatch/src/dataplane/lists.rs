@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, IterableMap, MapData, of_maps::ArrayOfMaps},
+    maps::{Array, IterableMap, Map, MapData, of_maps::ArrayOfMaps},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{
@@ -22,7 +22,7 @@ use super::{
     key::key,
     lock,
     mapped::Mapped,
-    object::take,
+    object::{data, take},
 };
 
 type Lines = Array<MapData, Line>;
@@ -42,6 +42,9 @@ pub(super) struct Standings {
 struct Halves {
     active: Array<MapData, u32>,
     slots: Array<MapData, u64>,
+    /// The map below again: a look-up gives the id of the lines, from which aya would make a
+    /// descriptor, and only CAP_SYS_ADMIN may.
+    ids: Array<MapData, u32>,
     lines: ArrayOfMaps<MapData, Lines>,
     /// as written here
     in_force: u32,
@@ -61,7 +64,9 @@ pub enum Change {
 
 impl Standings {
     pub(super) fn new(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, Error> {
+        let ids = Map::Array(data(ebpf, MAP)?).try_into();
         let mut halves = Halves {
+            ids: ids.map_err(map_error(MAP, "open", 0))?,
             active: take(ebpf, "LISTS_ACTIVE")?,
             slots: take(ebpf, "LIST_SLOTS")?,
             lines: take(ebpf, MAP)?,
@@ -221,13 +226,13 @@ impl Dataplane {
         let standings = lock(&self.0.standings);
         let Halves {
             active,
-            lines,
+            ids,
             in_force,
             ..
         } = &standings.halves;
         let half = active.get(&0, 0).map_err(map_error(MAP, "read", 0))?;
-        let found = match lines.get(in_force, 0) {
-            Ok(lines) => id(&lines)?,
+        let found = match ids.get(in_force, 0) {
+            Ok(id) => id,
             Err(error) if is_absent(&error) => return Ok(false),
             Err(error) => return Err(map_error(MAP, "read", 0)(error)),
         };

@@ -38,8 +38,11 @@ impl Pins {
     /// # Errors
     /// `bpffs` is neither a bpffs nor can one be mounted on it.
     pub fn prepare(bpffs: &Path) -> Result<Self, AttachError> {
-        bpffs::ensure(bpffs)?;
         let pins = Self::below(bpffs)?;
+        // A process that is not root may see of the BPF file system its own directory alone.
+        if !bpffs::is_bpffs(&pins.root()) {
+            bpffs::ensure(bpffs)?;
+        }
         pins.make_dir()?;
         Ok(pins)
     }
@@ -57,7 +60,8 @@ impl Pins {
         })
     }
 
-    pub(super) fn bpffs(&self) -> &Path {
+    /// As the configuration names it.
+    pub fn bpffs(&self) -> &Path {
         &self.bpffs
     }
 
@@ -66,7 +70,7 @@ impl Pins {
     }
 
     /// Of all ABI versions and namespaces.
-    pub(super) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.bpffs.join("packetwatch")
     }
 
