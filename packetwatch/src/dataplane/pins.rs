@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -125,13 +126,17 @@ impl Pins {
         })
     }
 
-    /// Removes the directories of this namespace that hold no pin, and those around them.
+    /// Removes the directories of this namespace that hold no pin, and those around them: but for the
+    /// one that is another user's, for whom root has made it.
     pub(super) fn remove_empty(&self) {
         for version in entries(&self.root()) {
             let _ = fs::remove_dir(self.dir_in(&version));
             let _ = fs::remove_dir(version);
         }
-        let _ = fs::remove_dir(self.root());
+        let root = self.root();
+        if fs::metadata(&root).is_ok_and(|found| found.uid() == 0) {
+            let _ = fs::remove_dir(root);
+        }
     }
 }
 

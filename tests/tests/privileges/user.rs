@@ -207,6 +207,8 @@ fn pins_on_a_file_system_for_root_alone_are_reached_under_their_own_path() {
     let detached = detach.output().expect("run nsenter (package util-linux)");
     assert!(detached.status.success(), "{detached:?}");
     assert!(lan.host.xdp("pw0").is_none());
+    // Its unit could not start without the directory, and it could not make another.
+    assert!(pins.is_dir() && pinned(&pins).is_none());
 }
 
 #[test]
