@@ -1,8 +1,8 @@
 //! A way to the pins for a user that may not search the BPF file system.
 //!
-//! systemd mounts `/sys/fs/bpf` for root alone (mode 0700). The unit file gives the daemon a view of it
-//! in which its own directory is all there is; a daemon that starts as root gives itself the same one,
-//! under the same path, so that pins have one name for everybody.
+//! systemd mounts `/sys/fs/bpf` for root alone (mode 0700). The unit file has the daemon's own
+//! directory bound to where it may go; a daemon that starts as root gives itself a view in which that
+//! directory is all there is, under its own path, so that pins have one name for everybody.
 
 use std::{
     fs::{self, OpenOptions},

@@ -115,9 +115,14 @@ fn the_unit_names_the_capabilities_and_the_directories_of_the_daemon() {
         assert_eq!(value(key), "CAP_BPF CAP_NET_ADMIN CAP_PERFMON");
     }
     assert_eq!(value("ReadWritePaths"), packetwatch::dataplane::LOCKS);
-    assert_eq!(value("BindPaths"), "/sys/fs/bpf/packetwatch");
+    let (pins, seen) = value("BindPaths").split_once(':').expect("from, and to");
+    let bpffs = seen
+        .strip_suffix("/packetwatch")
+        .expect("the name of the pins");
+    assert_eq!(pins, "/sys/fs/bpf/packetwatch");
+    assert!(value("ExecStart").ends_with(&format!(" --bpffs {bpffs}")));
     let tmpfiles = read("packetwatch.tmpfiles");
-    for directory in [packetwatch::dataplane::LOCKS, "/sys/fs/bpf/packetwatch"] {
+    for directory in [packetwatch::dataplane::LOCKS, pins] {
         assert!(tmpfiles.contains(&format!("d {directory} ")), "{tmpfiles}");
     }
     assert!(read("packetwatch.sysusers").contains("u packetwatch "));
