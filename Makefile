@@ -11,13 +11,16 @@ XTASK := cargo run --quiet --package xtask --
 PACKETWATCH := $(or $(CARGO_TARGET_DIR),target)/release/packetwatch
 
 .DEFAULT_GOAL := help
-.PHONY: run test fuzz setup demo bench lint build install help
+.PHONY: run test test-kernels fuzz setup demo bench lint build install install-files help
 
 run: setup build ## run the daemon: IFACE=eth0 (default: the default route's), ARGS='...'
 	@iface='$(IFACE)' && : "$${iface:=$$($(XTASK) default-interface)}" && [ "$$iface" ] && exec $(PACKETWATCH) run --interface "$$iface" $(ARGS)
 
 test: ## run every test; those that need root only as root
 	@sh xtask/bootstrap.sh && $(XTASK) setup --for test && cargo build --bins && $(XTASK) test
+
+test-kernels: ## the program on Debian's kernels, emulated (root, Debian; long): KERNEL=6.1 for one
+	@sh xtask/bootstrap.sh && $(XTASK) setup && $(XTASK) test-kernels $(KERNEL)
 
 fuzz: ## fuzz the reference's parser, FUZZ_SECONDS=60 (cargo-fuzz and a nightly tool chain)
 	@mkdir -p fuzz/target/corpus
@@ -44,8 +47,14 @@ lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scri
 	cargo deny --all-features check bans licenses sources
 	shellcheck xtask/bootstrap.sh .ci/run
 
-install: build ## install the daemon below PREFIX (default /usr/local)
+install: build install-files ## install daemon, unit, user and directories below PREFIX (default /usr/local)
+
+# What is built already, PACKETWATCH=FILE.
+install-files:
 	install -D -m 755 $(PACKETWATCH) $(DESTDIR)$(PREFIX)/bin/packetwatch
+	install -D -m 644 packaging/packetwatch.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/packetwatch.conf
+	install -D -m 644 packaging/packetwatch.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/packetwatch.conf
+	sed 's|/usr/local/|$(PREFIX)/|g' packaging/packetwatch.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/packetwatch.service
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10

@@ -6,7 +6,7 @@
 //!                    │    ▼
 //!                  lists ◄─ daemon (rule loop) ── rules (pure)
 //!                  ▲   ▲
-//!            protect   api ◄─ cli
+//!            protect   api ◄─ cli       privileges: what the process gives up
 //!
 //!  config: what it is told    log: what it says    netlink: what the host's network is
 //! ```
@@ -23,5 +23,6 @@ pub mod log;
 pub mod metrics;
 pub mod netlink;
 pub mod prefix;
+pub mod privileges;
 pub mod protect;
 pub mod rules;

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -90,6 +91,28 @@ pub(crate) fn apt(step: &str, packages: &[&str]) -> Result<()> {
             .args(packages),
         "check that the sources list has Debian's main and security archives",
     )
+}
+
+/// Installs Debian packages, each for the program it brings and where that is missing.
+///
+/// # Errors
+///
+/// As for [`apt`].
+pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<()> {
+    // Debian keeps /usr/sbin off an ordinary user's PATH.
+    let missing = |program: &str| {
+        on_path(program).is_none() && !Path::new("/usr/sbin").join(program).exists()
+    };
+    let packages: Vec<_> = wanted
+        .iter()
+        .filter(|(program, _)| missing(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if packages.is_empty() {
+        Ok(())
+    } else {
+        apt("programs", &packages)
+    }
 }
 
 fn apt_get() -> Command {

@@ -1,6 +1,7 @@
 //! What cargo cannot do. `make help` lists the targets that call it.
 
 mod install;
+mod kernels;
 mod lint;
 mod route;
 mod setup;
@@ -10,8 +11,8 @@ use std::process::ExitCode;
 
 use setup::Purpose;
 
-const USAGE: &str =
-    "usage: xtask setup [--for run|test|lint|bench] | default-interface | test | lint-ebpf";
+const USAGE: &str = "usage: xtask setup [--for run|test|lint|bench] | default-interface | test | lint-ebpf \
+     | test-kernels [6.1|6.12]";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         ["setup", "--for", "bench"] => setup::setup(Purpose::Bench),
         ["default-interface"] => route::default_interface().map(|name| println!("{name}")),
         ["test"] => tests_run::test(),
+        ["test-kernels"] => kernels::test_kernels(None),
+        ["test-kernels", series] => kernels::test_kernels(Some(series)),
         ["lint-ebpf"] => lint::lint_ebpf(),
         _ => {
             eprintln!("{USAGE}");

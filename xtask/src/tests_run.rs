@@ -56,15 +56,15 @@ pub(crate) fn test() -> Result<()> {
 
 /// What the lines of libtest add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
     /// Names of ignored tests by the reason their attribute gives.
     skipped: BTreeMap<String, Vec<String>>,
 }
 
 impl Tally {
-    fn read(&mut self, line: &str) {
+    pub(crate) fn read(&mut self, line: &str) {
         if let Some((name, reason)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... ignored"))

@@ -134,6 +134,13 @@ pub(super) const KEYS: &[Key] = &[
         "On SIGINT and SIGTERM: \"detach\" the filter, or \"keep\" it for the next start."
     ),
     key!(
+        "user",
+        Text,
+        user,
+        values::user,
+        "Started as root, the daemon becomes this user with two capabilities left; where the host has\nno user packetwatch, or with \"root\", it keeps root's id without its capabilities."
+    ),
+    key!(
         "api.listen",
         Text,
         api.listen,

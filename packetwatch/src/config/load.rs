@@ -42,6 +42,11 @@ impl Sources {
             default_file: DEFAULT_FILE.into(),
         }
     }
+
+    /// The file that these flags have a process read; the default one may be missing.
+    pub fn file_of(flags: &Flags) -> PathBuf {
+        flags.config.clone().unwrap_or_else(|| DEFAULT_FILE.into())
+    }
 }
 
 impl Config {

@@ -37,6 +37,8 @@ pub struct Config {
     /// The BPF file system that holds the pins.
     pub bpffs: PathBuf,
     pub on_exit: OnExit,
+    /// Whom a daemon that is started as root becomes.
+    pub user: String,
     pub api: Api,
     pub protect: Protect,
     pub log: Log,
@@ -57,6 +59,7 @@ impl Default for Config {
             state_dir: "/var/lib/packetwatch".into(),
             bpffs: "/sys/fs/bpf".into(),
             on_exit: OnExit::Detach,
+            user: "packetwatch".to_owned(),
             api: Api::default(),
             protect: Protect::default(),
             log: Log::default(),

@@ -249,6 +249,19 @@ pub(super) fn interfaces(value: &Value<'_>) -> Read<Vec<String>> {
     }
 }
 
+/// A user's name, as useradd(8) takes them.
+pub(super) fn user(value: &Value<'_>) -> Read<String> {
+    let name = text(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if (1..=32).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-') {
+        return Ok(name.to_owned());
+    }
+    fail(
+        value,
+        format!("{name:?} is no user's name: write 1 to 32 letters, digits, `_`, `-` and `.`"),
+    )
+}
+
 pub(super) fn environment(value: &Value<'_>) -> Read<String> {
     let name = text(value)?;
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -15,6 +15,7 @@ use super::{
     evict::{Candidate, Eviction},
     judged::{Judged, RECENT_NS},
     population::Population,
+    pulse::Pulse,
     refusals::Refusals,
 };
 use crate::{
@@ -47,6 +48,7 @@ pub(super) struct Enforcer {
     pub(super) judged: Judged,
     pub(super) population: Population,
     pub(super) refusals: Refusals,
+    pub(super) pulse: Pulse,
     pub(super) clock: Clock,
     /// callers that the kernel has room for
     pub(super) capacity: u32,
@@ -79,6 +81,7 @@ impl Enforcer {
                 rule: seen.rule as usize,
                 generation: seen.generation,
             })) => judged,
+            () = self.pulse.beat() => Ok(()),
             () = shutdown.cancelled() => Ok(()),
         }
     }

@@ -1,10 +1,12 @@
 //! The daemon: puts the rooms together and keeps them running.
 //!
-//! `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
+//! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
 //! admission threshold; `calls` the call log; `control` the
 //! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
-//! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them.
+//! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them,
+//! `service` tells the service manager, and `pulse` whether the rule loop goes round.
 
+mod before;
 mod calls;
 mod control;
 mod enforce;
@@ -13,11 +15,13 @@ mod flood;
 mod interfaces;
 mod judged;
 mod population;
+mod pulse;
 mod readiness;
 mod reconcile;
 mod refusals;
 mod reload;
 mod run;
+mod service;
 mod tasks;
 mod watch;
 
@@ -28,9 +32,11 @@ use anyhow::{Context as _, Result};
 pub use control::{RulesControl, RulesError, RulesFrom};
 pub use readiness::Readiness;
 
+use before::Before;
+
 use crate::{
     cli::DetachArgs,
-    config::Flags,
+    config::{Flags, Sources},
     dataplane::{self, Detached, Was},
     log,
 };
@@ -43,13 +49,15 @@ pub fn run(flags: Flags) -> Result<()> {
     let config = run::load(flags.clone())?;
     // `debug` turns the XDP program's own messages on.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let before = Before::of(&config, log::is_debug(&filter))?;
     let log = log::init(config.log.format, &filter)?;
+    before.tell(&Sources::file_of(&flags));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let ended = runtime.block_on(run::run(config, flags, log.clone()));
+    let ended = runtime.block_on(run::run(config, flags, before, log.clone()));
     runtime.shutdown_timeout(Duration::from_secs(5));
     log.flush(Duration::from_secs(2));
     ended

@@ -1,7 +1,6 @@
 //! A daemon's life: assemble, serve, reload, let go.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,20 +14,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, calls::CallLog, enforce::Enforcer, flood::FloodWatch, interfaces,
-    judged::Judged, population::Population, reconcile::Reconciler, refusals::Refusals,
-    tasks::Tasks, watch::Watch,
+    Readiness, RulesControl, before::Before, calls::CallLog, enforce::Enforcer, flood::FloodWatch,
+    interfaces, judged::Judged, population::Population, pulse::Pulse, reconcile::Reconciler,
+    refusals::Refusals, service::Service, tasks::Tasks, watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Tokens},
     clock::Clock,
-    config::{Config, Flags, OnExit, Sources, Word as _},
-    dataplane::{AttachError, Capacities, Dataplane, Options, Pins},
+    config::{Config, Flags, Sources, Word as _},
+    dataplane::Dataplane,
     lists::{Capacity, Lists},
     log::{EVENT, LogHandle},
     metrics::Counters,
     netlink::Netlink,
-    protect::{Protector, Sessions, Settings, starting_shell},
+    privileges::confine,
+    protect::{Protector, Sessions, Settings},
 };
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -42,7 +42,18 @@ pub(super) const GIT: &str = env!("PACKETWATCH_GIT");
 ///
 /// # Errors
 /// What kept it from starting, each with its remedy; the task that was lost.
-pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<()> {
+pub(super) async fn run(
+    config: Config,
+    flags: Flags,
+    before: Before,
+    log: LogHandle,
+) -> Result<()> {
+    let Before {
+        dataplane,
+        events,
+        starting_shell,
+        ..
+    } = before;
     for note in config.notes() {
         tracing::warn!("{note}");
     }
@@ -53,16 +64,10 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let netlink = Netlink::connect().context("open a netlink socket")?;
     let names = interfaces::chosen(&config, &netlink).await?;
 
-    let (dataplane, events) = Dataplane::load(Options {
-        capacities: Capacities {
-            lists: config.capacity.lists,
-            bans: config.capacity.bans,
-            callers: config.capacity.callers,
-        },
-        pins: pins(&config.bpffs, config.on_exit)?,
-        clock_from_map: false,
-        debug: tracing::enabled!(target: "packetwatch", tracing::Level::DEBUG),
-    })?;
+    // Nobody is listened to before this.
+    if let Err(error) = confine() {
+        tracing::warn!("the daemon may make every system call: {error}");
+    }
     let capacity = Capacity {
         lists: config.capacity.lists,
         bans: config.capacity.bans,
@@ -71,7 +76,14 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let lists = Lists::open(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;
     let (protect, settings) = watch::channel(protected(&config, &names));
-    let protector = protector(netlink.clone(), settings, tokens.clone(), dataplane.clone());
+    let sessions = Sessions::of_host(starting_shell);
+    let protector = protector(
+        netlink.clone(),
+        settings,
+        sessions,
+        tokens.clone(),
+        dataplane.clone(),
+    );
     let established = protector.current().await?;
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
@@ -92,6 +104,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             shutdown.clone(),
         );
         tasks.spawn("the keeper of protected addresses", keeping);
+        let pulse = Pulse::new();
         let counters = Counters::default();
         let population = Population::default();
         let enforcer = Enforcer {
@@ -99,6 +112,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             judged: Judged::default(),
             population: population.clone(),
             refusals: Refusals::default(),
+            pulse: pulse.clone(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
@@ -163,7 +177,15 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             git: GIT,
         };
         tasks.spawn("the API", api::serve(app, listeners, shutdown.clone()));
+        let service = Service {
+            readiness: readiness.clone(),
+            dataplane: dataplane.clone(),
+            pulse,
+        };
         readiness.set(Ok(()));
+        service.ready();
+        let watched = service.clone().run(shutdown.clone());
+        tasks.spawn("the watchdog's feeder", watched);
         tracing::info!(
             target: EVENT,
             {
@@ -178,8 +200,13 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));
         };
-        let reload = async || super::reload::reload(&config, &flags, &rules, changed).await;
+        let reload = async || {
+            service.reloading();
+            super::reload::reload(&config, &flags, &rules, changed).await;
+            service.ready();
+        };
         let ended = signals.serve(reload, &mut tasks).await;
+        service.stopping();
         if ended.is_ok() {
             readiness.set(Err("stopping".to_owned()));
         }
@@ -194,26 +221,6 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let _ = spawn_blocking(move || lists.flush()).await;
     tracing::info!(target: EVENT, { event.action = "stopped" }, "packetwatch has stopped");
     ended
-}
-
-/// Pins keep the filter when the process dies. Without a bpffs it works all the same, and ends
-/// with the process.
-fn pins(bpffs: &Path, on_exit: OnExit) -> Result<Option<Pins>> {
-    match Pins::prepare(bpffs) {
-        Ok(pins) => Ok(Some(pins)),
-        Err(error @ AttachError::NotBpffs(_)) => Err(error.into()),
-        Err(error) if on_exit == OnExit::Keep => Err(error).context(
-            "on_exit = \"keep\" needs a bpffs to pin the filter to; `mount -t bpf bpf \
-             /sys/fs/bpf`, or choose --on-exit detach",
-        ),
-        Err(error) => {
-            tracing::warn!(
-                "the filter ends with this process, however it ends: {error}; `mount -t bpf bpf \
-                 /sys/fs/bpf` mends it"
-            );
-            Ok(None)
-        }
-    }
 }
 
 /// What the configuration says of protected addresses.
@@ -231,10 +238,10 @@ fn protected(config: &Config, interfaces: &[String]) -> Settings {
 fn protector(
     netlink: Netlink,
     settings: watch::Receiver<Settings>,
+    sessions: Sessions,
     tokens: Tokens,
     dataplane: Dataplane,
 ) -> Protector {
-    let sessions = Sessions::of_host(starting_shell());
     let api_peers = move || {
         let seen = tokens.seen().into_iter();
         seen.map(|(address, _)| address).collect()

@@ -22,21 +22,16 @@ pub(super) struct Target<'a> {
     pub(super) mode: AttachMode,
     pub(super) present: Option<Present>,
     pub(super) pins: Option<&'a Pins>,
-    /// who was on it at the last attempt
+    /// whose program it is, if that is known
     holder: Option<Box<Holder>>,
 }
 
 impl Target<'_> {
     fn holder(&self, present: Present) -> Box<Holder> {
-        match &self.holder {
-            Some(holder) if holder.program_id == present.program_id => holder.clone(),
-            _ => Box::new(Holder::find(
-                self.interface,
-                self.ifindex,
-                present,
-                self.pins.map(Pins::bpffs),
-            )),
-        }
+        self.holder.clone().unwrap_or_else(|| {
+            let found = Holder::find(self.interface, self.ifindex, present, self.pins);
+            Box::new(found)
+        })
     }
 }
 
@@ -97,9 +92,7 @@ impl Dataplane {
             mode,
             present,
             pins: links.pins.as_ref(),
-            holder: links
-                .named(name)
-                .and_then(|index| links.seats[index].holder.clone()),
+            holder: present.and_then(|present| links.holder(name, present.program_id)),
         };
         let (former, hold, was_kept) = match ours {
             Some(Held {

@@ -22,7 +22,7 @@ use super::{
     key::{key, prefix},
     lock,
     mapped::Mapped,
-    object::take,
+    object::{second, take},
 };
 
 const MAP: &str = "BANS";
@@ -254,15 +254,11 @@ impl Dataplane {
 
     /// Visits each ban with its deadline, ended ones too, in no order. Nothing waits for it.
     pub fn each_ban(&self, mut visit: impl FnMut(IpNet, u64)) -> Result<(), Error> {
-        let open = |map: &MapData| {
-            let opened = map.info().and_then(|info| MapData::from_id(info.id()));
-            opened.map_err(map_error(MAP, "open", 0))
-        };
         let (v4, v6) = {
             let bans = lock(&self.0.bans);
             (
-                open(IterableMap::map(&bans.v4))?,
-                open(IterableMap::map(&bans.v6))?,
+                second(IterableMap::map(&bans.v4), MAP)?,
+                second(IterableMap::map(&bans.v6), MAP)?,
             )
         };
         each(&v4, |BanKeyV4 { addr, len }, entry| {

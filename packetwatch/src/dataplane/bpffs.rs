@@ -59,7 +59,7 @@ fn may_be_hidden(dir: &Path) -> io::Result<bool> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(super) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 

@@ -13,11 +13,11 @@ pub enum Error {
     /// Says what, since which kernel there is such a thing, and the remedy.
     #[error("cannot load the XDP program: {0}")]
     Unsupported(String),
-    #[error("loading the XDP program needs CAP_BPF and CAP_NET_ADMIN, or root")]
+    #[error("loading the XDP program needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root")]
     NotPermitted,
     #[error(
-        "the kernel refuses the XDP program: {reason}. Packetwatch needs Linux 5.18 or later and \
-         CAP_BPF with CAP_NET_ADMIN, or root"
+        "the kernel refuses the XDP program: {reason}. Packetwatch needs Linux 5.18 or later, and \
+         CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON, or root"
     )]
     Refused {
         reason: String,

@@ -8,11 +8,15 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag, open},
+    sys::stat::Mode,
+};
 
 use super::AttachError;
 
-const DIRECTORY: &str = "/run/packetwatch";
+/// Where the locks are.
+pub const DIRECTORY: &str = "/run/packetwatch";
 
 /// Somebody who tidies up holds a lock for the time of a few system calls.
 const PATIENCE: [Duration; 4] = [Duration::from_millis(20); 4];
@@ -73,12 +77,12 @@ pub(super) fn try_hold(interface: &str, namespace: u64) -> Result<Hold, AttachEr
     fs::create_dir_all(dir).map_err(|source| error("create", dir, source))?;
     let path = dir.join(format!("{interface}@{namespace}.lock"));
     loop {
-        let file = fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| error("open", &path, source))?;
+        // To be read, since the one that is there may be root's, and to be no link: the directory may
+        // belong to the daemon's user, for whom root makes no file elsewhere.
+        let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = open(&path, flags, Mode::from_bits_truncate(0o644))
+            .map_err(|errno| error("open", &path, errno.into()))?;
+        let file = fs::File::from(file);
         let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Err(AttachError::HeldByUs {
                 interface: interface.to_owned(),

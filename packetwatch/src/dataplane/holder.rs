@@ -11,7 +11,7 @@ use super::{
     Present, bpffs,
     link::{Pinned, XdpLink},
     object::PROGRAM,
-    pins,
+    pins::{self, Pins},
 };
 
 /// Files of BPF file systems that are looked at for a pin, and how deep: a host with Cilium has some
@@ -29,18 +29,19 @@ pub struct Holder {
     pub link_id: Option<u32>,
     /// where it or its link is pinned
     pub pin: Option<PathBuf>,
+    /// Whether the kernel told. To a process without CAP_SYS_ADMIN it does not: name, link and pin are
+    /// then unknown, and not absent.
+    pub told: bool,
     remedy: String,
 }
 
 impl Holder {
     /// Asks the kernel, which tells programs and links of others only to CAP_SYS_ADMIN.
-    pub(super) fn find(
-        interface: &str,
-        ifindex: u32,
-        present: Present,
-        bpffs: Option<&Path>,
-    ) -> Self {
+    pub fn find(interface: &str, ifindex: u32, present: Present, pins: Option<&Pins>) -> Self {
         let Present { program_id, mode } = present;
+        if let Some(Err(_)) = loaded_programs().next() {
+            return Self::untold(interface, program_id);
+        }
         let mut programs = loaded_programs().filter_map(Result::ok);
         let name = programs
             .find(|program| program.id() == program_id)
@@ -54,7 +55,7 @@ impl Holder {
                 info.is_ok_and(|info| info.ifindex == ifindex)
             })
             .map(|link| link.id());
-        let roots = [bpffs, Some(Path::new(bpffs::USUAL))];
+        let roots = [pins.map(Pins::bpffs), Some(Path::new(bpffs::USUAL))];
         let pin = roots
             .into_iter()
             .flatten()
@@ -78,7 +79,22 @@ impl Holder {
             name,
             link_id,
             pin,
+            told: true,
             remedy,
+        }
+    }
+
+    fn untold(interface: &str, program_id: u32) -> Self {
+        Self {
+            program_id,
+            name: String::new(),
+            link_id: None,
+            pin: None,
+            told: false,
+            remedy: format!(
+                "`bpftool link detach id ID`, with the ID of the link that `bpftool link` shows for \
+                 program {program_id}, or `ip link set dev {interface} xdp off` where it shows none"
+            ),
         }
     }
 
@@ -95,8 +111,16 @@ impl fmt::Display for Holder {
             name,
             link_id,
             pin,
+            told,
             remedy: _,
         } = self;
+        if !told {
+            return write!(
+                f,
+                "program id {program_id}, of which the kernel tells a process without CAP_SYS_ADMIN \
+                 no more"
+            );
+        }
         if !name.is_empty() {
             write!(f, "{name:?}, ")?;
         }
@@ -117,7 +141,7 @@ impl fmt::Display for Holder {
 fn ours<'a>(name: &str, pin: Option<&'a Path>) -> Option<&'a Path> {
     let directory = pin?.ancestors().nth(4)?;
     let root = pin?.ancestors().nth(3)?;
-    let here = pins::Pins::below(directory).ok()?;
+    let here = Pins::below(directory).ok()?;
     let is_here = here.kept().iter().any(|kept| Some(&*kept.path) == pin);
     (name == PROGRAM && root.ends_with("packetwatch") && is_here).then_some(directory)
 }

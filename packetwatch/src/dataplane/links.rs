@@ -30,6 +30,8 @@ pub(super) struct Seat {
 
 pub(super) struct Links {
     pub(super) pins: Option<Pins>,
+    /// who held interfaces when the process could still find out
+    holders: Vec<Holder>,
     /// the names to filter, in the order in which they were asked for
     configured: Vec<String>,
     pub(super) seats: Vec<Seat>,
@@ -38,9 +40,10 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(pins: Option<Pins>) -> Self {
+    pub(super) fn new(pins: Option<Pins>, holders: Vec<Holder>) -> Self {
         Self {
             pins,
+            holders,
             configured: Vec::new(),
             seats: Vec::new(),
             used: 0,
@@ -57,6 +60,17 @@ impl Links {
             .iter()
             .map(|seat| (seat.slot, seat.interface.name.clone()))
             .collect()
+    }
+
+    /// Who kept us off an interface when we tried last, or held a program of this id at the start.
+    pub(super) fn holder(&self, name: &str, program_id: u32) -> Option<Box<Holder>> {
+        let tried = self.named(name);
+        let tried = tried.and_then(|index| self.seats[index].holder.clone());
+        let is_it = |holder: &Holder| holder.program_id == program_id;
+        tried.filter(|holder| is_it(holder)).or_else(|| {
+            let known = self.holders.iter().find(|holder| is_it(holder));
+            known.cloned().map(Box::new)
+        })
     }
 
     pub(super) fn with_index(&mut self, ifindex: u32) -> Option<&mut Seat> {
@@ -167,7 +181,7 @@ mod tests {
     use super::*;
 
     fn table(configured: &[&str]) -> Links {
-        let mut links = Links::new(None);
+        let mut links = Links::new(None, Vec::new());
         for name in configured {
             links.seat(name);
         }

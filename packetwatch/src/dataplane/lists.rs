@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, IterableMap, MapData, of_maps::ArrayOfMaps},
+    maps::{Array, IterableMap, Map, MapData, of_maps::ArrayOfMaps},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{
@@ -22,7 +22,7 @@ use super::{
     key::key,
     lock,
     mapped::Mapped,
-    object::take,
+    object::{data, take},
 };
 
 type Lines = Array<MapData, Line>;
@@ -42,6 +42,9 @@ pub(super) struct Standings {
 struct Halves {
     active: Array<MapData, u32>,
     slots: Array<MapData, u64>,
+    /// The map below again: a look-up gives the id of the lines, from which aya would make a
+    /// descriptor, and only CAP_SYS_ADMIN may.
+    ids: Array<MapData, u32>,
     lines: ArrayOfMaps<MapData, Lines>,
     /// as written here
     in_force: u32,
@@ -61,14 +64,16 @@ pub enum Change {
 
 impl Standings {
     pub(super) fn new(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, Error> {
+        let ids = Map::Array(data(ebpf, MAP)?).try_into();
         let mut halves = Halves {
+            ids: ids.map_err(map_error(MAP, "open", 0))?,
             active: take(ebpf, "LISTS_ACTIVE")?,
             slots: take(ebpf, "LIST_SLOTS")?,
             lines: take(ebpf, MAP)?,
             in_force: 0,
             is_other_in_use: false,
         };
-        let (lines, index) = halves.build(&[], capacity)?;
+        let (lines, index) = halves.build(None, &[], capacity)?;
         halves.switch_to(&lines, capacity)?;
         Ok(Self {
             halves,
@@ -95,13 +100,15 @@ impl Halves {
     }
 
     /// Builds an index in the half that is not in force.
+    /// `in_force`: the lines of the other one, if it was ever switched to.
     fn build(
         &mut self,
+        in_force: Option<&Lines>,
         nodes: &[(IpNet, Standing)],
         capacity: u32,
     ) -> Result<(Lines, Index), Error> {
         let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
-        self.leave_other()?;
+        self.leave_other(in_force)?;
         let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
         let lines = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
         let slots = IterableMap::map(&self.slots).fd().as_fd();
@@ -124,7 +131,7 @@ impl Halves {
         self.in_force = next;
         self.is_other_in_use = true;
         // What fails here is tried again before the other half is needed.
-        if self.leave_other().is_ok() {
+        if self.leave_other(Some(lines)).is_ok() {
             // Both halves have the new lines, so that the memory of the former is freed.
             let _ = self.lines.set(self.other(), lines, 0);
         }
@@ -134,13 +141,14 @@ impl Halves {
     /// Waits until no packet looks into the half that is not in force: to write a map of maps,
     /// though it be what stands there already, returns only when all programs that ran before have
     /// ended (kernel 5.0).
-    fn leave_other(&mut self) -> Result<(), Error> {
+    fn leave_other(&mut self, in_force: Option<&Lines>) -> Result<(), Error> {
         if self.is_other_in_use {
-            match self.lines.get(&self.in_force, 0) {
-                Ok(lines) => self.lines.set(self.in_force, &lines, 0),
+            match (self.ids.get(&self.in_force, 0), in_force) {
+                (Ok(_), Some(lines)) => self.lines.set(self.in_force, lines, 0),
+                (Ok(_), None) => Ok(()),
                 // Somebody has taken it away.
-                Err(error) if is_absent(&error) => Ok(()),
-                Err(error) => Err(error),
+                (Err(error), _) if is_absent(&error) => Ok(()),
+                (Err(error), _) => Err(error),
             }
             .map_err(map_error(MAP, "wait for", 0))?;
             self.is_other_in_use = false;
@@ -172,9 +180,12 @@ impl Dataplane {
     /// `nodes`: prefixes in their order, each with the standing of what no longer prefix in it
     /// covers.
     pub fn replace_standings(&self, nodes: &[(IpNet, Standing)]) -> Result<(), Error> {
-        let mut standings = lock(&self.0.standings);
+        let mut guard = lock(&self.0.standings);
+        let standings = &mut *guard;
         let capacity = standings.capacity;
-        let (lines, index) = standings.halves.build(nodes, capacity)?;
+        let (lines, index) = standings
+            .halves
+            .build(Some(&standings.lines), nodes, capacity)?;
         standings.halves.switch_to(&lines, capacity)?;
         standings.lines = lines;
         standings.index = index;
@@ -221,13 +232,13 @@ impl Dataplane {
         let standings = lock(&self.0.standings);
         let Halves {
             active,
-            lines,
+            ids,
             in_force,
             ..
         } = &standings.halves;
         let half = active.get(&0, 0).map_err(map_error(MAP, "read", 0))?;
-        let found = match lines.get(in_force, 0) {
-            Ok(lines) => id(&lines)?,
+        let found = match ids.get(in_force, 0) {
+            Ok(id) => id,
             Err(error) if is_absent(&error) => return Ok(false),
             Err(error) => return Err(map_error(MAP, "read", 0)(error)),
         };

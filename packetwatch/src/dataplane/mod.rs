@@ -49,6 +49,7 @@ pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};
 pub use events::{DebugLog, Events, Stream};
 pub use features::{OLDEST_KERNEL, version};
+pub use hold::DIRECTORY as LOCKS;
 pub use holder::Holder;
 pub use index::{Differences, Region};
 pub use interface::{Interface, State};

@@ -1,6 +1,9 @@
 //! Loading: the object in this binary, into the kernel.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
@@ -10,7 +13,7 @@ use aya::{
 use packetwatch_abi::capacity;
 
 use super::{
-    Dataplane, Error, Rooms,
+    Dataplane, Error, Holder, Rooms,
     admission::Admissions,
     bans::Bans,
     callers::Callers,
@@ -53,6 +56,8 @@ pub struct Options {
     pub capacities: Capacities,
     /// `None`: the filter goes with the process
     pub pins: Option<Pins>,
+    /// who holds interfaces, as far as a process with more rights has found out
+    pub holders: Vec<Holder>,
     /// Time is what [`Dataplane::set_clock`] says, for tests of windows.
     pub clock_from_map: bool,
     /// the program's own debug messages, through the `log` crate
@@ -100,7 +105,7 @@ impl Dataplane {
         let events = Events::new(&mut ebpf, options.debug)?;
         let standings = Standings::new(&mut ebpf, lists)?;
         let rooms = Rooms {
-            links: Mutex::new(Links::new(options.pins)),
+            links: Mutex::new(Links::new(options.pins, options.holders)),
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(&mut ebpf)?),
             callers: Callers::new(&mut ebpf)?,
@@ -174,7 +179,16 @@ pub(super) fn data(ebpf: &Ebpf, name: &'static str) -> Result<MapData, Error> {
     else {
         return Err(Error::Missing(name));
     };
-    data.info()
-        .and_then(|info| MapData::from_id(info.id()))
-        .map_err(map_error(name, "open", 0))
+    second(data, name)
+}
+
+/// A second handle of a map, by its descriptor: opening it by its id would need CAP_SYS_ADMIN.
+pub(super) fn second(map: &MapData, name: &'static str) -> Result<MapData, Error> {
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    let fd = fd.map_err(|source| Error::Syscall {
+        map: name,
+        operation: "open",
+        source,
+    })?;
+    MapData::from_fd(fd).map_err(map_error(name, "open", 0))
 }

@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -38,8 +39,11 @@ impl Pins {
     /// # Errors
     /// `bpffs` is neither a bpffs nor can one be mounted on it.
     pub fn prepare(bpffs: &Path) -> Result<Self, AttachError> {
-        bpffs::ensure(bpffs)?;
         let pins = Self::below(bpffs)?;
+        // A process that is not root may see of the BPF file system its own directory alone.
+        if !bpffs::is_bpffs(&pins.root()) {
+            bpffs::ensure(bpffs)?;
+        }
         pins.make_dir()?;
         Ok(pins)
     }
@@ -57,7 +61,8 @@ impl Pins {
         })
     }
 
-    pub(super) fn bpffs(&self) -> &Path {
+    /// As the configuration names it.
+    pub fn bpffs(&self) -> &Path {
         &self.bpffs
     }
 
@@ -66,7 +71,7 @@ impl Pins {
     }
 
     /// Of all ABI versions and namespaces.
-    pub(super) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.bpffs.join("packetwatch")
     }
 
@@ -121,13 +126,17 @@ impl Pins {
         })
     }
 
-    /// Removes the directories of this namespace that hold no pin, and those around them.
+    /// Removes the directories of this namespace that hold no pin, and those around them: but for the
+    /// one that is another user's, for whom root has made it.
     pub(super) fn remove_empty(&self) {
         for version in entries(&self.root()) {
             let _ = fs::remove_dir(self.dir_in(&version));
             let _ = fs::remove_dir(version);
         }
-        let _ = fs::remove_dir(self.root());
+        let root = self.root();
+        if fs::metadata(&root).is_ok_and(|found| found.uid() == 0) {
+            let _ = fs::remove_dir(root);
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Stored {
 }
 
 impl Journal {
-    const FILE: &str = "journal.redb";
+    pub(super) const FILE: &str = "journal.redb";
 
     /// Opens `journal.redb` in `state_dir`; makes both if they are not there.
     pub(super) fn open(state_dir: &Path) -> Result<(Self, Contents), OpenError> {

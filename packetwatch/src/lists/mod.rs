@@ -54,6 +54,9 @@ use projection::Projection;
 use state::{About, Change, Draft, State};
 use tables::Contents;
 
+/// The journal's file in the state directory.
+pub const JOURNAL_FILE: &str = Journal::FILE;
+
 /// The lists. Clones share them; the last one to go writes what is not yet in the journal.
 ///
 /// Methods that write block for an fsync: async callers use `spawn_blocking`.

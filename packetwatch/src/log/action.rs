@@ -39,6 +39,7 @@ pub(super) const ACTIONS: &[Action] = &[
     event("mode-changed", CONFIGURATION, &["change"]),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
+    event("privileges-dropped", PROCESS, &["info"]),
     event("started", PROCESS, &["start"]),
     event("stopped", PROCESS, &["end"]),
     attempt("attached", NETWORK, &["start"], "success"),

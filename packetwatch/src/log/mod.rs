@@ -26,7 +26,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 pub use call::{call, suppressed};
@@ -92,6 +92,12 @@ pub fn init(format: LogFormat, filter: &str) -> Result<LogHandle, InitError> {
         .with(handle.layer(format).with_filter(levels))
         .try_init()?;
     Ok(handle)
+}
+
+/// Whether a filter lets the program's own lines of level debug through, before there is a log.
+pub fn is_debug(filter: &str) -> bool {
+    let targets = filter.parse::<Targets>();
+    targets.is_ok_and(|targets| targets.would_enable("packetwatch", &tracing::Level::DEBUG))
 }
 
 /// The log as the rest of the daemon sees it. Cheap to clone.

@@ -1,7 +1,8 @@
 //! What a daemon is started with: its configuration file and its arguments.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -20,6 +21,8 @@ pub struct Builder {
     rules: Option<String>,
     tables: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    bpffs: Option<PathBuf>,
 }
 
 impl Builder {
@@ -33,6 +36,8 @@ impl Builder {
             rules: None,
             tables: String::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
+            bpffs: None,
         }
     }
 
@@ -73,24 +78,40 @@ impl Builder {
         self
     }
 
+    /// Pins on another BPF file system than the host's.
+    pub fn bpffs(mut self, path: PathBuf) -> Self {
+        self.bpffs = Some(path);
+        self
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Writes the configuration, starts the daemon and waits until it is ready.
     pub fn start(self) -> Daemon {
         let home = TempDir::with_prefix("packetwatch-").expect("make a directory for the daemon");
+        // The daemon may run as somebody else, who has to come to its directories below.
+        fs::set_permissions(home.path(), Permissions::from_mode(0o711)).expect("open the way");
         let pins = PinDirectory::new();
         fs::write(config_path(home.path()), self.config(home.path()))
             .expect("write the configuration");
+        let bpffs = self.bpffs.as_deref().unwrap_or(pins.path());
         let mut arguments = vec![
             "run".to_owned(),
             "--config".to_owned(),
             config_path(home.path()).display().to_string(),
             "--bpffs".to_owned(),
-            pins.path().display().to_string(),
+            bpffs.display().to_string(),
         ];
         arguments.extend(self.arguments);
         let mut daemon = Daemon {
             process: None,
             netns: self.netns,
             arguments,
+            environment: self.environment,
             pins,
             home,
         };
@@ -107,6 +128,8 @@ impl Builder {
             rules,
             tables,
             arguments: _,
+            environment: _,
+            bpffs: _,
         } = self;
         let mut text = String::new();
         if !interfaces.is_empty() {
@@ -118,12 +141,17 @@ impl Builder {
         text += &format!("mode = {mode:?}\nstate_dir = {:?}\n", home.join("state"));
         text += &format!(
             "[api]\nlisten = {listen:?}\nsocket = {:?}\n",
-            home.join("api.sock")
+            socket_path(home)
         );
         text += tables;
         text += rules.as_deref().unwrap_or_default();
         text
     }
+}
+
+/// In a directory that the daemon makes.
+pub(super) fn socket_path(home: &Path) -> PathBuf {
+    home.join("run/api.sock")
 }
 
 /// The file is in the daemon's own directory, next to its state and its socket.

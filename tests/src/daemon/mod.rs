@@ -21,7 +21,7 @@ pub use builder::Builder;
 pub use log::{Log, validate};
 pub use process::binary;
 
-use builder::config_path;
+use builder::{config_path, socket_path};
 use process::{PinDirectory, Process};
 
 /// Until the first `200` of `/readyz`: building maps and attaching takes well under a second.
@@ -38,6 +38,7 @@ pub struct Daemon {
     process: Option<Process>,
     netns: Netns,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     pins: PinDirectory,
     home: TempDir,
 }
@@ -104,12 +105,13 @@ impl Daemon {
     pub fn command(&self) -> Command {
         let mut command = self.netns.command(binary());
         command.args(&self.arguments);
+        command.envs(self.environment.clone());
         command
     }
 
     /// The unix socket of the API.
     pub fn socket(&self) -> PathBuf {
-        self.home.path().join("api.sock")
+        socket_path(self.home.path())
     }
 
     /// Where it keeps its journal, token and rules.
@@ -155,6 +157,12 @@ impl Daemon {
         let path = config_path(self.home.path());
         let text = fs::read_to_string(&path).expect("read the configuration");
         fs::write(path, edit(text)).expect("write the configuration");
+    }
+
+    /// Sets an environment variable for the next start.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(set, _)| set != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     fn start(&mut self) {

@@ -5,12 +5,12 @@
 
 mod ebpf;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result};
 use xtask::linker;
 
-use crate::install::{apt, attempt, is_root, run, say};
+use crate::install::{attempt, is_root, programs, run, say};
 
 /// What the set-up is for; each needs the tool chain of the eBPF object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,9 @@ const NETWORK: [(&str, &str); 3] = [
     ("ethtool", "ethtool"),
 ];
 
+/// For the test of the unit file.
+const SERVICE: (&str, &str) = ("systemd-analyze", "systemd");
+
 /// Installs what `purpose` needs and this host lacks.
 ///
 /// # Errors
@@ -41,7 +44,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
             mount_bpffs()?;
             // Without root the tests that need these are skipped.
             if is_root() {
-                programs(&NETWORK)
+                programs(&[&NETWORK[..], &[SERVICE]].concat())
             } else {
                 Ok(())
             }
@@ -59,24 +62,6 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
             cargo_deny()?;
             programs(&[("shellcheck", "shellcheck")])
         }
-    }
-}
-
-/// Debian packages, each for the program it brings.
-fn programs(wanted: &[(&str, &str)]) -> Result<()> {
-    // Debian keeps /usr/sbin off an ordinary user's PATH.
-    let missing = |program: &str| {
-        linker::on_path(program).is_none() && !Path::new("/usr/sbin").join(program).exists()
-    };
-    let packages: Vec<_> = wanted
-        .iter()
-        .filter(|(program, _)| missing(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if packages.is_empty() {
-        Ok(())
-    } else {
-        apt("programs", &packages)
     }
 }
 

@@ -1,0 +1,7 @@
+//! What the daemon may do: its user, its capabilities, its system calls, and what its unit file adds.
+
+mod service;
+mod status;
+mod syscalls;
+mod unit;
+mod user;
