@@ -1,6 +1,7 @@
-//! The allow and deny lists in the kernel: what the program finds in them, and that it finds one whole
-//! list or the other while they are replaced.
+//! The allow and deny lists in the kernel: what the program finds in them, that it finds one whole
+//! list or the other while they are replaced, and what happens at their bounds.
 
+mod bounds;
 mod lookups;
 mod swap;
 

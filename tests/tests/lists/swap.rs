@@ -133,7 +133,10 @@ fn no_packet_sees_a_mixture_of_two_lists() {
         looked
     });
     // Each was judged by a list, and none was forgotten.
-    assert_eq!(counts(&kernel).iter().sum::<u64>(), packets.iter().sum::<u64>());
+    assert_eq!(
+        counts(&kernel).iter().sum::<u64>(),
+        packets.iter().sum::<u64>()
+    );
 }
 
 /// Replaces the list, and waits each time until both threads have looked at it.

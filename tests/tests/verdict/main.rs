@@ -4,6 +4,7 @@
 mod bounds;
 mod events;
 mod holes;
+mod load;
 mod order;
 mod parse;
 mod units;
