@@ -49,9 +49,8 @@ pub(crate) struct Laden {
 
 /// A list of a million may take a slow machine so long.
 const ANSWER: Duration = Duration::from_secs(55);
-/// Frames in one go, and the pause behind them.
-const BURST: usize = 50;
-const PAUSE: Duration = Duration::from_millis(1);
+/// Sources that come in one go.
+const BURST: u32 = 50;
 
 /// # Errors
 /// The daemon refuses the list, or does not ban who is to be banned.
@@ -162,8 +161,8 @@ fn ban(daemon: &Daemon, link: &Frames, count: u32) -> Result<()> {
                 link.send(&call(source(n), destination(), port));
             }
             // 7000 sources a second: half of those that find places.
-            if n % 7 == 0 {
-                thread::sleep(PAUSE);
+            if n.is_multiple_of(7) {
+                thread::sleep(Duration::from_millis(1));
             }
         }
         banned = bans_of(daemon)?;
@@ -190,7 +189,7 @@ fn send_sources(link: &Frames, count: u32, over: Duration) {
     for n in 0..count {
         let source = IpAddr::V4(Ipv4Addr::from_bits(FIRST + n));
         link.send(&call(source, destination(), 443));
-        if n as usize % BURST == 0 {
+        if n.is_multiple_of(BURST) {
             let due = over.mul_f64(f64::from(n) / f64::from(count));
             thread::sleep(due.saturating_sub(start.elapsed()));
         }

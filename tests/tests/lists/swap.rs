@@ -177,7 +177,7 @@ fn look(runner: &Runner, phase: &AtomicU64, over: &AtomicBool, round: &AtomicU64
             let [first, second] = expected;
             if first == second {
                 assert_eq!(action, *first, "{source}, whichever list");
-            } else if before == after && before % 2 == 0 {
+            } else if before == after && before.is_multiple_of(2) {
                 let list = (before / 2 % 2) as usize;
                 assert_eq!(
                     action,
