@@ -106,12 +106,6 @@ fn path(report: &Report, bars: &mut Vec<Bar>) {
     }
 }
 
-/// The dearer of two families, told by name.
-fn families(curve: &Curve, cost: impl Fn(&Curve, Family) -> Option<f64>) -> Vec<(Family, f64)> {
-    let costs = Family::ALL.map(|family| Some((family, cost(curve, family)?)));
-    costs.into_iter().flatten().collect()
-}
-
 fn point(
     curve: &Curve,
     family: Family,
@@ -131,10 +125,12 @@ fn prefixes(report: &Report, bars: &mut Vec<Bar>) {
         (Packets::Nearby, "sources next to listed ones", 4.0),
     ] {
         let ours = |family, at| point(curve, family, Contestant::Packetwatch, packets, at);
-        let cost = |_: &Curve, family| Some(ours(family, LIST)?.ratio_to(ours(family, 0)?));
-        for (family, ratio) in families(curve, cost) {
+        for family in Family::ALL {
+            let (Some(with), Some(without)) = (ours(family, LIST), ours(family, 0)) else {
+                continue;
+            };
             let what = format!("pass with counting, {words}: 1 M prefixes to none, {family}");
-            bars.push(at_most(what, ratio, most, ""));
+            bars.push(at_most(what, with.ratio_to(without), most, ""));
         }
         if let [Some(v4), Some(v6)] = Family::ALL.map(|family| ours(family, LIST)) {
             let what = format!("1 M prefixes, {words}");
