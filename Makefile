@@ -35,7 +35,7 @@ build: setup ## build target/release/packetwatch
 demo: build ## two namespaces, real servers and a scanner: see a ban happen (root)
 	@cargo run --release --package packetwatch-tests --bin demo
 
-bench: build ## what the filter costs beside xdp-filter and nftables (root): ARGS='--quick --json FILE'
+bench: build ## what the filter costs beside its peers (root): ARGS='--quick --only PARTS', ARGS=--publish
 	@$(XTASK) setup --for bench && cargo run --release --package packetwatch-bench -- $(ARGS)
 
 lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scripts

@@ -1,4 +1,5 @@
-//! Two calls of bpf(2) that aya has for the programs it loaded itself, but not for a peer's.
+//! Calls of bpf(2) that aya has for programs and maps of an object that it loaded, but not for a
+//! peer's or for ones of a few instructions.
 
 use std::{
     io,
@@ -6,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 /// Frames take the real path of what the program answers, instead of being thrown away (5.18).
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
@@ -45,6 +47,21 @@ struct Create {
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    map_flags: u32,
+}
+
+/// Likewise for `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_LOOKUP_BATCH`.
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
 }
 
 /// Likewise for `BPF_MAP_UPDATE_ELEM`.
@@ -125,27 +142,73 @@ pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(array)
 }
 
+/// Counts of sources; a new one takes the place of one that was not seen of late.
 pub(crate) fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
     create(BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries)
 }
 
-/// One value of zeroes.
-pub(crate) fn array(value_size: u32) -> Result<OwnedFd> {
+/// The kernel's longest match; it can be had without preallocation alone.
+pub(crate) fn trie(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    create_with(Create {
+        map_type: BPF_MAP_TYPE_LPM_TRIE,
+        key_size,
+        value_size,
+        max_entries,
+        map_flags: BPF_F_NO_PREALLOC,
+    })
+}
+
+/// Values of zeroes.
+pub(crate) fn array(value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
-    create(BPF_MAP_TYPE_ARRAY, 4, value_size, 1)
+    create(BPF_MAP_TYPE_ARRAY, 4, value_size, max_entries)
 }
 
 fn create(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
-    let mut attr = Create {
+    create_with(Create {
         map_type,
         key_size,
         value_size,
         max_entries,
-    };
+        map_flags: 0,
+    })
+}
+
+fn create_with(mut attr: Create) -> Result<OwnedFd> {
     let fd = bpf(BPF_MAP_CREATE, &mut attr).context("make a map")?;
     // SAFETY: the kernel has just handed out this descriptor to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Enters values under keys, each as long as told and one behind the other (kernel 5.6; a trie 5.13).
+pub(crate) fn fill(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    key_size: usize,
+    values: &[u8],
+    value_size: usize,
+) -> Result<()> {
+    const AT_ONCE: usize = 1 << 16;
+    ensure!(
+        keys.len() / key_size == values.len() / value_size,
+        "a value for each key"
+    );
+    let keys = keys.chunks(AT_ONCE * key_size);
+    let values = values.chunks(AT_ONCE * value_size);
+    for (keys, values) in keys.zip(values) {
+        let mut attr = Batch {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(keys.len() / key_size)?,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            ..Batch::default()
+        };
+        bpf(BPF_MAP_UPDATE_BATCH, &mut attr).context("fill a map")?;
+    }
+    Ok(())
 }
 
 /// What the program answers to `frame`, and how many nanoseconds one of `repeat` runs took.

@@ -3,31 +3,35 @@
 use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use packetwatch_tests::Daemon;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize)]
+use crate::memory::Memory;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Idle {
     pub(crate) seconds: u64,
     /// of one core
     pub(crate) cpu_percent: f64,
-    /// memory of the process; the maps are the kernel's
-    pub(crate) resident_mib: f64,
+    /// with the default configuration and empty lists
+    pub(crate) memory: Memory,
 }
 
-/// Watches the process do nothing for so long.
-pub(crate) fn measure(pid: u32, seconds: u64) -> Result<Idle> {
+/// Watches the daemon do nothing for so long.
+pub(crate) fn measure(daemon: &Daemon, seconds: u64) -> Result<Idle> {
+    let pid = daemon.pid();
     let before = cpu_ns(pid)?;
     thread::sleep(Duration::from_secs(seconds));
     let used = cpu_ns(pid)? - before;
     Ok(Idle {
         seconds,
         cpu_percent: used as f64 / (seconds as f64 * 1e9) * 100.0,
-        resident_mib: resident_kib(pid)? as f64 / 1024.0,
+        memory: Memory::of(daemon)?,
     })
 }
 
 /// Time on a core of all threads. `/proc/PID/stat` counts in ticks of 10 ms, too coarse for this.
-fn cpu_ns(pid: u32) -> Result<u64> {
+pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("the daemon has ended")? {
         let text = fs::read_to_string(task?.path().join("schedstat"))?;
@@ -37,7 +41,7 @@ fn cpu_ns(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-fn resident_kib(pid: u32) -> Result<u64> {
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapInfo, loaded_maps};
 use packetwatch_abi::{Ban, BanKeyV4};
-use packetwatch_tests::Frames;
-use serde::Serialize;
+use packetwatch_tests::{Frames, Netns};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     bpf,
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// A ban that takes longer is a failure.
 const LIMIT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct BanLatency {
     pub(crate) samples: usize,
     /// sources that were calling at the time
@@ -38,12 +38,25 @@ pub(crate) struct BanLatency {
     pub(crate) worst_us: f64,
 }
 
+impl BanLatency {
+    /// Of times in microseconds; panics without one.
+    pub(crate) fn of(times: &[f64], active_sources: u32) -> Self {
+        Self {
+            samples: times.len(),
+            active_sources,
+            median_us: median(times),
+            p99_us: quantile(times, 0.99),
+            worst_us: quantile(times, 1.0),
+        }
+    }
+}
+
 /// Has `samples` new sources scan ports, one after the other.
 ///
 /// # Errors
 /// One of them was not banned.
 pub(crate) fn measure(scene: &Scene, samples: usize) -> Result<BanLatency> {
-    let bans = open_bans(scene)?;
+    let bans = open_bans(&scene.lan.host, "pw0")?;
     let frames = Frames::open(&scene.link(0).client, "eth0");
     let others: Vec<Vec<u8>> = (0..OTHERS)
         .map(|n| call(source(64, n), destination(), 443))
@@ -72,17 +85,27 @@ pub(crate) fn measure(scene: &Scene, samples: usize) -> Result<BanLatency> {
         done.store(true, Ordering::Relaxed);
         times
     })?;
-    Ok(BanLatency {
-        samples,
-        active_sources: OTHERS,
-        median_us: median(&times),
-        p99_us: quantile(&times, 0.99),
-        worst_us: quantile(&times, 1.0),
-    })
+    Ok(BanLatency::of(&times, OTHERS))
 }
 
-/// Microseconds from the call that is one too many to its ban.
-fn ban(frames: &Frames, bans: &HashMap<MapData, BanKeyV4, Ban>, source: IpAddr) -> Result<f64> {
+pub(crate) type Bans = HashMap<MapData, BanKeyV4, Ban>;
+
+fn ban(frames: &Frames, bans: &Bans, source: IpAddr) -> Result<f64> {
+    scan(frames, source);
+    // Away from the daemon's work on the calls before.
+    thread::sleep(Duration::from_millis(2));
+    cross(frames, bans, source)
+}
+
+/// As many ports as a source may call.
+pub(crate) fn scan(frames: &Frames, source: IpAddr) {
+    for port in 1..=FREE_PORTS {
+        frames.send(&call(source, destination(), port));
+    }
+}
+
+/// Microseconds from the call behind [`scan`] to its ban.
+pub(crate) fn cross(frames: &Frames, bans: &Bans, source: IpAddr) -> Result<f64> {
     let IpAddr::V4(address) = source else {
         bail!("{source} is no IPv4 address");
     };
@@ -90,12 +113,7 @@ fn ban(frames: &Frames, bans: &HashMap<MapData, BanKeyV4, Ban>, source: IpAddr) 
         addr: u32::from_ne_bytes(address.octets()),
         len: 32,
     };
-    for port in 1..=FREE_PORTS {
-        frames.send(&call(source, destination(), port));
-    }
     let crossing = call(source, destination(), FREE_PORTS + 1);
-    // Away from the daemon's work on the calls before.
-    thread::sleep(Duration::from_millis(2));
     if bans.get(&key, 0).is_ok() {
         bail!("{source} was banned a call too early");
     }
@@ -112,15 +130,15 @@ fn ban(frames: &Frames, bans: &HashMap<MapData, BanKeyV4, Ban>, source: IpAddr) 
 }
 
 /// The `n`-th address from 198.19.`block`.0 on; a block has 64 times 256 of them.
-fn source(block: u8, n: u32) -> IpAddr {
+pub(crate) fn source(block: u8, n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(
         Ipv4Addr::new(198, 19, block, 0).to_bits() + n,
     ))
 }
 
-/// The daemon's map of bans, by its program.
-fn open_bans(scene: &Scene) -> Result<HashMap<MapData, BanKeyV4, Ban>> {
-    let info = bpf::program(program_id(&scene.lan.host, "pw0")?)?;
+/// The daemon's map of bans, by its program on an interface.
+pub(crate) fn open_bans(netns: &Netns, interface: &str) -> Result<Bans> {
+    let info = bpf::program(program_id(netns, interface)?)?;
     let ids = info.map_ids()?.context("the kernel names no maps")?;
     let map = loaded_maps()
         .filter_map(Result::ok)

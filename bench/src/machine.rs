@@ -1,15 +1,19 @@
 //! What the numbers were taken on: they mean nothing elsewhere, their ratios a little.
 
-use std::{fs, thread};
+use std::{collections::BTreeMap, fs, thread};
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) cores: usize,
+    pub(crate) memory_gib: u64,
+    /// what the kernel does against faults of this CPU, each of which costs something in every
+    /// program; those that it is not affected by are left out
+    pub(crate) mitigations: BTreeMap<String, String>,
 }
 
 impl Machine {
@@ -25,6 +29,27 @@ impl Machine {
                 .to_owned(),
             cpu: model.unwrap_or_else(|| "unknown CPU".to_owned()),
             cores: thread::available_parallelism()?.get(),
+            memory_gib: memory_kib()? >> 20,
+            mitigations: mitigations()?,
         })
     }
+}
+
+fn memory_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.unwrap_or_default().trim().trim_end_matches(" kB");
+    Ok(kib.parse()?)
+}
+
+fn mitigations() -> Result<BTreeMap<String, String>> {
+    let mut mitigations = BTreeMap::new();
+    for file in fs::read_dir("/sys/devices/system/cpu/vulnerabilities")? {
+        let file = file?;
+        let state = fs::read_to_string(file.path())?.trim().to_owned();
+        if state != "Not affected" {
+            mitigations.insert(file.file_name().to_string_lossy().into_owned(), state);
+        }
+    }
+    Ok(mitigations)
 }

@@ -1,72 +1,79 @@
-//! `make bench`: what the filter costs, beside its peers, in the same run on the same machine.
+//! `make bench`: what the filter costs, beside its peers and beside the designs that most filters are,
+//! in the same run on the same machine.
 //!
 //! A shared machine is now fast, now slow, so contestants take turns and what counts is the median
 //! of the ratios of a round. Everything happens in namespaces of its own, which go with it.
+//!
+//! * [`program`], [`path`]: beside [`peers`], in the [`scene`] of a real daemon.
+//! * [`prefixes`], [`sources`], [`policy`]: [`curve`]s of the program, beside [`references`].
+//! * [`idle`], [`latency`], [`laden`]: the daemon. [`exact`]: that N is N.
+//! * [`bars`]: what is promised of all that; [`publish`]: how it gets into the documentation.
 
+mod assembly;
+mod bars;
 mod bpf;
+mod curve;
+mod exact;
+mod family;
 mod generator;
 mod idle;
 mod instructions;
+mod laden;
 mod latency;
+mod lists;
 mod machine;
+mod memory;
+mod part;
 mod path;
 mod peers;
+mod pictures;
+mod policy;
+mod prefixes;
 mod program;
+mod publish;
+mod reel;
+mod references;
 mod report;
 mod scene;
+mod show;
 mod sources;
 mod statistic;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use nix::unistd::Uid;
+use packetwatch_abi::{MAX_INTERFACES, MAX_RULES};
 
 use machine::Machine;
-use report::Report;
+use part::{Extent, Part};
+use report::{Report, Size};
 use scene::Scene;
 
-/// Measures the filter beside xdp-filter and nftables. Takes one to three minutes.
+/// Measures the filter beside xdp-filter, nftables, and the kernel's own trie and LRU hash. Takes some
+/// ten minutes.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Less of everything: under a minute, for a look
+    /// Less of everything: one to three minutes, for a look
     #[arg(long)]
     quick: bool,
+    /// These parts alone
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// Also write the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure everything, and make the results those of docs/bench: JSON, pictures, the README's table
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    publish: bool,
+    /// Measure nothing: draw the pictures and the README's table from the JSON in docs/bench
+    #[arg(long, conflicts_with_all = ["quick", "only", "json", "publish"])]
+    redraw: bool,
     /// Measure nothing: make the size of the program now the record that CI compares with
-    #[arg(long, conflicts_with_all = ["quick", "json"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "json", "publish", "redraw"])]
     record: bool,
-}
-
-/// How much is measured.
-struct Extent {
-    idle_seconds: u64,
-    /// of each comparison; odd, so that a median is a round's
-    rounds: usize,
-    program_repeat: u32,
-    path_packets: u32,
-    ban_samples: usize,
-}
-
-impl Extent {
-    const FULL: Self = Self {
-        idle_seconds: 20,
-        rounds: 9,
-        program_repeat: 500_000,
-        path_packets: 2_000_000,
-        ban_samples: 400,
-    };
-    const QUICK: Self = Self {
-        idle_seconds: 5,
-        rounds: 5,
-        program_repeat: 200_000,
-        path_packets: 500_000,
-        ban_samples: 100,
-    };
 }
 
 fn main() -> ExitCode {
@@ -81,6 +88,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.redraw {
+        return publish::redraw();
+    }
     if !Uid::effective().is_root() {
         bail!(
             "needs root: it makes network namespaces and loads XDP programs. Run `sudo make bench`"
@@ -94,45 +104,102 @@ fn run(arguments: &Arguments) -> Result<()> {
     } else {
         Extent::FULL
     };
-    let report = measure(&extent, arguments.quick)?;
+    let parts = if arguments.only.is_empty() {
+        Part::value_variants()
+    } else {
+        &arguments.only
+    };
+    let mut report = measure(&extent, parts)?;
+    report.quick = arguments.quick;
     println!("{report}");
-    if let Err(grown) = instructions::compare(&report.instructions_recorded, &report.instructions) {
+    if let Some(Size { now, recorded }) = &report.size
+        && let Err(grown) = instructions::compare(recorded, now)
+    {
         eprintln!("bench: {grown:#}");
     }
     if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(path, publish::json(&report)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if arguments.publish {
+        publish::publish(&report)?;
     }
     Ok(())
 }
 
-fn measure(extent: &Extent, quick: bool) -> Result<Report> {
-    let scene = Scene::new()?;
-    step("the daemon doing nothing");
-    let idle = idle::measure(scene.daemon.pid(), extent.idle_seconds)?;
-    scene.fill_lists()?;
-    step("the program alone");
-    let program = program::measure(&scene, extent.rounds, extent.program_repeat)?;
-    step("one source and random ones");
-    let sources = sources::measure(extent.rounds, extent.program_repeat)?;
-    step("the whole path");
-    let path = path::measure(&scene, extent.rounds, extent.path_packets)?;
-    step("from a call to its ban");
-    let ban_latency = latency::measure(&scene, extent.ban_samples)?;
-    Ok(Report {
-        machine: Machine::here()?,
-        quick,
-        program,
-        sources,
-        path,
-        ban_latency,
-        idle,
-        instructions: instructions::measure()?,
-        instructions_recorded: instructions::recorded()?,
-    })
+fn measure(extent: &Extent, parts: &[Part]) -> Result<Report> {
+    let mut report = Report {
+        machine: Some(Machine::here()?),
+        ..Report::default()
+    };
+    let wanted = |part: Part| {
+        let wanted = parts.contains(&part);
+        if wanted
+            && let Some(help) = part
+                .to_possible_value()
+                .and_then(|is| is.get_help().cloned())
+        {
+            // On stderr: stdout is the results'.
+            eprintln!("bench: measuring {help}");
+        }
+        wanted
+    };
+    in_scene(extent, parts, wanted, &mut report)?;
+    let (rounds, repeat) = (extent.rounds, extent.curve_repeat);
+    if wanted(Part::Prefixes) {
+        report.prefixes = Some(prefixes::measure(extent.prefixes, rounds, repeat)?);
+    }
+    if wanted(Part::Sources) {
+        report.sources = Some(sources::measure(extent.sources, rounds, repeat)?);
+    }
+    if wanted(Part::Rules) {
+        report.rules = Some(policy::measure_rules(MAX_RULES, rounds, repeat)?);
+    }
+    if wanted(Part::Interfaces) {
+        report.interfaces = Some(policy::measure_interfaces(MAX_INTERFACES, rounds, repeat)?);
+    }
+    if wanted(Part::Laden) {
+        report.laden = Some(laden::measure(extent.laden)?);
+    }
+    if wanted(Part::Exact) {
+        report.exact = Some(exact::measure(extent.exact_rounds)?);
+    }
+    report.bars = bars::of(&report);
+    Ok(report)
 }
 
-/// On stderr: stdout is the results'.
-fn step(what: &str) {
-    eprintln!("bench: measuring {what}");
+/// The parts that want a daemon of its default configuration, and peers beside it.
+fn in_scene(
+    extent: &Extent,
+    parts: &[Part],
+    wanted: impl Fn(Part) -> bool,
+    report: &mut Report,
+) -> Result<()> {
+    let in_scene = [Part::Idle, Part::Program, Part::Path, Part::Ban];
+    if !parts.iter().any(|part| in_scene.contains(part)) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    if wanted(Part::Idle) {
+        report.idle = Some(idle::measure(&scene.daemon, extent.idle_seconds)?);
+    }
+    scene.fill_lists()?;
+    if wanted(Part::Program) {
+        report.program = Some(program::measure(
+            &scene,
+            extent.rounds,
+            extent.program_repeat,
+        )?);
+        report.size = Some(Size {
+            now: instructions::measure()?,
+            recorded: instructions::recorded()?,
+        });
+    }
+    if wanted(Part::Path) {
+        report.path = Some(path::measure(&scene, extent.rounds, extent.path_packets)?);
+    }
+    if wanted(Part::Ban) {
+        report.ban_latency = Some(latency::measure(&scene, extent.ban_samples)?);
+    }
+    Ok(())
 }

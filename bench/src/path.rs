@@ -1,7 +1,7 @@
 //! The whole path: from the generator through a veth pair, its driver and the filter, to the drop.
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     generator::{Generator, accept_frames, counter},
@@ -10,10 +10,16 @@ use crate::{
     statistic::median,
 };
 
+/// Contestants by their names in the results.
+pub(crate) const OURS: &str = "packetwatch";
+pub(crate) const XDP_FILTER: &str = "xdp-filter";
+pub(crate) const NFTABLES: &str = "nftables (netdev ingress)";
+pub(crate) const OURS_V6: &str = "packetwatch, IPv6";
+
 /// One contestant's line.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Speed {
-    pub(crate) contestant: &'static str,
+    pub(crate) contestant: String,
     /// million packets a second, generated, received and dropped, on one core
     pub(crate) mpps: f64,
     /// ours to theirs in the same round, the median of them; above 1 we are faster
@@ -24,6 +30,7 @@ struct Contestant {
     name: &'static str,
     interface: &'static str,
     generator: Generator,
+    frame: Vec<u8>,
     speeds: Vec<f64>,
 }
 
@@ -32,25 +39,28 @@ struct Contestant {
 /// # Errors
 /// A packet that was sent was not received, or not dropped.
 pub(crate) fn measure(scene: &Scene, rounds: usize, count: u32) -> Result<Vec<Speed>> {
-    let names = ["packetwatch", "xdp-filter", "nftables (netdev ingress)"];
-    let interfaces = ["pw0", "pw1", "pw2"];
     let mut contestants = Vec::new();
-    for (n, (name, interface)) in names.into_iter().zip(interfaces).enumerate() {
+    for (name, link, shape) in [
+        (OURS, 0, Shape::V4),
+        (XDP_FILTER, 1, Shape::V4),
+        (NFTABLES, 2, Shape::V4),
+        (OURS_V6, 0, Shape::V6),
+    ] {
         contestants.push(Contestant {
             name,
-            interface,
-            generator: Generator::new(&scene.link(n).client, "eth0")?,
+            interface: ["pw0", "pw1", "pw2"][link],
+            generator: Generator::new(&scene.link(link).client, "eth0")?,
+            frame: shape.frame(Source::Banned),
             speeds: Vec::new(),
         });
     }
     // Without an XDP program it polls for this reason alone.
     accept_frames(&scene.lan.host, "pw2")?;
-    let frame = Shape::V4.frame(Source::Banned);
     // The first fills page pools and caches.
     for round in 0..=rounds {
         for contestant in &mut contestants {
             let speed = contestant
-                .flood(scene, &frame, count)
+                .flood(scene, count)
                 .with_context(|| format!("{} in round {round} of {rounds}", contestant.name))?;
             if round > 0 {
                 contestant.speeds.push(speed);
@@ -67,7 +77,7 @@ pub(crate) fn measure(scene: &Scene, rounds: usize, count: u32) -> Result<Vec<Sp
                 .map(|(ours, its)| ours / its)
                 .collect();
             Speed {
-                contestant: name,
+                contestant: name.to_owned(),
                 mpps: median(&speeds),
                 ratio: median(&ratios),
             }
@@ -77,14 +87,14 @@ pub(crate) fn measure(scene: &Scene, rounds: usize, count: u32) -> Result<Vec<Sp
 
 impl Contestant {
     /// Million packets a second.
-    fn flood(&self, scene: &Scene, frame: &[u8], count: u32) -> Result<f64> {
+    fn flood(&self, scene: &Scene, count: u32) -> Result<f64> {
         let host = &scene.lan.host;
         let dropped = || match self.interface {
             "pw2" => nftables_dropped(host),
             interface => counter(host, interface, "_xdp_drops"),
         };
         let before = dropped()?;
-        let took = self.generator.send(frame, count, || {
+        let took = self.generator.send(&self.frame, count, || {
             counter(host, self.interface, "_xdp_packets")
         })?;
         let dropped = dropped()? - before;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     bpf,
@@ -15,13 +15,13 @@ use crate::{
 const XDP_DROP: u32 = 1;
 
 /// One line of the table.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
-    pub(crate) packet: &'static str,
+    pub(crate) packet: String,
     /// `drop` or `pass`
-    pub(crate) verdict: &'static str,
+    pub(crate) verdict: String,
     /// what made it: `ban`, `deny`, or nothing
-    pub(crate) because: &'static str,
+    pub(crate) because: String,
     /// nanoseconds a packet, the harness of the kernel (about 10) included
     pub(crate) packetwatch_ns: f64,
     pub(crate) xdp_filter_ns: f64,
@@ -93,9 +93,9 @@ fn compare(
         .map(|(ours, peer)| ours / peer)
         .collect();
     Ok(Cost {
-        packet: shape.name(),
-        verdict,
-        because,
+        packet: shape.name().to_owned(),
+        verdict: verdict.to_owned(),
+        because: because.to_owned(),
         packetwatch_ns: median(&ours),
         xdp_filter_ns: median(&peer),
         ratio: median(&ratios),

@@ -475,18 +475,14 @@ fn find_or_add(packet: &Packet, unit: &Prefix, policy: &Policy, now: u64) -> Opt
         (*new).generation = policy.generation;
         &*new
     };
-    const E2BIG: i32 = -7;
     const EEXIST: i32 = -17;
     match CALLERS.insert(unit, new, BPF_NOEXIST as u64) {
         Ok(()) => admission::tally(admitted),
         // Another CPU has added it first.
         Err(EEXIST) => {}
-        Err(E2BIG) => {
-            fault(Fault::CallersFull);
-            return None;
-        }
-        Err(_) => {
-            fault(Fault::CallersError);
+        // Not tried again: the source's next packet does.
+        Err(errno) => {
+            fault(Fault::of_insertion(errno));
             return None;
         }
     }

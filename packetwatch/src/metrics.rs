@@ -316,6 +316,10 @@ impl Collector for Snapshot {
         )?;
         let kernel = [
             (("callers", "insert"), self.fault(Fault::CallersError)),
+            (("callers", "no-memory"), self.fault(Fault::CallersNoMemory)),
+            (("callers", "deadlock"), self.fault(Fault::CallersDeadlock)),
+            (("callers", "timed-out"), self.fault(Fault::CallersTimedOut)),
+            (("callers", "busy"), self.fault(Fault::CallersBusy)),
             (("counters", "contended"), self.fault(Fault::Contended)),
         ];
         let errors = counted
@@ -419,7 +423,14 @@ mod tests {
                 },
             )],
             filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
-            faults: vec![(Fault::CallersFull, 6)],
+            faults: vec![
+                (Fault::CallersFull, 6),
+                (Fault::CallersError, 21),
+                (Fault::CallersNoMemory, 22),
+                (Fault::CallersDeadlock, 23),
+                (Fault::CallersTimedOut, 24),
+                (Fault::CallersBusy, 25),
+            ],
             admissions: AdmissionCounts {
                 first_sight: 12,
                 by_count: 13,
@@ -446,6 +457,11 @@ mod tests {
             r#"packetwatch_map_full_total{map="callers"} 6"#,
             r#"packetwatch_map_full_total{map="lists"} 1"#,
             r#"packetwatch_map_errors_total{map="outcomes",error="read"} 1"#,
+            r#"packetwatch_map_errors_total{map="callers",error="insert"} 21"#,
+            r#"packetwatch_map_errors_total{map="callers",error="no-memory"} 22"#,
+            r#"packetwatch_map_errors_total{map="callers",error="deadlock"} 23"#,
+            r#"packetwatch_map_errors_total{map="callers",error="timed-out"} 24"#,
+            r#"packetwatch_map_errors_total{map="callers",error="busy"} 25"#,
             r#"packetwatch_map_differences_total{map="bans",kind="missing"} 3"#,
             r#"packetwatch_interface_filtered{interface="eth0"} 1"#,
             r#"packetwatch_interface_filtered{interface="eth1"} 0"#,

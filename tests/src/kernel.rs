@@ -98,6 +98,14 @@ impl Kernel {
         self.dataplane.set_policy(&self.policy).unwrap();
     }
 
+    /// The numbers of the interfaces that are counted by name, `MAX_INTERFACES` at most, in the order
+    /// of their rows. [`Kernel::judge`] wants none.
+    pub fn set_interfaces(&mut self, numbers: &[u32]) {
+        self.policy.interfaces = [0; MAX_INTERFACES];
+        self.policy.interfaces[..numbers.len()].copy_from_slice(numbers);
+        self.dataplane.set_policy(&self.policy).unwrap();
+    }
+
     pub fn set_call_budget(&mut self, calls: u32) {
         self.policy.call_budget = calls;
         self.dataplane.set_policy(&self.policy).unwrap();

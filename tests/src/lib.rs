@@ -16,10 +16,12 @@
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
 //! * [`runner`]: the same program from several threads, as several CPUs run it.
 //! * [`mod@reference`]: the filter in plain Rust, which the program is compared with.
+//! * [`random`]: numbers that follow from a seed.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
 //! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
-//! names the line that asked. Needs root, except for [`packet`] and [`mod@reference`].
+//! names the line that asked. Needs root, except for [`packet`], [`random`] and
+//! [`mod@reference`].
 
 pub mod daemon;
 pub mod frames;
@@ -29,6 +31,7 @@ pub mod kernel;
 pub mod netns;
 pub mod packet;
 pub mod patience;
+pub mod random;
 pub mod reference;
 pub mod runner;
 pub mod seccomp;

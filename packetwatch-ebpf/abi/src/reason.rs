@@ -98,7 +98,7 @@ macro_rules! faults {
 faults! {
     /// no room for a new caller: its packets are judged by the lists, not counted
     CallersFull = 0, "callers-full";
-    /// a new caller was refused for another cause (memory, a contended bucket)
+    /// a new caller was refused for a cause that none of the others is
     CallersError = 1, "callers-error";
     /// a call within the log's budget found the ring full
     CallsLost = 2, "calls-lost";
@@ -109,4 +109,54 @@ faults! {
     /// a counter was fought over too often and kept its value; a call that a rule on ports or a
     /// window would have had to count was dropped for it
     Contended = 5, "contended";
+    /// the kernel had no memory at hand for a new caller
+    CallersNoMemory = 6, "callers-no-memory";
+    /// the bucket of a new caller was locked by what this CPU had interrupted
+    CallersDeadlock = 7, "callers-deadlock";
+    /// the bucket of a new caller was locked for too long by another CPU
+    CallersTimedOut = 8, "callers-timed-out";
+    /// the same two before kernel 6.15
+    CallersBusy = 9, "callers-busy";
+}
+
+impl Fault {
+    /// What a refused insertion of a caller is counted as. `errno` as the kernel's helper returns it,
+    /// negative.
+    #[inline(always)]
+    pub const fn of_insertion(errno: i32) -> Self {
+        match errno {
+            -7 => Self::CallersFull,
+            -12 => Self::CallersNoMemory,
+            -35 => Self::CallersDeadlock,
+            -110 => Self::CallersTimedOut,
+            -16 => Self::CallersBusy,
+            _ => Self::CallersError,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_has_the_place_of_its_number() {
+        for (place, fault) in Fault::ALL.iter().enumerate() {
+            assert_eq!(*fault as usize, place, "{}", fault.as_str());
+        }
+    }
+
+    #[test]
+    fn refused_insertions_are_told_apart() {
+        let of = [-7, -12, -35, -110, -16, -22].map(|errno| Fault::of_insertion(errno).as_str());
+        let expected = [
+            "callers-full",
+            "callers-no-memory",
+            "callers-deadlock",
+            "callers-timed-out",
+            "callers-busy",
+            "callers-error",
+        ];
+        assert_eq!(of, expected);
+    }
 }

@@ -1,4 +1,4 @@
-//! `packetwatch doctor`: what the daemon needs of this host.
+//! `packetwatch doctor`: what the daemon needs of this host, and what it takes of it.
 
 use std::{fs, path::Path};
 
@@ -9,16 +9,16 @@ use serde::Serialize;
 use super::{
     Asking,
     client::Client,
-    output::{Format, table},
+    output::{Format, size, table},
 };
 use crate::{
-    api::Status,
+    api::{MapStatus, Memory, Status},
     dataplane::{self, OLDEST_KERNEL},
 };
 
 #[derive(Debug, PartialEq, Serialize)]
 struct Finding {
-    check: &'static str,
+    check: String,
     ok: bool,
     /// What was found, and the remedy if it will not do.
     found: String,
@@ -26,12 +26,8 @@ struct Finding {
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
-    let findings = [
-        kernel(),
-        btf(),
-        bpffs(Path::new("/sys/fs/bpf")),
-        daemon(&client).await,
-    ];
+    let mut findings = vec![kernel(), btf(), bpffs(Path::new("/sys/fs/bpf"))];
+    findings.extend(daemon(&client).await);
     match out.format {
         Format::Json => out.json(&findings)?,
         Format::Jsonl => findings.iter().try_for_each(|finding| out.json(finding))?,
@@ -39,7 +35,7 @@ pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
             let rows = findings.iter().map(|finding| {
                 let state = if finding.ok { "ok" } else { "failed" };
                 vec![
-                    finding.check.to_owned(),
+                    finding.check.clone(),
                     state.to_owned(),
                     finding.found.clone(),
                 ]
@@ -55,9 +51,9 @@ pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn finding(check: &'static str, result: Result<String, String>) -> Finding {
+fn finding(check: &str, result: Result<String, String>) -> Finding {
     Finding {
-        check,
+        check: check.to_owned(),
         ok: result.is_ok(),
         found: result.unwrap_or_else(|found| found),
     }
@@ -104,16 +100,54 @@ fn bpffs(path: &Path) -> Finding {
     finding("BPF file system", found)
 }
 
-async fn daemon(client: &Client) -> Finding {
-    let answer = client.get::<Status>("/v1/status").await;
-    let found = match answer {
-        Ok(status) => Ok(format!(
-            "version {} runs in {} mode",
-            status.version, status.mode
-        )),
-        Err(error) => Err(error.to_string()),
+/// Whether it answers, and what it takes.
+async fn daemon(client: &Client) -> Vec<Finding> {
+    let status = match client.get::<Status>("/v1/status").await {
+        Ok(status) => status,
+        Err(error) => return vec![finding("daemon", Err(error.to_string()))],
     };
-    finding("daemon", found)
+    let Status { version, mode, .. } = &status;
+    let runs = format!("version {version} runs in {mode} mode");
+    let mut findings = vec![finding("daemon", Ok(runs))];
+    findings.extend(memory(&status.memory));
+    findings
+}
+
+/// The whole, and each map; a full one is a fault.
+fn memory(memory: &Memory) -> Vec<Finding> {
+    let Memory {
+        resident_bytes,
+        maps_bytes,
+        maps,
+    } = memory;
+    let daemon = match resident_bytes {
+        Some(bytes) => format!("daemon {}, ", size(*bytes)),
+        None => String::new(),
+    };
+    let whole = format!("{daemon}maps {}", size(*maps_bytes));
+    let mut findings = vec![finding("memory", Ok(whole))];
+    findings.extend(maps.iter().map(|map| Finding {
+        check: format!("map {}", map.map),
+        ..finding("", in_map(map))
+    }));
+    findings
+}
+
+fn in_map(map: &MapStatus) -> Result<String, String> {
+    let MapStatus {
+        map: name,
+        entries,
+        capacity,
+        bytes,
+    } = map;
+    let bytes = size(*bytes);
+    match entries {
+        Some(entries) if entries >= capacity => Err(format!(
+            "full with {capacity} entries, {bytes}: raise capacity.{name} in the configuration"
+        )),
+        Some(entries) => Ok(format!("{entries} of {capacity} entries, {bytes}")),
+        None => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -128,6 +162,37 @@ mod tests {
         for bad in ["5.17.9", "4.19.0-26-amd64", "", "linux"] {
             assert!(judge_kernel(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn each_map_is_told_and_a_full_one_is_a_fault() {
+        let map = |name: &str, entries| MapStatus {
+            map: name.to_owned(),
+            entries,
+            capacity: 8,
+            bytes: 2048,
+        };
+        let findings = memory(&Memory {
+            resident_bytes: Some(1024),
+            maps_bytes: 6144,
+            maps: vec![
+                map("callers", Some(7)),
+                map("bans", Some(8)),
+                map("calls", None),
+            ],
+        });
+        let told: Vec<_> = findings
+            .iter()
+            .map(|finding| (finding.check.as_str(), finding.ok, finding.found.as_str()))
+            .collect();
+        let full = "full with 8 entries, 2.0 KiB: raise capacity.bans in the configuration";
+        let expected = [
+            ("memory", true, "daemon 1.0 KiB, maps 6.0 KiB"),
+            ("map callers", true, "7 of 8 entries, 2.0 KiB"),
+            ("map bans", false, full),
+            ("map calls", true, "2.0 KiB"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

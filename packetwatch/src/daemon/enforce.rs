@@ -129,8 +129,8 @@ impl Enforcer {
                 if let WriteError::Full { list, .. } = error {
                     self.counters.map_full(list);
                 }
-                if let WriteError::Kernel(_) = error {
-                    self.counters.map_error("bans", "kernel");
+                if let WriteError::Kernel(refused) = &error {
+                    self.counters.map_error("bans", refused.cause());
                 }
                 if let Some(refused) = self.refusals.note(self.clock.monotonic_ns()) {
                     tracing::error!(

@@ -60,6 +60,22 @@ impl Error {
         }
     }
 
+    /// Why a map was not written, in the words of the metric; the kernel's word is its errno.
+    pub fn cause(&self) -> &'static str {
+        let errno = match self {
+            Self::Map { source, .. } => source.errno(),
+            Self::Syscall { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        match errno {
+            Some(libc::ENOMEM) => "no-memory",
+            Some(libc::EDEADLK) => "deadlock",
+            Some(libc::ETIMEDOUT) => "timed-out",
+            Some(libc::EBUSY) => "busy",
+            _ => "kernel",
+        }
+    }
+
     /// Whether a map has no room; nothing was evicted.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
@@ -179,4 +195,30 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_is_told_apart() {
+        let cause = |errno| {
+            let error = Error::Syscall {
+                map: "BANS",
+                operation: "write",
+                source: io::Error::from_raw_os_error(errno),
+            };
+            error.cause()
+        };
+        let errnos = [
+            libc::ENOMEM,
+            libc::EDEADLK,
+            libc::ETIMEDOUT,
+            libc::EBUSY,
+            libc::EINVAL,
+        ];
+        let expected = ["no-memory", "deadlock", "timed-out", "busy", "kernel"];
+        assert_eq!(errnos.map(cause), expected);
+    }
 }

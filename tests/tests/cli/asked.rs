@@ -194,4 +194,14 @@ fn the_daemon_is_asked_over_tcp_with_a_token() {
     let doctor = json(&daemon.cli(&["doctor"]));
     let checks = doctor.as_array().expect("a list of checks");
     assert!(checks.iter().all(|check| check["ok"] == true), "{doctor}");
+    let found = |name: &str| {
+        let check = checks.iter().find(|check| check["check"] == name);
+        check.and_then(|check| check["found"].as_str())
+    };
+    assert!(found("memory").is_some_and(|found| found.contains(", maps ")));
+    let callers = found("map callers").unwrap_or_default();
+    assert!(callers.contains(" of 32768 entries, "), "{doctor}");
+    for map in ["bans", "lists", "list_hits", "sketch", "calls", "offences"] {
+        assert!(found(&format!("map {map}")).is_some(), "{map}: {doctor}");
+    }
 }

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use packetwatch::rules::{Rule, Trigger};
 use packetwatch_abi::FOREVER;
+use packetwatch_tests::random::Random;
 
 use super::{
     mutate::mutate,
-    random::Random,
     step::{self, Step},
 };
 

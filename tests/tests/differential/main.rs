@@ -9,7 +9,6 @@
 mod counters;
 mod generate;
 mod mutate;
-mod random;
 mod regressions;
 mod rig;
 mod shrink;
@@ -21,8 +20,8 @@ use std::{
 };
 
 use packetwatch_abi::Reason;
+use packetwatch_tests::random::Random;
 
-use random::Random;
 use rig::{Care, Rig};
 
 /// A million and some: 20 s of one core, at 20 us a packet of which the program takes one or two.

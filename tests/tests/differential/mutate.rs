@@ -1,6 +1,6 @@
 //! Frames gone wrong, by accident or on purpose.
 
-use super::random::Random;
+use packetwatch_tests::random::Random;
 
 /// The kernel's bound on what it runs a program on.
 const SHORTEST: u64 = 14;

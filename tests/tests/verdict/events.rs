@@ -113,6 +113,32 @@ fn a_full_ring_loses_calls_and_no_offence() {
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
+fn a_full_ring_of_offences_loses_the_words_and_no_verdict() {
+    const OFFENDERS: u32 = 4000;
+    let mut kernel = Kernel::with_rules(vec![rule("calls", Trigger::Connections(1))]);
+    kernel.set_call_budget(0);
+    let source = |n: u32| format!("10.0.{}.{}", n / 256, n % 256);
+    for n in 0..OFFENDERS {
+        assert_eq!(kernel.reason(&call(&source(n), 80)), Reason::Pass);
+        assert_eq!(kernel.reason(&call(&source(n), 80)), Reason::Threshold);
+    }
+    let told = kernel.offences();
+    let lost = fault(&kernel, Fault::OffencesLost);
+    assert!(lost > 0, "{OFFENDERS} are more than the ring holds");
+    assert_eq!(told.len() as u64 + lost, u64::from(OFFENDERS));
+    // What the sweep goes by is in the caller all the same.
+    let last = kernel.caller(&source(OFFENDERS - 1));
+    assert_eq!((last.offended_at, last.dropped), (kernel.now(), 1));
+    // Room is room again, and whoever goes on is told.
+    kernel.advance(Duration::from_nanos(Offence::REPEAT_NS));
+    let again = call(&source(OFFENDERS - 1), 80);
+    assert_eq!(kernel.reason(&again), Reason::Threshold);
+    assert_eq!(kernel.offences().len(), 1);
+    assert_eq!(fault(&kernel, Fault::OffencesLost), lost);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
 fn an_offence_names_unit_source_and_rule_and_repeats_slowly() {
     for family in FAMILIES {
         let mut kernel = Kernel::with_rules(vec![

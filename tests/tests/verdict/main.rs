@@ -5,6 +5,7 @@ mod bounds;
 mod events;
 mod holes;
 mod limits;
+mod load;
 mod order;
 mod parse;
 mod units;

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use packetwatch_tests::{Frame, packet::*};
-
-use super::super::random::Random;
+use packetwatch_tests::{Frame, packet::*, random::Random};
 
 const DESTINATION: [&str; 2] = ["198.18.0.1", "2001:db8::1"];
 
