@@ -25,3 +25,4 @@ pub mod netlink;
 pub mod prefix;
 pub mod protect;
 pub mod rules;
+pub mod tokens;

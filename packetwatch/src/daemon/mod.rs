@@ -3,7 +3,7 @@
 //! `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
 //! admission threshold; `calls` the call log; `control` the
 //! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
-//! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them.
+//! `reconcile` to it that the maps do; `reload` is SIGHUP; `process` is what it asks for itself; `tasks` misses what ends among them.
 
 mod calls;
 mod control;
@@ -13,6 +13,7 @@ mod flood;
 mod interfaces;
 mod judged;
 mod population;
+mod process;
 mod readiness;
 mod reconcile;
 mod refusals;
@@ -44,6 +45,7 @@ pub fn run(flags: Flags) -> Result<()> {
     // `debug` turns the XDP program's own messages on.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
     let log = log::init(config.log.format, &filter)?;
+    process::settle();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

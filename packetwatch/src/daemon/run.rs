@@ -20,7 +20,7 @@ use super::{
     tasks::Tasks, watch::Watch,
 };
 use crate::{
-    api::{self, App, Listeners, Tokens},
+    api::{self, App, Listeners},
     clock::Clock,
     config::{Config, Flags, OnExit, Sources, Word as _},
     dataplane::{AttachError, Capacities, Dataplane, Options, Pins},
@@ -29,6 +29,7 @@ use crate::{
     metrics::Counters,
     netlink::Netlink,
     protect::{Protector, Sessions, Settings, starting_shell},
+    tokens::Tokens,
 };
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -76,7 +77,8 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
-    let listeners = Listeners::bind(config.api.listen, config.api.socket.as_deref()).await?;
+    let listeners = Listeners::bind(&config.api).await?;
+    let certificate = listeners.certificate.clone();
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {
@@ -177,6 +179,9 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         );
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));
+            certificate
+                .as_ref()
+                .inspect(|certificate| certificate.reload());
         };
         let reload = async || super::reload::reload(&config, &flags, &rules, changed).await;
         let ended = signals.serve(reload, &mut tasks).await;
@@ -235,10 +240,7 @@ fn protector(
     dataplane: Dataplane,
 ) -> Protector {
     let sessions = Sessions::of_host(starting_shell());
-    let api_peers = move || {
-        let seen = tokens.seen().into_iter();
-        seen.map(|(address, _)| address).collect()
-    };
+    let api_peers = move || tokens.seen();
     Protector::new(netlink, settings, sessions, api_peers).following(move || {
         let interfaces = dataplane.interfaces().into_iter();
         interfaces.map(|interface| interface.ifindex).collect()
