@@ -4,6 +4,7 @@
 //! * `entries`: one entry of a list at a time; `inputs`: what may be written in it.
 //! * `bulk`: whole lists; `pages`: reading them.
 //! * `described`: every answer there is to bad input, against the description.
+//! * `made_up`: requests that a program makes up from the description.
 //! * `access`: tokens, peers, and requests that take their time.
 //! * `matrix`: every operation, asked by holders of every scope and by those who hold none.
 //! * `tokens`: making, listing and revoking them.
@@ -23,6 +24,7 @@ mod described;
 mod entries;
 mod inputs;
 mod limits;
+mod made_up;
 mod matrix;
 mod metrics;
 mod pages;
