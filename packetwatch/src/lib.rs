@@ -26,3 +26,4 @@ pub mod prefix;
 pub mod privileges;
 pub mod protect;
 pub mod rules;
+pub mod tokens;

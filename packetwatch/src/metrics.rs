@@ -38,6 +38,7 @@ struct Counted {
     map_differences: BTreeMap<(&'static str, &'static str), u64>,
     detached: BTreeMap<&'static str, u64>,
     evicted: BTreeMap<&'static str, u64>,
+    auth_failed: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
@@ -73,6 +74,12 @@ impl Counters {
     /// Callers were forgotten: they were `idle`, or the table was `crowded`.
     pub fn evicted(&self, cause: &'static str, callers: u64) {
         self.with(|counted| *counted.evicted.entry(cause).or_default() += callers);
+    }
+
+    /// A request over the API was not let in: `no-token`, `wrong-token`, `expired-token`, `scope`
+    /// or `user`.
+    pub fn auth_failed(&self, cause: &'static str) {
+        self.with(|counted| *counted.auth_failed.entry(cause).or_default() += 1);
     }
 
     /// All that [`Counters::evicted`] has counted.
@@ -352,6 +359,11 @@ impl Collector for Snapshot {
             lost,
         )?;
 
+        let refused = counted.auth_failed.iter();
+        let refused = refused.map(|(cause, n)| (vec![("cause", *cause)], *n));
+        let words = "Requests over the API that were not let in";
+        family(encoder, ("auth_failures", words, Counter), refused)?;
+
         let bans = counted
             .bans
             .iter()
@@ -408,6 +420,7 @@ mod tests {
         counters.map_differences("bans", "missing", 3);
         counters.detached("gone");
         counters.evicted("crowded", 16);
+        counters.auth_failed("scope");
         let text = text(Snapshot {
             outcomes: vec![
                 outcome(Reason::Pass, false, 2),
@@ -473,6 +486,7 @@ mod tests {
             r#"packetwatch_callers_admitted_total{by="count"} 13"#,
             "packetwatch_callers_not_admitted_total 14",
             r#"packetwatch_callers_evicted_total{cause="crowded"} 16"#,
+            r#"packetwatch_auth_failures_total{cause="scope"} 1"#,
             r#"packetwatch_build_info{version="1.2.3",git="abc"} 1"#,
             "# EOF",
         ];

@@ -120,6 +120,54 @@ fn flag_over_environment_over_file_over_default() {
 }
 
 #[test]
+fn off_loopback_takes_both_files_of_tls() {
+    let said = |api: &str| {
+        let setup = Setup::new().file(api);
+        setup
+            .load()
+            .err()
+            .map(|error| setup.here(&error.to_string()))
+    };
+    let tls = "[api.tls]\ncert = \"/c.pem\"\nkey = \"/k.pem\"\n";
+    for address in [
+        "127.0.0.1:1",
+        "127.9.9.9:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+        "off",
+    ] {
+        assert_eq!(said(&format!("[api]\nlisten = {address:?}\n")), None);
+        assert_eq!(said(&format!("[api]\nlisten = {address:?}\n{tls}")), None);
+    }
+    for address in [
+        "0.0.0.0:1",
+        "[::]:1",
+        "198.51.100.1:1",
+        "[::ffff:198.51.100.1]:1",
+    ] {
+        let text = said(&format!("[api]\nlisten = {address:?}\n")).unwrap();
+        assert!(
+            text.starts_with("packetwatch.toml:2:10: api.listen: "),
+            "{text}"
+        );
+        assert!(text.contains("api.tls.cert"), "{text}");
+        assert_eq!(said(&format!("[api]\nlisten = {address:?}\n{tls}")), None);
+    }
+    let half = said("[api.tls]\nkey = \"/k.pem\"\n").unwrap();
+    assert!(
+        half.starts_with("packetwatch.toml:2:7: api.tls.key: "),
+        "{half}"
+    );
+    let config = Setup::new().file(tls).config();
+    let again = Setup::new().file(&config.to_toml()).config();
+    assert_eq!(again.api, config.api);
+    assert_eq!(
+        config.api.tls.files().unwrap().cert,
+        PathBuf::from("/c.pem")
+    );
+}
+
+#[test]
 fn an_empty_variable_means_the_default() {
     let setup = Setup::new()
         .file("rules = []\n[api]\nlisten = \"off\"\n")

@@ -45,4 +45,4 @@ pub use netns::Netns;
 pub use packet::Frame;
 pub use runner::Runner;
 pub use topology::{Family, Lan, Segment};
-pub use traffic::{Server, answered, call, serve_http};
+pub use traffic::{Server, answered, call, connect, serve_http};

@@ -103,9 +103,7 @@ pub fn call(
     limit: Duration,
 ) -> io::Result<String> {
     let end = Instant::now() + limit;
-    let stream =
-        from.run(|| runtime().block_on(async { timeout(limit, connect(source, to)).await }))??;
-    stream.set_nonblocking(false)?;
+    let stream = connect(from, source, to, limit)?;
     let left = end
         .saturating_duration_since(Instant::now())
         .max(Duration::from_millis(1));
@@ -125,7 +123,24 @@ pub fn answered(from: &Netns, source: Option<IpAddr>, to: SocketAddr, limit: Dur
     call(from, source, to, limit).is_ok_and(|body| body == ANSWER)
 }
 
-async fn connect(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+/// A connection from the namespace (from `source`, if given) on which nothing has been said.
+///
+/// # Errors
+/// `TimedOut` when it is not there within `limit`, else what the kernel said.
+pub fn connect(
+    from: &Netns,
+    source: Option<IpAddr>,
+    to: SocketAddr,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let connected =
+        from.run(|| runtime().block_on(async { timeout(limit, opened(source, to)).await }));
+    let stream = connected??;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+async fn opened(source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

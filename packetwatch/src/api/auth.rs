@@ -1,80 +1,197 @@
 //! Who may ask: over the unix socket by what the kernel says of the peer, over TCP by token.
 
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod told;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, Extension, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use nix::unistd::{Group, geteuid};
+use nix::unistd::{Group, Uid, User, geteuid};
 use time::OffsetDateTime;
+use tracing::Instrument as _;
 
 use super::{
+    access::{Access, Needs},
+    caller::Caller,
+    connections::Place,
     peer::{Credentials, Peer},
-    problem::Problem,
-    tokens::Tokens,
+    throttle::Throttle,
 };
+use crate::{
+    metrics::Counters,
+    tokens::{Scope, Tokens, Unaccepted},
+};
+use refusal::{Refusal, slow_down};
+use told::Told;
 
 /// Its members may use the unix socket.
 pub(super) const GROUP: &str = "packetwatch";
 
-/// The one path that answers anybody.
-const OPEN_PATH: &str = "/healthz";
+/// Names of users that are remembered: root, the daemon's own, the members of a group.
+const MAX_NAMES: usize = 256;
 
-/// Decides who is admitted.
+/// Decides who is admitted to what.
 #[derive(Clone)]
-pub(super) struct Gate {
+pub(super) struct Gate(Arc<Shared>);
+
+struct Shared {
+    access: Access,
     tokens: Tokens,
+    counters: Counters,
+    throttle: Throttle,
     /// the user that the daemon runs as
     owner: u32,
     /// [`GROUP`], if this host has it
     group: Option<u32>,
+    names: Mutex<HashMap<u32, Option<Arc<str>>>>,
+    told: Told,
 }
 
 impl Gate {
     /// For this process's user and this host's group `packetwatch`.
-    pub(super) fn new(tokens: Tokens) -> Self {
-        Self {
+    pub(super) fn new(access: Access, tokens: Tokens, counters: Counters) -> Self {
+        Self(Arc::new(Shared {
+            access,
             tokens,
+            counters,
+            throttle: Throttle::default(),
             owner: geteuid().as_raw(),
             group: group_id(),
-        }
+            names: Mutex::default(),
+            told: Told::default(),
+        }))
     }
 
-    fn admits(&self, peer: &Peer, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Who asks, if they may.
+    fn admits(
+        &self,
+        peer: &Peer,
+        needs: Option<Needs>,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
+        if needs == Some(Needs::Nobody) {
+            return Ok(Caller::Anybody);
+        }
         match peer {
-            Peer::Unix(credentials) if self.admits_user(credentials) => Ok(()),
-            Peer::Unix(Credentials { uid, .. }) => {
-                let detail = format!(
-                    "user {uid} may not use this socket: ask as root or as a member of the group \
-                     {GROUP}"
-                );
-                Err(Problem::new(StatusCode::FORBIDDEN, detail))
-            }
+            Peer::Unix(credentials) => self.admits_user(credentials),
             Peer::Tcp(address) => {
-                let token = bearer(headers).ok_or_else(|| {
-                    let detail = "this address asks for a token: send `Authorization: Bearer \
-                                  pw_...`; the file token in the daemon's state directory holds it";
-                    Problem::new(StatusCode::UNAUTHORIZED, detail).about("Authorization")
-                })?;
-                if !self.tokens.accepts(token) {
-                    let detail = "this is not the daemon's token: the file token in its state \
-                                  directory holds it";
-                    return Err(
-                        Problem::new(StatusCode::UNAUTHORIZED, detail).about("Authorization")
-                    );
-                }
-                let now = OffsetDateTime::now_utc();
-                self.tokens.note(address.ip().to_canonical(), now);
-                Ok(())
+                let needed = needs.and_then(|needs| match needs {
+                    Needs::Nobody => None,
+                    Needs::Scope(scope) => Some(scope),
+                });
+                self.admits_token(*address, needed, headers)
             }
         }
     }
 
-    fn admits_user(&self, credentials: &Credentials) -> bool {
-        let Credentials { uid, gid, groups } = credentials;
+    fn admits_user(&self, credentials: &Credentials) -> Result<Caller, Refusal> {
+        let Credentials {
+            pid: _,
+            uid,
+            gid,
+            groups,
+        } = credentials;
         let in_group = |group: u32| group == *gid || groups.contains(&group);
-        *uid == 0 || *uid == self.owner || self.group.is_some_and(in_group)
+        let shared = &self.0;
+        if *uid == 0 || *uid == shared.owner || shared.group.is_some_and(in_group) {
+            return Ok(Caller::User {
+                credentials: credentials.clone(),
+                name: self.name_of(*uid),
+            });
+        }
+        let detail = format!(
+            "user {uid} may not use this socket: ask as root or as a member of the group {GROUP}"
+        );
+        Err(Refusal::new("user", StatusCode::FORBIDDEN, detail))
+    }
+
+    fn admits_token(
+        &self,
+        from: SocketAddr,
+        needed: Option<Scope>,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
+        let Some(presented) = bearer(headers) else {
+            let detail = "this address asks for a token: send one header `Authorization: Bearer \
+                          pw_...`; the file token in the daemon's state directory holds the first";
+            return Err(Refusal::of_token("no-token", detail));
+        };
+        let now = OffsetDateTime::now_utc();
+        let grant = self.0.tokens.accept(presented, now);
+        let grant = grant.map_err(|refused| match refused {
+            Unaccepted::Unknown => Refusal::of_token(
+                "wrong-token",
+                "this is no token of this daemon, or it was revoked: make one with `packetwatch \
+                 token create` on its host",
+            ),
+            Unaccepted::Expired => Refusal::of_token(
+                "expired-token",
+                "this token has expired: make another with `packetwatch token create` on the \
+                 daemon's host",
+            ),
+        })?;
+        self.0.tokens.note(from.ip().to_canonical(), now);
+        if let Some(needed) = needed.filter(|needed| !grant.permits(*needed)) {
+            let token = grant.token();
+            let held: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
+            let detail = format!(
+                "this takes a token with the scope {needed}, and {} has {}: make one with \
+                 `packetwatch token create --scope {needed}`",
+                token.name,
+                held.join(", ")
+            );
+            return Err(Refusal::new("scope", StatusCode::FORBIDDEN, detail));
+        }
+        Ok(Caller::Token { grant, from })
+    }
+
+    /// What the answer to one who is not let in is, after it has been counted and told.
+    fn refused(&self, peer: &Peer, refusal: Refusal, request: &Request) -> Response {
+        let Refusal { cause, problem } = refusal;
+        self.0.counters.auth_failed(cause);
+        self.0.told.refused(peer, cause, request);
+        let unauthorized = problem.status == StatusCode::UNAUTHORIZED.as_u16();
+        if unauthorized
+            && let Peer::Tcp(address) = peer
+            && let Err(wait) = self.0.throttle.failure(address.ip(), Instant::now())
+        {
+            let detail = "too many requests without a right token from this address: correct the \
+                          token, and repeat it after the seconds that Retry-After says";
+            return slow_down(detail, wait);
+        }
+        let mut response = problem.into_response();
+        if unauthorized {
+            let challenge = HeaderValue::from_static("Bearer realm=\"packetwatch\"");
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    /// Asks the host's user database once for each user.
+    fn name_of(&self, uid: u32) -> Option<Arc<str>> {
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = names.get(&uid) {
+            return name.clone();
+        }
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let name = user.map(|user| Arc::from(user.name));
+        if names.len() < MAX_NAMES {
+            names.insert(uid, name.clone());
+        }
+        name
     }
 }
 
@@ -84,141 +201,44 @@ pub(super) fn group_id() -> Option<u32> {
     Some(group.gid.as_raw())
 }
 
-/// The token of an `Authorization: Bearer` header; the scheme's case does not matter.
+/// The token of the one `Authorization: Bearer` header; the scheme's case does not matter.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
-/// Lets a request through, or answers 401 or 403.
+/// Lets a request through, or answers 401, 403 or 429.
 pub(super) async fn admit(
     State(gate): State<Gate>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
+    place: Option<Extension<Place>>,
+    path: Option<MatchedPath>,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    if request.uri().path() == OPEN_PATH {
-        return next.run(request).await;
+    if let Peer::Tcp(address) = &peer
+        && let Err(wait) = gate.0.throttle.request(address.ip(), Instant::now())
+    {
+        return slow_down("too many requests from this address: send fewer", wait);
     }
-    match gate.admits(&peer, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => {
-            let mut response = problem.into_response();
-            if response.status() == StatusCode::UNAUTHORIZED {
-                let challenge = HeaderValue::from_static("Bearer realm=\"packetwatch\"");
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, challenge);
+    let path = path.as_ref().map(MatchedPath::as_str);
+    let needs = gate.0.access.of_request(path, request.method());
+    match gate.admits(&peer, needs, request.headers()) {
+        Ok(caller) => {
+            if let (Some(Extension(place)), Caller::Token { .. } | Caller::User { .. }) =
+                (place, &caller)
+            {
+                place.admitted();
             }
-            response
+            let span = caller.span();
+            request.extensions_mut().insert(caller);
+            next.run(request).instrument(span).await
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TOKEN: &str = "pw_00";
-
-    fn gate() -> Gate {
-        Gate {
-            tokens: Tokens::of(TOKEN),
-            owner: 990,
-            group: Some(77),
-        }
-    }
-
-    fn authorization(value: &str) -> HeaderMap {
-        let value = HeaderValue::from_str(value).unwrap();
-        HeaderMap::from_iter([(header::AUTHORIZATION, value)])
-    }
-
-    #[test]
-    fn the_socket_admits_root_the_owner_and_the_group() {
-        let table = [
-            (0, 5, vec![], true),
-            (990, 5, vec![], true),
-            (1000, 77, vec![], true),
-            (1000, 5, vec![4, 77], true),
-            (1000, 5, vec![4], false),
-            (77, 5, vec![990], false),
-        ];
-        for (uid, gid, groups, admitted) in table {
-            let peer = Peer::Unix(Credentials { uid, gid, groups });
-            let answer = gate().admits(&peer, &HeaderMap::new());
-            assert_eq!(answer.is_ok(), admitted, "{peer:?}");
-            let peer = |status| assert_eq!(answer.clone().unwrap_err().status, status);
-            if !admitted {
-                peer(403);
-            }
-        }
-    }
-
-    #[test]
-    fn a_host_without_the_group_admits_nobody_by_group() {
-        let gate = Gate {
-            group: None,
-            ..gate()
-        };
-        let credentials = Credentials {
-            uid: 1000,
-            gid: 77,
-            groups: vec![77],
-        };
-        assert!(!gate.admits_user(&credentials));
-    }
-
-    #[test]
-    fn a_token_on_the_socket_opens_nothing() {
-        let peer = Peer::Unix(Credentials {
-            uid: 1000,
-            gid: 5,
-            groups: vec![],
-        });
-        let headers = authorization(&format!("Bearer {TOKEN}"));
-        assert_eq!(gate().admits(&peer, &headers).unwrap_err().status, 403);
-    }
-
-    #[test]
-    fn tcp_asks_for_the_token_whoever_connects() {
-        let gate = gate();
-        let peer = Peer::Tcp("127.0.0.1:9".parse().unwrap());
-        let table = [
-            (format!("Bearer {TOKEN}"), true),
-            (format!("bearer  {TOKEN} "), true),
-            (format!("Basic {TOKEN}"), false),
-            (TOKEN.to_owned(), false),
-            ("Bearer".to_owned(), false),
-            ("Bearer pw_01".to_owned(), false),
-        ];
-        for (value, admitted) in table {
-            let answer = gate.admits(&peer, &authorization(&value));
-            assert_eq!(answer.is_ok(), admitted, "{value}");
-        }
-        let problem = gate.admits(&peer, &HeaderMap::new()).unwrap_err();
-        assert_eq!(
-            (problem.status, problem.field.as_deref()),
-            (401, Some("Authorization"))
-        );
-    }
-
-    #[test]
-    fn only_an_accepted_token_marks_its_address() {
-        let gate = gate();
-        let from = |text: &str| Peer::Tcp(text.parse().unwrap());
-        let good = authorization(&format!("Bearer {TOKEN}"));
-        let bad = authorization("Bearer pw_01");
-        assert!(gate.admits(&from("198.51.100.7:1"), &bad).is_err());
-        assert!(gate.tokens.seen().is_empty());
-        assert!(gate.admits(&from("[::ffff:198.51.100.7]:1"), &good).is_ok());
-        let seen: Vec<_> = gate
-            .tokens
-            .seen()
-            .into_iter()
-            .map(|(addr, _)| addr)
-            .collect();
-        assert_eq!(seen, ["198.51.100.7".parse::<std::net::IpAddr>().unwrap()]);
+        Err(refusal) => gate.refused(&peer, refusal, &request),
     }
 }

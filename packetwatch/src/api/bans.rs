@@ -79,7 +79,7 @@ impl From<BanRow> for Ban {
 }
 
 /// List the bans in force.
-#[utoipa::path(get, path = "/v1/bans", tag = "bans", params(PageParams),
+#[utoipa::path(get, path = "/v1/bans", tag = "bans", security(("token" = ["read"])), params(PageParams),
     responses((status = 200, description = "a page of the bans", body = BanPage), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn list_bans(
     State(app): State<App>,
@@ -97,7 +97,7 @@ pub(super) async fn list_bans(
 }
 
 /// End a ban and forget its repeats.
-#[utoipa::path(delete, path = "/v1/bans/{*prefix}", tag = "bans",
+#[utoipa::path(delete, path = "/v1/bans/{*prefix}", tag = "bans", security(("token" = ["lists"])),
     params(("prefix" = String, Path, description = "the prefix of the ban; `/` or `%2F`")),
     responses(
     (status = 204, description = "it has ended"),

@@ -93,7 +93,7 @@ pub(super) struct CallersParams {
 }
 
 /// Who calls, most first.
-#[utoipa::path(get, path = "/v1/callers", tag = "callers", params(CallersParams), responses(
+#[utoipa::path(get, path = "/v1/callers", tag = "callers", security(("token" = ["read"])), params(CallersParams), responses(
     (status = 200, description = "the callers", body = Callers),
     BadParameter, Gated, Failed, Slow,
 ))]
@@ -116,7 +116,7 @@ pub(super) async fn list_callers(
 }
 
 /// One address, and the units that it is counted by; none if it was not seen.
-#[utoipa::path(get, path = "/v1/callers/{*address}", tag = "callers",
+#[utoipa::path(get, path = "/v1/callers/{*address}", tag = "callers", security(("token" = ["read"])),
     params(("address" = String, Path, description = "one address")),
     responses(
     (status = 200, description = "the callers", body = Callers),

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     App,
+    caller::Caller,
     extract::Params,
     problem::Problem,
     refusals::{BadParameter, Failed, Gated},
@@ -69,8 +70,9 @@ fn follows() -> bool {
 }
 
 /// Events of late if they are asked for, then those from now on, one JSON object each. A reader
-/// that is too slow gets an event `lost` with the number of those it missed.
-#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventsParams), responses(
+/// that is too slow gets an event `lost` with the number of those it missed. The stream ends with
+/// the token that opened it.
+#[utoipa::path(get, path = "/v1/events", tag = "events", security(("token" = ["read"])), params(EventsParams), responses(
     (status = 200, description = "server-sent events; data as the lines of the log",
         body = String, content_type = "text/event-stream"),
     (status = 503, description = "64 streams are open",
@@ -80,6 +82,7 @@ fn follows() -> bool {
 pub(super) async fn events(
     State(app): State<App>,
     Extension(streams): Extension<Streams>,
+    Extension(caller): Extension<Caller>,
     Params(EventsParams { recent, follow }): Params<EventsParams>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     if recent > RECENT_LINES {
@@ -92,6 +95,7 @@ pub(super) async fn events(
     let events = match follow {
         true => past
             .chain(following(later, streams.shutdown, place))
+            .take_until(Box::pin(caller.ended()))
             .left_stream(),
         false => past.right_stream(),
     };

@@ -83,7 +83,7 @@ pub struct Explanation {
 }
 
 /// Why a call from this address passes or is dropped, as the kernel would judge it now.
-#[utoipa::path(get, path = "/v1/explain/{*address}", tag = "callers",
+#[utoipa::path(get, path = "/v1/explain/{*address}", tag = "callers", security(("token" = ["read"])),
     params(("address" = String, Path, description = "one address")),
     responses(
     (status = 200, description = "the verdict and why", body = Explanation),

@@ -1,15 +1,21 @@
 //! The REST API: every route, who may ask, and the form of every answer.
 //!
-//! A request goes through `peer` (connections in bounds), `problem` (the form of errors), `auth`,
-//! and then its handler in the file named after its path. `extract` and `upload` read what it sent,
-//! `refusals` describes what it may be answered instead.
+//! A request comes over a listener (`listen`; `serve`, with `tls` and `connections` in bounds) from
+//! a `peer`, goes through `problem` (the form of errors) and `auth`, which asks for what `access`
+//! says within what `throttle` allows, and then to its handler in the file named after its path,
+//! who is told its `caller`. `extract` and `upload` read what it sent, `refusals` describes what it
+//! may be answered instead.
 
+mod access;
 mod auth;
 mod bans;
+mod caller;
 mod callers;
+mod connections;
 mod events;
 mod explain;
 mod extract;
+mod listen;
 mod lists;
 mod page;
 mod peer;
@@ -18,6 +24,8 @@ mod refusals;
 mod rules;
 mod serve;
 mod status;
+mod throttle;
+mod tls;
 mod tokens;
 mod upload;
 pub(crate) mod windows;
@@ -40,15 +48,17 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
+pub use listen::{BindError, Listeners};
 pub use lists::{Change, EntryBody, ListEntry, ListPage, ListedBody, WrittenEntry, time_to_live};
 pub use page::MAX_LIMIT;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
-pub use serve::{BindError, Listeners, serve};
+pub use serve::serve;
 pub use status::{
     Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
 };
-pub use tokens::{TokenError, Tokens};
+pub use tls::{Certificate, TlsError};
+pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};
 
 use crate::{
     clock::Clock,
@@ -56,7 +66,9 @@ use crate::{
     dataplane::Dataplane,
     log::LogHandle,
     metrics::Counters,
+    tokens::{Scope, Tokens},
 };
+use access::Access;
 use auth::Gate;
 use events::Streams;
 use upload::Uploads;
@@ -89,8 +101,10 @@ pub struct App {
         title = "Packetwatch",
         description = "Who calls this host, who is banned, and what to do about it.\n\n\
             Prefixes are answered canonical, with their length. Times are UTC. Unknown fields and \
-            parameters are errors. Over TCP every path but /healthz asks for a bearer token; over \
-            the unix socket the kernel says who asks.",
+            parameters are errors. Over TCP every path but /healthz asks for a bearer token with \
+            the scope that its operation names, or the scope admin; over the unix socket the \
+            kernel says who asks, and who may ask may do everything.\n\n\
+            The head of a request has at most 16 KiB and 64 fields, else it is answered 431.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(),
     ),
@@ -101,6 +115,7 @@ pub struct App {
         (name = "rules", description = "What leads to a ban."),
         (name = "events", description = "The log as it is written."),
         (name = "status", description = "The daemon itself."),
+        (name = "tokens", description = "Who may ask for what over TCP."),
     ),
     // The responses that `refusals` adds refer to them.
     components(schemas(Problem, Fault)),
@@ -114,9 +129,10 @@ impl Modify for BearerToken {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = openapi.components.get_or_insert_default();
-        components.add_security_scheme("token", SecurityScheme::Http(scheme));
-        let none: [&str; 0] = [];
-        openapi.security = Some(vec![SecurityRequirement::new("token", none)]);
+        components.add_security_scheme(access::SCHEME, SecurityScheme::Http(scheme));
+        // Of what declares nothing itself, which no operation should.
+        let all = SecurityRequirement::new(access::SCHEME, [Scope::Admin.as_str()]);
+        openapi.security = Some(vec![all]);
     }
 }
 
@@ -124,6 +140,8 @@ impl Modify for BearerToken {
 fn answering() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(status::status))
+        .routes(routes!(tokens::list_tokens, tokens::create_token))
+        .routes(routes!(tokens::revoke_token))
         .merge(lists::routes())
         .routes(routes!(bans::list_bans))
         .routes(routes!(bans::remove_ban))
@@ -163,9 +181,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The whole API over `app`. `shutdown` ends the event streams.
 ///
-/// Requests must carry `ConnectInfo<Peer>`, as those of [`serve()`] do.
+/// Requests must carry `ConnectInfo<Peer>`, and should carry their `Place`, as those of [`serve()`]
+/// do.
 pub fn router(app: App, shutdown: CancellationToken) -> Router {
-    let gate = Gate::new(app.tokens.clone());
+    let access = Access::of(&answering().merge(streaming()).into_openapi());
+    let gate = Gate::new(access, app.tokens.clone(), app.counters.clone());
     let timeout = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIME);
     let (answering, _) = answering().split_for_parts();
     let (streaming, _) = streaming().split_for_parts();
@@ -188,11 +208,13 @@ fn guarded(routes: Router, gate: Gate) -> Router {
     routes.layer(layers)
 }
 
-/// Work that blocks on the journal or the maps, off the threads that serve.
+/// Work that blocks on the journal or the maps, off the threads that serve. What it logs says who
+/// asked.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let order = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || order.in_scope(work)).await;
     done.unwrap_or_else(|panic| Err(Problem::internal("finish the request", &panic)))
 }
 

@@ -1,28 +1,20 @@
-//! Who is at the other end of a connection, and connections in bounds.
+//! Who is at the other end of a connection, and when it is given up.
 
 use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd as _},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::{
-    extract::connect_info::Connected,
-    serve::{IncomingStream, Listener},
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::UnixStream,
     time::{Instant, Sleep, sleep_until},
 };
 
-/// Connections of a listener at a time; the next ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 256;
 /// A connection over which nothing went either way for so long is closed: longer than any request
 /// may take. An event stream says something ten times as often.
 const IDLE: Duration = Duration::from_secs(150);
@@ -37,6 +29,8 @@ pub(super) enum Peer {
 /// What the kernel says of a process that connected to the unix socket, as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Credentials {
+    /// of the process, if it is in a namespace that this one sees
+    pub pid: Option<i32>,
     pub uid: u32,
     pub gid: u32,
     /// supplementary groups
@@ -44,9 +38,10 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    fn of(stream: &UnixStream) -> io::Result<Self> {
+    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         Ok(Self {
+            pid: credentials.pid(),
             uid: credentials.uid(),
             gid: credentials.gid(),
             groups: peer_groups(stream)?,
@@ -84,84 +79,17 @@ fn peer_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
     Err(io::ErrorKind::OutOfMemory.into())
 }
 
-/// A listener whose connections are counted, known and ended when idle.
-pub(super) struct Bounded<L> {
-    listener: L,
-    room: Arc<Semaphore>,
-}
-
-impl<L> Bounded<L> {
-    pub(super) fn new(listener: L) -> Self {
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self { listener, room }
-    }
-
-    async fn admit(&self) -> OwnedSemaphorePermit {
-        let permit = self.room.clone().acquire_owned().await;
-        permit.expect("nothing closes the semaphore")
-    }
-}
-
-impl Listener for Bounded<TcpListener> {
-    type Io = Guarded<tokio::net::TcpStream>;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Self::Io, Peer) {
-        let permit = self.admit().await;
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Guarded::new(stream, permit), Peer::Tcp(address))
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        self.listener.local_addr().map(Peer::Tcp)
-    }
-}
-
-impl Listener for Bounded<UnixListener> {
-    type Io = Guarded<UnixStream>;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Self::Io, Peer) {
-        let permit = self.admit().await;
-        loop {
-            let (stream, _) = Listener::accept(&mut self.listener).await;
-            match Credentials::of(&stream) {
-                Ok(credentials) => return (Guarded::new(stream, permit), Peer::Unix(credentials)),
-                Err(error) => tracing::warn!(
-                    error.message = %error,
-                    "API socket: cannot tell who connects, closing the connection"
-                ),
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl<L> Connected<IncomingStream<'_, Bounded<L>>> for Peer
-where
-    Bounded<L>: Listener<Addr = Self>,
-{
-    fn connect_info(stream: IncomingStream<'_, Bounded<L>>) -> Self {
-        stream.remote_addr().clone()
-    }
-}
-
-/// A stream that fails with `TimedOut` when idle and gives its place back at its end.
+/// A stream that fails with `TimedOut` when idle.
 pub(super) struct Guarded<S> {
     stream: S,
     idle: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl<S: Unpin> Guarded<S> {
-    fn new(stream: S, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             idle: Box::pin(sleep_until(Instant::now() + IDLE)),
-            _permit: permit,
         }
     }
 
@@ -231,6 +159,7 @@ mod tests {
     async fn the_kernel_tells_who_connects() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let credentials = Credentials::of(&ours).unwrap();
+        assert_eq!(credentials.pid, i32::try_from(std::process::id()).ok());
         assert_eq!(credentials.uid, nix::unistd::getuid().as_raw());
         assert_eq!(credentials.gid, nix::unistd::getgid().as_raw());
         let mut own: Vec<u32> = nix::unistd::getgroups()

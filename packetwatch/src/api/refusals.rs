@@ -26,6 +26,8 @@ macro_rules! refusals {
 refusals! {
     /// Of every call, the open one too.
     Failed {
+        429: "over TCP: too many requests from this address, or too many without a right token; \
+              Retry-After says when to repeat it",
         500: "the daemon failed; its log says why",
     }
     /// Of every call whose answer has an end.
@@ -34,8 +36,9 @@ refusals! {
     }
     /// Of every call but the open one.
     Gated {
-        401: "over TCP: no token, or a wrong one",
-        403: "over the unix socket: a user that may not use it",
+        401: "over TCP: no token, or a wrong, expired or revoked one",
+        403: "over TCP: a token without the scope that this takes; over the unix socket: a user \
+              that may not use it",
     }
     /// Of calls with parameters, in the path or behind it.
     BadParameter {

@@ -116,7 +116,7 @@ fn refusal(error: RulesError, what: &'static str) -> Problem {
 }
 
 /// The rules in force, and where they came from.
-#[utoipa::path(get, path = "/v1/rules", tag = "rules",
+#[utoipa::path(get, path = "/v1/rules", tag = "rules", security(("token" = ["read"])),
     responses((status = 200, description = "the rules in force", body = Rules), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn get_rules(
     State(app): State<App>,
@@ -126,7 +126,7 @@ pub(super) async fn get_rules(
 }
 
 /// Put these rules in the place of the configuration's, until they are reset.
-#[utoipa::path(put, path = "/v1/rules", tag = "rules", request_body = NewRules, responses(
+#[utoipa::path(put, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])), request_body = NewRules, responses(
     (status = 200, description = "the rules in force", body = Rules),
     (status = 409, description = "bans of too many different prefix lengths would stand",
         body = Problem, content_type = "application/problem+json"),
@@ -147,7 +147,7 @@ pub(super) async fn put_rules(
 }
 
 /// Return to the configuration's rules.
-#[utoipa::path(delete, path = "/v1/rules", tag = "rules", responses(
+#[utoipa::path(delete, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])), responses(
     (status = 200, description = "the rules now in force", body = Rules),
     (status = 409, description = "bans of too many different prefix lengths would stand",
         body = Problem, content_type = "application/problem+json"),

@@ -1,173 +1,62 @@
-//! The listeners, and serving over them until the daemon stops.
+//! Serving over the listeners until the daemon stops, each connection within its bounds.
 
-use std::{
-    fs::{self, Permissions},
-    io,
-    net::SocketAddr,
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-        net::UnixStream,
-    },
-    path::{Path, PathBuf},
-    time::Duration,
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{Request, Response, StatusCode},
+    serve::Listener,
 };
-
-use axum::{Router, serve::Listener};
-use nix::unistd::{Gid, chown};
-use thiserror::Error;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixListener},
     task::JoinSet,
+    time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 use super::{
     App,
-    auth::{GROUP, group_id},
-    peer::{Bounded, Peer},
+    connections::{Answering, Bounds, Place, Places},
+    listen::Listeners,
+    peer::{Credentials, Guarded, Peer},
+    problem::Problem,
     router,
+    throttle::site,
+    tls::Certificate,
 };
 
 /// From the order to stop to the end of the last answer.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Why the API cannot listen.
-#[derive(Debug, Error)]
-pub enum BindError {
-    #[error("cannot listen on {address}: {source}; choose another --api ADDR:PORT, or off")]
-    Tcp {
-        address: SocketAddr,
-        source: io::Error,
-    },
-    #[error("a daemon already answers on {}: stop it, or choose another --socket", .0.display())]
-    Live(PathBuf),
-    #[error("{} is no socket and stays as it is: choose another --socket", .0.display())]
-    NoSocket(PathBuf),
-    #[error("cannot {verb} the API socket {}: {source}; choose another --socket, or off", path.display())]
-    Unix {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
-}
-
-/// What the API listens on. Either may be off.
-#[derive(Default)]
-pub struct Listeners {
-    pub tcp: Option<TcpListener>,
-    pub unix: Option<UnixListener>,
-    /// Removed at the end.
-    file: Option<SocketFile>,
-}
-
-impl Listeners {
-    /// Listens; within a tokio runtime. A socket left over by a dead daemon is replaced.
-    ///
-    /// # Errors
-    /// [`BindError`] with the address or path and the remedy.
-    pub async fn bind(
-        listen: Option<SocketAddr>,
-        socket: Option<&Path>,
-    ) -> Result<Self, BindError> {
-        let mut listeners = Self::default();
-        if let Some(address) = listen {
-            let bound = TcpListener::bind(address).await;
-            let bound = bound.map_err(|source| BindError::Tcp { address, source })?;
-            listeners.tcp = Some(bound);
-        }
-        if let Some(path) = socket {
-            let (listener, file) = bind_unix(path)?;
-            listeners.unix = Some(listener);
-            listeners.file = Some(file);
-        }
-        Ok(listeners)
-    }
-
-    /// The address that TCP listens on, which says the port where 0 was asked for.
-    pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.local_addr().ok()
-    }
-}
-
-fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    let failed = |verb| {
-        move |source| BindError::Unix {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    make_way(path)?;
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(failed("make the directory of"))?;
-    }
-    let listener = UnixListener::bind(path).map_err(failed("bind"))?;
-    let file = SocketFile::of(path).map_err(failed("look at"))?;
-    // Whoever connects before this is judged by the peer credentials all the same.
-    if let Some(group) = group_id() {
-        chown(path, None, Some(Gid::from_raw(group)))
-            .map_err(|errno| failed("give the group")(errno.into()))?;
-    } else {
-        tracing::info!("there is no group {GROUP} on this host: the API socket is root's alone");
-    }
-    fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
-    Ok((listener, file))
-}
-
-/// Removes what a dead daemon left, and nothing else.
-fn make_way(path: &Path) -> Result<(), BindError> {
-    let failed = |verb| {
-        move |source| BindError::Unix {
-            verb,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at")(error)),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NoSocket(path.to_owned()));
-        }
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(BindError::Live(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("remove the left-over"))
-        }
-        Err(error) => Err(failed("try")(error)),
-    }
-}
-
-/// A bound socket's file. A file that has come in its place is another's.
-struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: Self::identity(path)?,
-        })
-    }
-
-    fn identity(path: &Path) -> io::Result<(u64, u64)> {
-        let found = fs::symlink_metadata(path)?;
-        Ok((found.dev(), found.ino()))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if Self::identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // It is in a directory that is made anew at boot, and replaced at the next start.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
+/// Connections over TCP.
+pub(super) const TCP: Bounds = Bounds {
+    in_all: 512,
+    of_a_site: 64,
+};
+/// Connections over the unix socket, whose file keeps strangers out.
+const UNIX: Bounds = Bounds {
+    in_all: 256,
+    of_a_site: 256,
+};
+/// From the start of a connection, or the end of an answer, to the end of the next head.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// Bytes of a head: its first line and its fields.
+const HEAD_SIZE: usize = 16 * 1024;
+const HEAD_FIELDS: usize = 64;
+/// What is read of a body or written of an answer at a time.
+const BUFFER: usize = 64 * 1024;
+/// From the start of a connection to the end of the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The first byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// To hear out who speaks plain HTTP to TLS, so that the answer is not lost with the connection.
+const HEARD_OUT: Duration = Duration::from_secs(1);
 
 /// Answers until `shutdown`, then lets answers under way end for up to two seconds.
 ///
@@ -177,29 +66,38 @@ pub async fn serve(app: App, listeners: Listeners, shutdown: CancellationToken) 
     let router = router(app, shutdown.clone());
     let Listeners {
         tcp,
+        certificate,
         unix,
         file: _file,
     } = listeners;
-    let mut serving = JoinSet::new();
+    let connections = TaskTracker::new();
+    let serving = |bounds| Serving {
+        router: router.clone(),
+        places: Places::new(bounds),
+        connections: connections.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let mut accepting = JoinSet::new();
+    if let Some(certificate) = &certificate {
+        accepting.spawn(certificate.clone().watch(shutdown.clone()));
+    }
     if let Some(listener) = tcp {
-        serving.spawn(serve_one(
-            Bounded::new(listener),
-            router.clone(),
-            shutdown.clone(),
-        ));
+        accepting.spawn(accept_tcp(listener, certificate, serving(TCP)));
     }
     if let Some(listener) = unix {
-        serving.spawn(serve_one(Bounded::new(listener), router, shutdown.clone()));
+        accepting.spawn(accept_unix(listener, serving(UNIX)));
     }
     let ended = async {
-        while let Some(served) = serving.join_next().await {
-            served.map_err(io::Error::other)??;
+        while let Some(ended) = accepting.join_next().await {
+            ended.map_err(io::Error::other)?;
             if !shutdown.is_cancelled() {
                 return Err(io::Error::other("a listener has ended"));
             }
         }
         // With both listeners off there is nothing to serve, and nothing wrong.
         shutdown.cancelled().await;
+        connections.close();
+        connections.wait().await;
         Ok(())
     };
     let overdue = async {
@@ -215,70 +113,164 @@ pub async fn serve(app: App, listeners: Listeners, shutdown: CancellationToken) 
     }
 }
 
-async fn serve_one<L>(
-    listener: Bounded<L>,
+/// What the connections of a listener share.
+#[derive(Clone)]
+struct Serving {
     router: Router,
+    places: Places,
+    connections: TaskTracker,
     shutdown: CancellationToken,
-) -> io::Result<()>
-where
-    Bounded<L>: Listener<Addr = Peer>,
-{
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+async fn accept_tcp(mut listener: TcpListener, certificate: Option<Certificate>, serving: Serving) {
+    let acceptor = certificate.map(|certificate| TlsAcceptor::from(certificate.config()));
+    while let Some((stream, from)) = serving.next(&mut listener).await {
+        let Some(place) = serving.places.enter(Some(site(from.ip()))) else {
+            continue;
+        };
+        let spoken = serving
+            .clone()
+            .tcp(stream, from, acceptor.clone(), place.clone());
+        serving.keep(spoken, place);
+    }
+}
 
-    #[tokio::test]
-    async fn a_left_over_socket_is_replaced_and_a_live_one_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("run/api.sock");
-        // Dropped without its file: what a killed daemon leaves.
-        fs::create_dir(path.parent().unwrap()).unwrap();
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let first = Listeners::bind(None, Some(&path)).await.unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o660
-        );
-        let second = Listeners::bind(None, Some(&path)).await.err().unwrap();
-        assert!(matches!(second, BindError::Live(_)), "{second}");
-        drop(first);
-        assert!(!path.exists());
+async fn accept_unix(mut listener: UnixListener, serving: Serving) {
+    while let Some((stream, _)) = serving.next(&mut listener).await {
+        let credentials = match Credentials::of(&stream) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!(
+                    error.message = %error,
+                    "API socket: cannot tell who connects, closing the connection"
+                );
+                continue;
+            }
+        };
+        let Some(place) = serving.places.enter(None) else {
+            continue;
+        };
+        let peer = Peer::Unix(credentials);
+        let spoken = serving.clone().http(stream, peer, place.clone());
+        serving.keep(spoken, place);
+    }
+}
+
+impl Serving {
+    /// The next connection; `None` at the order to stop.
+    async fn next<L: Listener>(&self, listener: &mut L) -> Option<(L::Io, L::Addr)> {
+        tokio::select! {
+            accepted = listener.accept() => Some(accepted),
+            () = self.shutdown.cancelled() => None,
+        }
     }
 
-    #[tokio::test]
-    async fn a_file_that_is_no_socket_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        fs::write(&path, "precious").unwrap();
-        let error = Listeners::bind(None, Some(&path)).await.err().unwrap();
-        assert!(matches!(error, BindError::NoSocket(_)), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    /// Lets a connection go on to its end, or until it has to give way.
+    fn keep(&self, spoken: impl Future<Output = ()> + Send + 'static, place: Place) {
+        self.connections.spawn(async move {
+            tokio::select! {
+                () = spoken => {}
+                () = place.cut() => {}
+            }
+        });
     }
 
-    #[tokio::test]
-    async fn a_socket_that_has_replaced_ours_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("api.sock");
-        let ours = Listeners::bind(None, Some(&path)).await.unwrap();
-        fs::rename(&path, directory.path().join("old.sock")).unwrap();
-        let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        drop(ours);
-        assert!(path.exists());
+    async fn tcp(
+        self,
+        stream: TcpStream,
+        from: SocketAddr,
+        acceptor: Option<TlsAcceptor>,
+        place: Place,
+    ) {
+        // It costs answers a little time at worst.
+        let _ = stream.set_nodelay(true);
+        let peer = Peer::Tcp(from);
+        let Some(acceptor) = acceptor else {
+            return self.http(stream, peer, place).await;
+        };
+        let handshake = timeout(HANDSHAKE, handshake(stream, acceptor));
+        let stream = tokio::select! {
+            stream = handshake => stream,
+            () = self.shutdown.cancelled() => return,
+        };
+        if let Ok(Some(stream)) = stream {
+            self.http(stream, peer, place).await;
+        }
     }
 
-    #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let first = Listeners::bind(Some(([127, 0, 0, 1], 0).into()), None)
-            .await
-            .unwrap();
-        let address = first.tcp_address().unwrap();
-        let error = Listeners::bind(Some(address), None).await.err().unwrap();
-        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    /// Answers request after request. What fails here is the other end's affair.
+    async fn http(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        place: Place,
+    ) {
+        let Self {
+            router, shutdown, ..
+        } = self;
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            let asking = place.asking();
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(peer.clone()));
+            extensions.insert(place.clone());
+            let answer = router.clone().oneshot(request.map(Body::new));
+            async move {
+                let Ok(answer) = answer.await;
+                let answer: Response<Body> = answer;
+                Ok::<_, Infallible>(answer.map(|body| Answering {
+                    body,
+                    _asking: asking,
+                }))
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_headers(HEAD_FIELDS)
+            .max_header_size(HEAD_SIZE)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(Guarded::new(stream)), answer);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = shutdown.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     }
+}
+
+/// TLS over the stream; plain HTTP is told so instead.
+async fn handshake(
+    mut stream: TcpStream,
+    acceptor: TlsAcceptor,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await.ok()? == 0 {
+        return None;
+    }
+    if first == [TLS_HANDSHAKE] {
+        return acceptor.accept(stream).await.ok();
+    }
+    let _ = stream.write_all(&speak_tls()).await;
+    let _ = stream.shutdown().await;
+    let mut rest = [0; 1024];
+    let _ = timeout(HEARD_OUT, async {
+        while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    })
+    .await;
+    None
+}
+
+/// An answer in plain HTTP that says to use TLS.
+fn speak_tls() -> Vec<u8> {
+    let detail = "this port speaks TLS: write https:// instead of http://";
+    let problem = Problem::new(StatusCode::BAD_REQUEST, detail);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }

@@ -128,7 +128,7 @@ pub struct Probe {
 }
 
 /// How the daemon is.
-#[utoipa::path(get, path = "/v1/status", tag = "status", responses(
+#[utoipa::path(get, path = "/v1/status", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "how it is", body = Status),
     BadParameter, Gated, Failed, Slow,
 ))]
@@ -233,7 +233,7 @@ pub(super) async fn healthz() -> Json<Probe> {
 }
 
 /// Whether the filter is attached and the rules are carried out.
-#[utoipa::path(get, path = "/readyz", tag = "status", responses(
+#[utoipa::path(get, path = "/readyz", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "it does", body = Probe),
     (status = 503, description = "not ready, and why",
         body = Problem, content_type = "application/problem+json"),
@@ -248,7 +248,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Proble
 }
 
 /// Metrics in the OpenMetrics text format.
-#[utoipa::path(get, path = "/metrics", tag = "status", responses(
+#[utoipa::path(get, path = "/metrics", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "the metrics", body = String, content_type = "application/openmetrics-text"),
     Gated, Failed, Slow,
 ))]
@@ -258,7 +258,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 }
 
 /// This description.
-#[utoipa::path(get, path = "/openapi.json", tag = "status", responses(
+#[utoipa::path(get, path = "/openapi.json", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "OpenAPI", content_type = "application/json"),
     Gated, Failed, Slow,
 ))]

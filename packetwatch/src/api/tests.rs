@@ -11,9 +11,8 @@ use tower::ServiceExt as _;
 
 use super::{peer::Peer, *};
 
-const TOKEN: &str = "pw_00";
-
-fn routes() -> Router {
+/// Routes, and the token that opens them.
+fn routes() -> (Router, String) {
     async fn panics() -> &'static str {
         panic!("a secret of the inside")
     }
@@ -27,23 +26,34 @@ fn routes() -> Router {
         .route("/v1/fine", get(|| async { "fine" }))
         .route("/v1/panics", get(panics))
         .route("/v1/endless", get(endless).layer(timeout));
-    guarded(routes, Gate::new(Tokens::of(TOKEN)))
+    let state = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(state.path()).unwrap();
+    let token = std::fs::read_to_string(state.path().join("token")).unwrap();
+    let gate = Gate::new(Access::of(&openapi()), tokens, Counters::default());
+    (guarded(routes, gate), token.trim().to_owned())
 }
 
-async fn ask(
-    method: &str,
-    path: &str,
-    token: Option<&str>,
-) -> (StatusCode, header::HeaderMap, Value) {
+/// What is sent as a token.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    Nothing,
+    Wrong,
+    Right,
+}
+
+async fn ask(method: &str, path: &str, sent: Sent) -> (StatusCode, header::HeaderMap, Value) {
     let peer = Peer::Tcp("198.51.100.7:40000".parse().unwrap());
     let mut request = Request::builder()
         .method(method)
         .uri(path)
         .extension(ConnectInfo(peer));
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let response = routes()
+    let (routes, token) = routes();
+    request = match sent {
+        Sent::Nothing => request,
+        Sent::Wrong => request.header(header::AUTHORIZATION, "Bearer pw_01"),
+        Sent::Right => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+    };
+    let response = routes
         .oneshot(request.body(Body::empty()).unwrap())
         .await
         .unwrap();
@@ -56,17 +66,17 @@ async fn ask(
 #[tokio::test]
 async fn without_the_token_nothing_but_health_answers() {
     let table = [
-        ("/healthz", None, 200),
-        ("/v1/fine", None, 401),
-        ("/v1/fine", Some("pw_01"), 401),
-        ("/v1/fine", Some(TOKEN), 200),
+        ("/healthz", Sent::Nothing, 200),
+        ("/v1/fine", Sent::Nothing, 401),
+        ("/v1/fine", Sent::Wrong, 401),
+        ("/v1/fine", Sent::Right, 200),
         // Whether a path exists is nobody's business either.
-        ("/v1/missing", None, 401),
-        ("/healthz/", None, 401),
+        ("/v1/missing", Sent::Nothing, 401),
+        ("/healthz/", Sent::Nothing, 401),
     ];
-    for (path, token, status) in table {
-        let (got, headers, problem) = ask("GET", path, token).await;
-        assert_eq!(got.as_u16(), status, "{path} {token:?}");
+    for (path, sent, status) in table {
+        let (got, headers, problem) = ask("GET", path, sent).await;
+        assert_eq!(got.as_u16(), status, "{path} {sent:?}");
         if status == 401 {
             assert_eq!(
                 headers[header::WWW_AUTHENTICATE],
@@ -86,7 +96,7 @@ async fn every_error_is_a_problem() {
         ("GET", "/v1/endless", 504),
     ];
     for (method, path, status) in table {
-        let (got, headers, problem) = ask(method, path, Some(TOKEN)).await;
+        let (got, headers, problem) = ask(method, path, Sent::Right).await;
         assert_eq!(got.as_u16(), status, "{path}");
         assert_eq!(
             headers[header::CONTENT_TYPE],
@@ -101,7 +111,7 @@ async fn every_error_is_a_problem() {
 
 #[tokio::test]
 async fn a_wrong_method_is_told_the_right_ones() {
-    let (_, headers, _) = ask("DELETE", "/v1/fine", Some(TOKEN)).await;
+    let (_, headers, _) = ask("DELETE", "/v1/fine", Sent::Right).await;
     assert_eq!(headers[header::ALLOW], "GET,HEAD");
 }
 
@@ -120,6 +130,8 @@ fn the_description_has_every_path_of_the_interface() {
         ("/v1/callers/{address}", "get"),
         ("/v1/explain/{address}", "get"),
         ("/v1/rules", "get put delete"),
+        ("/v1/tokens", "get post"),
+        ("/v1/tokens/{token}", "delete"),
         ("/v1/events", "get"),
         ("/healthz", "get"),
         ("/readyz", "get"),
@@ -149,7 +161,7 @@ fn operations_have_names_of_their_own() {
     let all = names.len();
     names.sort_unstable();
     names.dedup();
-    assert_eq!((names.len(), all), (24, 24), "{names:?}");
+    assert_eq!((names.len(), all), (27, 27), "{names:?}");
 }
 
 #[test]

@@ -1,245 +1,213 @@
-//! The token of the TCP listener: made at the first start, kept in memory as its hash alone.
+//! `/v1/tokens`.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read as _, Write as _},
-    net::IpAddr,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
 };
-
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
-use thiserror::Error;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
-/// The file in the state directory, readable by its owner alone.
-const TOKEN_FILE: &str = "token";
-/// Marks the string for people and for scanners of leaked secrets.
-const MARK: &str = "pw_";
-/// How long after its last accepted request an address counts as a peer.
-const SEEN_FOR: time::Duration = time::Duration::HOUR;
-/// 256 bits: nobody guesses it, so a fast hash is enough.
-const RANDOM_BYTES: usize = 32;
-const TOKEN_LENGTH: usize = MARK.len() + 2 * RANDOM_BYTES;
-/// Addresses remembered by [`Tokens::seen`]; the one seen longest ago gives way.
-pub(super) const MAX_SEEN: usize = 256;
+use super::{
+    App, blocking,
+    extract::{Body, NoParams, Params},
+    lists::time_to_live,
+    problem::Problem,
+    refusals::{BadBody, BadParameter, Failed, Full, Gated, NotWritten, Slow},
+};
+use crate::tokens::{MAX_NAME, NewToken, Scope, Token, TokenError};
 
-/// Why there is no token to ask for.
-#[derive(Debug, Error)]
-pub enum TokenError {
-    #[error("cannot {verb} the API token {}: {source}; check the directory, or move the file aside and a new token is made", path.display())]
-    File {
-        verb: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
-    #[error("the API token {} is damaged: move it aside and a new one is made at the next start", .0.display())]
-    Damaged(PathBuf),
+/// A token as it is listed.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ListedToken {
+    #[serde(flatten)]
+    pub token: Token,
+    /// When a request with it was accepted last; null if none was since the daemon started.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<OffsetDateTime>,
 }
 
-/// What TCP clients must present, and from where it was accepted.
-///
-/// To change the token, remove the file and start the daemon again.
-#[derive(Clone)]
-pub struct Tokens(Arc<Shared>);
-
-struct Shared {
-    hash: [u8; 32],
-    seen: Mutex<HashMap<IpAddr, OffsetDateTime>>,
+/// Every token, the oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenList {
+    pub tokens: Vec<ListedToken>,
 }
 
-impl Tokens {
-    /// Reads the token of `state_dir`, or makes it at the first start.
-    ///
-    /// # Errors
-    /// [`TokenError`] with the file and the remedy. The text of a token is in no error.
-    pub fn open(state_dir: &Path) -> Result<Self, TokenError> {
-        let path = state_dir.join(TOKEN_FILE);
-        let token = match read(&path) {
-            Ok(token) => token,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(&path).map_err(failed("write", &path))?
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(TokenError::Damaged(path));
-            }
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        if !is_token(&token) {
-            return Err(TokenError::Damaged(path));
+/// A token to be made.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBody {
+    /// What it is good for; `admin` includes the others.
+    #[schema(min_items = 1, max_items = 5)]
+    pub scopes: Vec<Scope>,
+    /// Letters, digits, `.`, `_` and `-`, at most 64; its id if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
+    pub name: Option<String>,
+    /// How long it is good, `1s` to `10y`; until it is revoked if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "30d")]
+    pub ttl: Option<String>,
+}
+
+/// A token that was made.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MadeToken {
+    #[serde(flatten)]
+    pub token: Token,
+    /// What to send as `Authorization: Bearer`. The daemon keeps its hash, and never shows it again.
+    #[serde(rename = "token")]
+    #[schema(example = "pw_...")]
+    pub text: String,
+}
+
+impl TokenBody {
+    fn checked(self) -> Result<NewToken, Problem> {
+        let Self { scopes, name, ttl } = self;
+        if scopes.is_empty() {
+            let detail = "a token without scopes is good for nothing: name one";
+            return Err(Problem::refused("scopes", detail));
         }
-        Ok(Self::of(&token))
-    }
-
-    pub(super) fn of(token: &str) -> Self {
-        Self(Arc::new(Shared {
-            hash: Sha256::digest(token).into(),
-            seen: Mutex::default(),
-        }))
-    }
-
-    /// Whether this is the token; takes the same time whatever the answer.
-    pub fn accepts(&self, presented: &str) -> bool {
-        let presented: [u8; 32] = Sha256::digest(presented).into();
-        self.0.hash.ct_eq(&presented).into()
-    }
-
-    /// Notes that the token was accepted from this address.
-    pub(super) fn note(&self, address: IpAddr, at: OffsetDateTime) {
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MAX_SEEN && !seen.contains_key(&address) {
-            let oldest = seen
-                .iter()
-                .min_by_key(|(_, at)| **at)
-                .map(|(addr, _)| *addr);
-            oldest.and_then(|address| seen.remove(&address));
+        if let Some(name) = &name {
+            check_name(name).map_err(|detail| Problem::refused("name", detail))?;
         }
-        seen.insert(address, at);
-    }
-
-    /// Remote addresses whose token was accepted within the last hour and when last, at most
-    /// [`MAX_SEEN`].
-    pub fn seen(&self) -> Vec<(IpAddr, OffsetDateTime)> {
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = OffsetDateTime::now_utc() - SEEN_FOR;
-        seen.retain(|_, at| *at > oldest);
-        seen.iter().map(|(address, at)| (*address, *at)).collect()
+        let ttl: Option<Duration> = ttl
+            .map(|text| time_to_live(&text))
+            .transpose()
+            .map_err(|detail| Problem::refused("ttl", detail))?;
+        Ok(NewToken { name, scopes, ttl })
     }
 }
 
-fn failed<'p>(verb: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> TokenError + 'p {
-    move |source| TokenError::File {
-        verb,
-        path: path.to_owned(),
-        source,
+/// # Errors
+/// A message that says what a name is.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} is no name: write 1 to {MAX_NAME} letters, digits, dots, underscores and hyphens"
+    ))
+}
+
+fn refusal(error: TokenError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        TokenError::Taken(_) => Problem::new(StatusCode::CONFLICT, detail).about("name"),
+        TokenError::NotFound(_) => Problem::new(StatusCode::NOT_FOUND, detail).about("token"),
+        TokenError::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail),
+        TokenError::File(_) => {
+            tracing::error!(error.message = %detail, "API: a token was not written");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
+        TokenError::Random(_) => Problem::internal("make a token", &error),
     }
 }
 
-fn is_token(text: &str) -> bool {
-    let digits = text.strip_prefix(MARK);
-    text.len() == TOKEN_LENGTH
-        && digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+/// List the tokens, without their text.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", security(("token" = ["admin"])),
+    responses((status = 200, description = "every token", body = TokenList), BadParameter, Gated, Failed, Slow))]
+pub(super) async fn list_tokens(
+    State(app): State<App>,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Json<TokenList>, Problem> {
+    let listed = app.tokens.list().into_iter();
+    let listed = listed.map(|(token, last_used_at)| ListedToken {
+        token,
+        last_used_at,
+    });
+    Ok(Json(TokenList {
+        tokens: listed.collect(),
+    }))
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        tracing::warn!(
-            "{} had mode {mode:04o}, which let others read the API token: set to 0600; consider a \
-             new token",
-            path.display()
-        );
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    let mut text = String::new();
-    file.take(4 * TOKEN_LENGTH as u64)
-        .read_to_string(&mut text)?;
-    Ok(text.trim().to_owned())
+/// Make a token. Its text is in this answer and nowhere else.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", security(("token" = ["admin"])),
+    request_body = TokenBody, responses(
+    (status = 201, description = "it is good from now on", body = MadeToken),
+    (status = 409, description = "another has the name",
+        body = Problem, content_type = "application/problem+json"),
+    BadBody, NotWritten, Full, Gated, Failed, Slow,
+))]
+pub(super) async fn create_token(
+    State(app): State<App>,
+    Params(NoParams {}): Params<NoParams>,
+    Body(body): Body<TokenBody>,
+) -> Result<(StatusCode, Json<MadeToken>), Problem> {
+    let new = body.checked()?;
+    let made = blocking(move || {
+        let made = app.tokens.create(new, OffsetDateTime::now_utc());
+        made.map_err(refusal)
+    });
+    let (token, secret) = made.await?;
+    let text = secret.as_str().to_owned();
+    Ok((StatusCode::CREATED, Json(MadeToken { token, text })))
 }
 
-/// Writes a new token so that after a crash there is a whole one or none.
-fn create(path: &Path) -> io::Result<String> {
-    let mut random = [0; RANDOM_BYTES];
-    File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let token = format!("{MARK}{digits}");
-    let unfinished = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&unfinished)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    writeln!(file, "{token}")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    path.parent()
-        .map(File::open)
-        .transpose()?
-        .map(|dir| dir.sync_all())
-        .transpose()?;
-    Ok(token)
+/// Revoke a token: the next request with it is refused, and its event streams end.
+#[utoipa::path(delete, path = "/v1/tokens/{token}", tag = "tokens", security(("token" = ["admin"])),
+    params(("token" = String, Path, description = "its id or name")),
+    responses(
+    (status = 204, description = "it is good no more"),
+    (status = 404, description = "there is no such token",
+        body = Problem, content_type = "application/problem+json"),
+    BadParameter, NotWritten, Gated, Failed, Slow,
+))]
+pub(super) async fn revoke_token(
+    State(app): State<App>,
+    token: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<StatusCode, Problem> {
+    let Path(token) = token.map_err(|rejection| {
+        Problem::bad("token", format!("{rejection}: write it in plain text"))
+    })?;
+    blocking(move || app.tokens.revoke(&token).map_err(refusal)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
-    fn the_first_start_makes_a_token_and_the_second_keeps_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(TOKEN_FILE);
-        Tokens::open(dir.path()).unwrap();
-        let token = fs::read_to_string(&path).unwrap();
-        assert!(is_token(token.trim()), "{token}");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let again = Tokens::open(dir.path()).unwrap();
-        assert!(again.accepts(token.trim()));
-        assert!(!again.accepts(&token), "the line end is no part of it");
-        assert!(!again.accepts(""));
-        let other = tempfile::tempdir().unwrap();
-        assert!(!Tokens::open(other.path()).unwrap().accepts(token.trim()));
-    }
-
-    #[test]
-    fn a_damaged_token_is_refused_without_showing_it() {
-        let dir = tempfile::tempdir().unwrap();
-        for text in ["", "pw_secret", &"x".repeat(10_000)] {
-            fs::write(dir.path().join(TOKEN_FILE), text).unwrap();
-            let error = Tokens::open(dir.path()).err().unwrap().to_string();
-            assert!(error.contains("is damaged"), "{error}");
-            assert!(!error.contains("secret"), "{error}");
+    fn a_name_has_at_most_64_plain_characters() {
+        for name in ["a", "ci.eu-1_b", &"x".repeat(MAX_NAME)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "a b", "a/b", "é", "a\n", &"x".repeat(MAX_NAME + 1)] {
+            assert!(check_name(name).is_err(), "{name}");
         }
     }
 
     #[test]
-    fn a_token_that_others_could_read_is_closed_to_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(TOKEN_FILE);
-        Tokens::open(dir.path()).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        Tokens::open(dir.path()).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-    }
-
-    #[test]
-    fn an_address_is_forgotten_after_an_hour() {
-        let tokens = Tokens::of("pw_");
-        let [late, early] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
-        let now = OffsetDateTime::now_utc();
-        tokens.note(late, now - SEEN_FOR + time::Duration::MINUTE);
-        tokens.note(early, now - SEEN_FOR);
-        let seen: Vec<_> = tokens.seen().into_iter().map(|(addr, _)| addr).collect();
-        assert_eq!(seen, [late]);
-    }
-
-    #[test]
-    fn addresses_are_remembered_up_to_the_bound() {
-        let tokens = Tokens::of("pw_");
-        let start = OffsetDateTime::now_utc();
-        let address = |n: usize| IpAddr::from(Ipv4Addr::from_bits(n as u32));
-        for n in 0..=MAX_SEEN {
-            tokens.note(address(n), start + time::Duration::seconds(n as i64));
-            assert_eq!(tokens.seen().len(), (n + 1).min(MAX_SEEN));
+    fn what_is_wrong_with_a_token_is_named() {
+        let field = |body: serde_json::Value| {
+            let body: TokenBody = serde_json::from_value(body).unwrap();
+            body.checked().err().and_then(|problem| problem.field)
+        };
+        let table = [
+            (serde_json::json!({"scopes": ["read"], "ttl": "30d"}), None),
+            (serde_json::json!({"scopes": []}), Some("scopes")),
+            (
+                serde_json::json!({"scopes": ["read"], "name": ""}),
+                Some("name"),
+            ),
+            (
+                serde_json::json!({"scopes": ["read"], "ttl": "0s"}),
+                Some("ttl"),
+            ),
+            (
+                serde_json::json!({"scopes": ["read"], "ttl": "11y"}),
+                Some("ttl"),
+            ),
+        ];
+        for (body, expected) in table {
+            assert_eq!(field(body.clone()).as_deref(), expected, "{body}");
         }
-        let seen: Vec<_> = tokens.seen().into_iter().map(|(addr, _)| addr).collect();
-        assert!(!seen.contains(&address(0)), "the oldest gave way");
-        assert!(seen.contains(&address(1)) && seen.contains(&address(MAX_SEEN)));
-        tokens.note(address(1), start);
-        assert_eq!(
-            tokens.seen().len(),
-            MAX_SEEN,
-            "a known one makes no other give way"
-        );
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::problem::Problem;
 
-/// Bodies that are no lists. There are as many at a time as connections, 512.
+/// Bodies that are no lists. There are as many at a time as connections, 768.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 /// Bodies of whole lists: some three million prefixes.
 pub(super) const LIST_BODY: usize = 64 * 1024 * 1024;

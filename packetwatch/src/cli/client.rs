@@ -6,6 +6,10 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use super::{
+    secret::authorization,
+    tls::{authorities, keeps_secrets, tls_error},
+};
 use crate::api::Problem;
 
 /// Where the daemon listens unless it is told otherwise.
@@ -22,10 +26,17 @@ pub(super) struct Connection {
     /// Unix socket of the daemon
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, global = true)]
     pub socket: PathBuf,
-    /// Ask over TCP instead, as in http://127.0.0.1:7300
+    /// Ask over TCP instead, as in https://198.51.100.1:7300 or http://127.0.0.1:7300
     #[arg(long, value_name = "URL", global = true)]
     pub url: Option<String>,
-    /// Token for --url
+    /// PEM file of the authority that signed the daemon's certificate, or of that itself [default:
+    /// the authorities that this system trusts]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+    /// File that holds the token for --url
+    #[arg(long, value_name = "FILE", global = true)]
+    pub token_file: Option<PathBuf>,
+    /// Token for --url; others on this host can read it in the process list
     #[arg(
         long,
         value_name = "TOKEN",
@@ -46,8 +57,24 @@ pub(super) enum ClientError {
     NotRunning { at: String },
     #[error("you may not use the socket {}: ask as root or as a member of the group packetwatch", .0.display())]
     NotAllowed(PathBuf),
-    #[error("{0:?} is no URL of a daemon: write it like http://127.0.0.1:7300")]
+    #[error(
+        "{0:?} is no URL of a daemon: write it like https://host.example:7300 or http://127.0.0.1:7300"
+    )]
     Url(String),
+    #[error("cannot read the authority {}: {source}; name a PEM file with --ca", path.display())]
+    Ca { path: PathBuf, source: io::Error },
+    #[error("{} holds no certificate in PEM: name another file with --ca", .0.display())]
+    NoCa(PathBuf),
+    #[error("--ca is for TLS, and {at} speaks none: write --url https://...")]
+    CaWithoutTls { at: String },
+    #[error(
+        "{at} shows a certificate that is not trusted ({cause}): name the authority that signed it with --ca, and the host as the certificate does"
+    )]
+    Untrusted { at: String, cause: String },
+    #[error("{at} speaks no TLS: write http:// instead of https://")]
+    NoTls { at: String },
+    #[error("cannot read the token from {}: {source}; name another with --token-file", path.display())]
+    TokenFile { path: PathBuf, source: io::Error },
     #[error(
         "the token has characters that no token has: copy it from the file token in the daemon's state directory"
     )]
@@ -109,20 +136,37 @@ impl Client {
     /// # Errors
     /// A URL or token that cannot be one.
     pub(super) fn new(connection: Connection) -> Result<Self, ClientError> {
-        let Connection { socket, url, token } = connection;
+        let token = authorization(&connection)?;
+        let Connection {
+            socket, url, ca, ..
+        } = connection;
+        // There is one already if a client was made before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
         let (builder, base, at, socket) = match url {
             Some(url) => {
                 let base = url.trim_end_matches('/').to_owned();
-                let known = base
-                    .strip_prefix("http://")
-                    .is_some_and(|host| !host.is_empty());
-                if !known || reqwest::Url::parse(&base).is_err() {
+                let parsed = reqwest::Url::parse(&base).ok();
+                let parsed = parsed.filter(|url| ["http", "https"].contains(&url.scheme()));
+                let Some(parsed) = parsed else {
                     return Err(ClientError::Url(url));
+                };
+                let builder = match (ca, parsed.scheme()) {
+                    (None, _) => builder,
+                    (Some(ca), "https") => builder.tls_certs_only(authorities(ca)?),
+                    (Some(_), _) => return Err(ClientError::CaWithoutTls { at: base }),
+                };
+                if token.is_some() && !keeps_secrets(&parsed) {
+                    eprintln!("packetwatch: {base} is not TLS: the token can be read on the way");
                 }
                 (builder, base.clone(), base, None)
+            }
+            None if ca.is_some() => {
+                let at = socket.display().to_string();
+                return Err(ClientError::CaWithoutTls { at });
             }
             None => {
                 let at = socket.display().to_string();
@@ -130,12 +174,6 @@ impl Client {
                 (builder, "http://packetwatch".to_owned(), at, Some(socket))
             }
         };
-        let token = token.filter(|token| !token.is_empty()).map(|token| {
-            let mut value = header::HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-                .map_err(|_| ClientError::Token)?;
-            value.set_sensitive(true);
-            Ok(value)
-        });
         let http = builder.build().map_err(|error| ClientError::Broken {
             at: at.clone(),
             cause: root_cause(&error),
@@ -143,7 +181,7 @@ impl Client {
         Ok(Self {
             http,
             base,
-            token: token.transpose()?,
+            token,
             at,
             socket,
         })
@@ -211,6 +249,13 @@ impl Client {
                 ClientError::NotRunning { at }
             }
             _ if error.is_timeout() => ClientError::Slow { at },
+            _ if let Some(refused) = tls_error(error) => match refused {
+                rustls::Error::InvalidMessage(_) => ClientError::NoTls { at },
+                refused => ClientError::Untrusted {
+                    at,
+                    cause: refused.to_string(),
+                },
+            },
             _ => ClientError::Broken {
                 at,
                 cause: root_cause(error),
@@ -283,7 +328,9 @@ fn root_cause(error: &reqwest::Error) -> String {
     last.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+pub(super) fn causes(
+    error: &reqwest::Error,
+) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     let first: Option<&(dyn std::error::Error + 'static)> = error.source();
     std::iter::successors(first, |cause| (*cause).source())
 }
@@ -303,7 +350,9 @@ mod tests {
         Connection {
             socket: socket.to_owned(),
             url: url.map(str::to_owned),
+            ca: None,
             token: None,
+            token_file: None,
         }
     }
 
@@ -337,13 +386,18 @@ mod tests {
     #[test]
     fn a_url_is_checked_before_it_is_asked() {
         let socket = Path::new(DEFAULT_SOCKET);
-        for url in ["http://127.0.0.1:7300", "http://[::1]:7300/"] {
+        for url in [
+            "http://127.0.0.1:7300",
+            "http://[::1]:7300/",
+            "https://host.example:7300",
+        ] {
             assert!(client(over(socket, Some(url))).is_ok(), "{url}");
         }
         for url in [
             "127.0.0.1:7300",
-            "https://127.0.0.1",
+            "ftp://127.0.0.1",
             "http://",
+            "https://",
             "http://a b",
         ] {
             let error = client(over(socket, Some(url))).err().unwrap();

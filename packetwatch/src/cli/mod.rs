@@ -14,7 +14,10 @@ mod generate;
 mod lists;
 mod output;
 mod rules;
+mod secret;
 mod status;
+mod tls;
+mod token;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -61,6 +64,8 @@ enum Command {
     /// The daemon keeps the last 1000 since it started, and 1 MiB of them. With --output table an
     /// event is a line for people, otherwise one JSON object a line, as in the log.
     Events(events::EventsArgs),
+    /// Who may ask for what over TCP
+    Token(token::TokenArgs),
     /// The configuration, without a daemon
     Config(config::ConfigArgs),
     /// Take a kept or orphaned filter off, without a daemon
@@ -166,6 +171,7 @@ fn dispatch(command: Command, handlers: &Handlers) -> anyhow::Result<()> {
         Command::Callers(args) => asked(callers::run(args)),
         Command::Explain(args) => asked(explain::run(args)),
         Command::Rules(args) => asked(rules::run(args)),
+        Command::Token(args) => asked(token::run(args)),
         Command::Events(args) => asked(events::run(args)),
         Command::Doctor(asking) => asked(doctor::run(asking)),
     }

@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 pub(super) struct Key {
-    /// Dotted; the part before the dot is the section.
+    /// Dotted; the part before the last dot is the section.
     pub(super) path: &'static str,
     pub(super) kind: Kind,
     /// The template's comment.
@@ -33,7 +33,9 @@ pub(super) struct Key {
 impl Key {
     /// The section's name, empty for the keys above all sections.
     pub(super) fn section(&self) -> &'static str {
-        self.path.split_once('.').map_or("", |(section, _)| section)
+        self.path
+            .rsplit_once('.')
+            .map_or("", |(section, _)| section)
     }
 }
 
@@ -146,7 +148,7 @@ pub(super) const KEYS: &[Key] = &[
         api.listen,
         values::listen,
         |config| shown_or(config.api.listen, "off"),
-        "TCP address and port, which ask for a token, or \"off\"."
+        "TCP address and port, which ask for a token, or \"off\". Anything but loopback takes\n[api.tls]."
     ),
     key!(
         "api.socket",
@@ -155,6 +157,22 @@ pub(super) const KEYS: &[Key] = &[
         values::socket_path,
         |config| shown_or(config.api.socket.as_ref().map(|path| path.display()), "off"),
         "Unix socket for root and the group packetwatch, or \"off\"."
+    ),
+    key!(
+        "api.tls.cert",
+        Text,
+        api.tls.cert,
+        values::optional_path,
+        |config| shown_or(config.api.tls.cert.as_ref().map(|path| path.display()), ""),
+        "PEM file of the certificate that TCP shows, the rest of its chain behind it. A changed file\nis read within seconds, and on SIGHUP."
+    ),
+    key!(
+        "api.tls.key",
+        Text,
+        api.tls.key,
+        values::optional_path,
+        |config| shown_or(config.api.tls.key.as_ref().map(|path| path.display()), ""),
+        "PEM file of its private key."
     ),
     key!(
         "protect.self",

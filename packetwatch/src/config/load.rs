@@ -75,6 +75,13 @@ impl Config {
         for (flag, key, value) in flags.given() {
             layers.set(key, &value, |_| Origin::Flag(flag));
         }
+        if let Some((key, message)) = layers.config.api.fault() {
+            layers.violations.push(Violation {
+                origin: layers.config.origin(key).clone(),
+                key: Some(key),
+                message,
+            });
+        }
         if layers.violations.is_empty() {
             Ok(layers.config)
         } else {

@@ -19,7 +19,8 @@ pub use error::{ConfigError, Origin, Violation};
 pub use flags::Flags;
 pub use load::Sources;
 pub use sections::{
-    Api, Capacity, Capture, Fleet, Log, Mode, OnExit, Protect, Transport, Word, XdpMode,
+    Api, Capacity, Capture, Fleet, Log, Mode, OnExit, Protect, Tls, TlsFiles, Transport, Word,
+    XdpMode,
 };
 pub use template::template;
 
@@ -127,15 +128,18 @@ impl Config {
     /// The whole configuration as a TOML file that reads back to it.
     pub fn to_toml(&self) -> String {
         let mut document = toml::Table::new();
-        for setting in self.settings() {
-            match setting.key.split_once('.') {
-                None => document.insert(setting.key.to_owned(), setting.value),
-                Some((section, leaf)) => document
-                    .entry(section)
-                    .or_insert_with(|| toml::Table::new().into())
-                    .as_table_mut()
-                    .and_then(|table| table.insert(leaf.to_owned(), setting.value)),
-            };
+        for Setting { key, value, .. } in self.settings() {
+            let mut table = Some(&mut document);
+            let mut parts = key.split('.').peekable();
+            while let (Some(inner), Some(part)) = (table.take(), parts.next()) {
+                if parts.peek().is_none() {
+                    inner.insert(part.to_owned(), value.clone());
+                } else {
+                    let section = inner.entry(part);
+                    let section = section.or_insert_with(|| toml::Table::new().into());
+                    table = section.as_table_mut();
+                }
+            }
         }
         toml::to_string(&document).expect("settings are TOML values")
     }

@@ -83,8 +83,9 @@ impl Word for Transport {
 /// `[api]`; `None` is off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
-    /// TCP, with tokens. Port 0 lets the kernel choose.
+    /// TCP, with tokens. Port 0 lets the kernel choose. Anything but loopback takes [`Api::tls`].
     pub listen: Option<SocketAddr>,
+    pub tls: Tls,
     /// Unix socket, by peer credentials; at most 107 bytes.
     pub socket: Option<PathBuf>,
 }
@@ -93,8 +94,61 @@ impl Default for Api {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 7300))),
+            tls: Tls::default(),
             socket: Some("/run/packetwatch/api.sock".into()),
         }
+    }
+}
+
+/// `[api.tls]`: both or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// The files of a certificate chain and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// The pair, if TCP is to speak TLS.
+    pub fn files(&self) -> Option<TlsFiles> {
+        let (cert, key) = (self.cert.clone()?, self.key.clone()?);
+        Some(TlsFiles { cert, key })
+    }
+}
+
+impl Api {
+    /// What is wrong with the section as a whole: the key to blame and the remedy.
+    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+        let Tls { cert, key } = &self.tls;
+        match (cert, key) {
+            (Some(_), None) => {
+                let words = "there is a certificate and no key: name the key's file in api.tls.key";
+                return Some(("api.tls.cert", words.to_owned()));
+            }
+            (None, Some(_)) => {
+                let words = "there is a key and no certificate: name its file in api.tls.cert";
+                return Some(("api.tls.key", words.to_owned()));
+            }
+            (Some(_), Some(_)) => return None,
+            (None, None) => {}
+        }
+        let address = self.listen?;
+        if address.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        Some((
+            "api.listen",
+            format!(
+                "{address} is not loopback, and without TLS anybody on the way could read tokens: \
+                 name files in api.tls.cert and api.tls.key, or listen on 127.0.0.1 or [::1]"
+            ),
+        ))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     log::EVENT,
     prefix::Family,
     rules::{
-        Rule, RuleErrors, RuleSet, RulesTextError,
+        Rule, RuleErrors, RuleSet, RuleText, RulesTextError,
         policy::{Compiled, compile},
     },
 };
@@ -96,17 +96,25 @@ impl State {
         self.from = from;
     }
 
-    fn tell(&self) {
+    fn tell(&self, before: &RuleSet) {
         tracing::info!(
             target: EVENT,
             {
                 event.action = "rules-changed",
                 packetwatch.rules = self.rules.len() as u64,
                 packetwatch.rules_from = %self.from,
+                packetwatch.before = written(before),
+                packetwatch.after = written(&self.rules),
             },
             "{} rules in force", self.rules.len()
         );
     }
+}
+
+/// For the log: 8 rules take half of what a value may.
+fn written(rules: &RuleSet) -> String {
+    let texts: Vec<RuleText> = rules.iter().cloned().map(RuleText::from).collect();
+    serde_json::to_string(&texts).unwrap_or_default()
 }
 
 impl RulesControl {
@@ -210,17 +218,21 @@ impl RulesControl {
         }
         // All of it or nothing: a refused policy leaves the state as it was.
         self.enforce(&mut next)?;
-        let other_mode = state.mode != next.mode;
-        *state = next;
-        if other_mode {
+        let before = std::mem::replace(&mut *state, next);
+        if before.mode != state.mode {
             tracing::warn!(
                 target: EVENT,
-                { event.action = "mode-changed", packetwatch.mode = config.mode.word() },
+                {
+                    event.action = "mode-changed",
+                    packetwatch.mode = config.mode.word(),
+                    packetwatch.before = before.mode.word(),
+                    packetwatch.after = config.mode.word(),
+                },
                 "mode changed to {}", config.mode.word()
             );
         }
         if other_rules {
-            state.tell();
+            state.tell(&before.rules);
         }
         Ok(())
     }
@@ -255,8 +267,8 @@ impl RulesControl {
         let mut next = state.clone();
         next.take(rules, from);
         self.enforce(&mut next)?;
-        *state = next;
-        state.tell();
+        let before = std::mem::replace(state, next);
+        state.tell(&before.rules);
         Ok(state.rules.clone())
     }
 

@@ -1,10 +1,11 @@
 //! The daemon: puts the rooms together and keeps them running.
 //!
-//! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
-//! admission threshold; `calls` the call log; `control` the
-//! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
-//! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them,
-//! `service` tells the service manager, and `pulse` whether the rule loop goes round.
+//! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is
+//! the rule loop, `evict` whom its sweep forgets, `flood` the admission threshold; `calls` the call
+//! log; `control` the rules and the mode in force; `interfaces` attaches, `watch` sees to it that it
+//! stays so, and `reconcile` to it that the maps do; `reload` is SIGHUP; `process` is what it asks for
+//! itself; `tasks` misses what ends among them, `service` tells the service manager, and `pulse`
+//! whether the rule loop goes round.
 
 mod before;
 mod calls;
@@ -15,6 +16,7 @@ mod flood;
 mod interfaces;
 mod judged;
 mod population;
+mod process;
 mod pulse;
 mod readiness;
 mod reconcile;
@@ -52,6 +54,7 @@ pub fn run(flags: Flags) -> Result<()> {
     let before = Before::of(&config, log::is_debug(&filter))?;
     let log = log::init(config.log.format, &filter)?;
     before.tell(&Sources::file_of(&flags));
+    process::settle();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

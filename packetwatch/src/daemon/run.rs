@@ -19,7 +19,7 @@ use super::{
     refusals::Refusals, service::Service, tasks::Tasks, watch::Watch,
 };
 use crate::{
-    api::{self, App, Listeners, Tokens},
+    api::{self, App, Listeners},
     clock::Clock,
     config::{Config, Flags, Sources, Word as _},
     dataplane::Dataplane,
@@ -29,6 +29,7 @@ use crate::{
     netlink::Netlink,
     privileges::confine,
     protect::{Protector, Sessions, Settings},
+    tokens::Tokens,
 };
 
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -88,7 +89,8 @@ pub(super) async fn run(
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
-    let listeners = Listeners::bind(config.api.listen, config.api.socket.as_deref()).await?;
+    let listeners = Listeners::bind(&config.api).await?;
+    let certificate = listeners.certificate.clone();
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {
@@ -199,6 +201,9 @@ pub(super) async fn run(
         );
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));
+            certificate
+                .as_ref()
+                .inspect(|certificate| certificate.reload());
         };
         let reload = async || {
             service.reloading();
@@ -242,10 +247,7 @@ fn protector(
     tokens: Tokens,
     dataplane: Dataplane,
 ) -> Protector {
-    let api_peers = move || {
-        let seen = tokens.seen().into_iter();
-        seen.map(|(address, _)| address).collect()
-    };
+    let api_peers = move || tokens.seen();
     Protector::new(netlink, settings, sessions, api_peers).following(move || {
         let interfaces = dataplane.interfaces().into_iter();
         interfaces.map(|interface| interface.ifindex).collect()

@@ -12,7 +12,7 @@ use super::{
 /// Lines with this target are events: they have an `event.action` and are streamed.
 const TARGET: &str = "packetwatch::event";
 
-pub(super) fn added(list: List, entry: &Entry, created: bool) {
+pub(super) fn added(list: List, entry: &Entry, before: Option<&Entry>) {
     let Entry {
         prefix,
         reason,
@@ -20,7 +20,10 @@ pub(super) fn added(list: List, entry: &Entry, created: bool) {
         created_at: _,
         expires_at,
     } = entry;
-    let verb = if created { "added to" } else { "changed in" };
+    let verb = match before {
+        None => "added to",
+        Some(_) => "changed in",
+    };
     event!(
         target: TARGET,
         Level::INFO,
@@ -33,12 +36,15 @@ pub(super) fn added(list: List, entry: &Entry, created: bool) {
         packetwatch.source = source.as_str(),
         packetwatch.reason = reason.as_deref(),
         packetwatch.expires_at = rfc3339(*expires_at),
+        packetwatch.before = before.map(described),
+        packetwatch.after = described(entry),
         "{prefix} {verb} the {list} list"
     );
 }
 
-/// One line for many entries: a list of a million is no million lines.
-pub(super) fn added_many(list: List, added: usize, updated: usize) {
+/// One line for many entries: a list of a million is no million lines. `before` is how many there
+/// were.
+pub(super) fn added_many(list: List, before: usize, added: usize, updated: usize) {
     event!(
         target: TARGET,
         Level::INFO,
@@ -49,6 +55,8 @@ pub(super) fn added_many(list: List, added: usize, updated: usize) {
         packetwatch.list = list.as_str(),
         packetwatch.added = added,
         packetwatch.updated = updated,
+        packetwatch.before = entries(before),
+        packetwatch.after = entries(before + added),
         "{added} added to the {list} list, {updated} changed in it"
     );
 }
@@ -69,6 +77,7 @@ pub(super) fn removed(shelf: Shelf, entry: &Entry, ended: bool) {
         packetwatch.source = entry.source.as_str(),
         packetwatch.reason = entry.reason.as_deref(),
         packetwatch.expires_at = rfc3339(entry.expires_at),
+        packetwatch.before = described(entry),
         "{prefix} is no longer in the {list} list: {cause}"
     );
 }
@@ -82,6 +91,8 @@ pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize)
         packetwatch.added = added,
         packetwatch.updated = updated,
         packetwatch.removed = removed,
+        packetwatch.before = entries(updated + removed),
+        packetwatch.after = entries(added + updated),
         "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"
     );
 }
@@ -119,6 +130,7 @@ pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
         packetwatch.reason = reason.as_str(),
         packetwatch.repeat = repeat,
         packetwatch.expires_at = rfc3339(*expires_at),
+        packetwatch.before = matches!(event, BanEvent::Unban).then(|| until(*expires_at)),
         "{prefix} {words}"
     );
 }
@@ -126,7 +138,7 @@ pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
 /// A line for each: they are few, and whoever is locked out wants to read which.
 pub(super) fn protected(now_protected: &[Entry], no_longer: &[Entry]) {
     for entry in now_protected {
-        added(List::Allow, entry, true);
+        added(List::Allow, entry, None);
     }
     for entry in no_longer {
         removed(Shelf::Protected, entry, false);
@@ -158,6 +170,26 @@ pub(super) fn kernel_refused(
         packetwatch.prefix = prefix.map(tracing::field::display),
         "{operation}: the kernel refused"
     );
+}
+
+/// What of an entry a change may change, as `until 2026-11-22T07:00:00Z: a scraper`.
+fn described(entry: &Entry) -> String {
+    let end = until(entry.expires_at);
+    match &entry.reason {
+        Some(reason) => format!("{end}: {reason}"),
+        None => end,
+    }
+}
+
+fn until(end: Option<OffsetDateTime>) -> String {
+    rfc3339(end).map_or_else(|| "until removed".to_owned(), |end| format!("until {end}"))
+}
+
+fn entries(count: usize) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        _ => format!("{count} entries"),
+    }
 }
 
 fn rfc3339(at: Option<OffsetDateTime>) -> Option<String> {

@@ -39,25 +39,26 @@ impl Lists {
         let shared = &self.0.shared;
         let prefix = entry.prefix.trunc();
         let mut journal = shared.journal_without_ended();
-        let (changes, created, allowed) = {
+        let (changes, before, allowed) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, vec![entry], force)?;
-            let created = state.listed(list.into(), prefix).is_none();
-            shared.see_to_room(&state, usize::from(created))?;
+            let before = state.listed(list.into(), prefix);
+            let before = before.map(|listed| listed.about.entry(prefix));
+            shared.see_to_room(&state, usize::from(before.is_none()))?;
             let allowed = match list {
                 List::Deny => Allowed::around(&state, prefix, shared.clock.monotonic_ns()),
                 List::Allow => Allowed::default(),
             };
-            (changes, created, allowed)
+            (changes, before, allowed)
         };
         let draft = changes.first().and_then(|change| change.to.as_ref());
         let about = &draft.expect("one draft of one entry").about;
         let entry = about.entry(prefix);
         shared.write(&mut journal, changes, Switch::ByPrefix)?;
-        event::added(list, &entry, created);
+        event::added(list, &entry, before.as_ref());
         Ok(Put {
             entry,
-            created,
+            created: before.is_none(),
             carved_out: allowed.inside,
             carved_out_total: allowed.inside_total,
             overruled_by: allowed.over,
@@ -103,16 +104,17 @@ impl Lists {
     pub fn add(&self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
         let shared = &self.0.shared;
         let mut journal = shared.journal_without_ended();
-        let (changes, answer) = {
+        let (changes, before, answer) = {
             let state = shared.state();
+            let before = state.count(list.into()).total();
             let changes = shared.drafted(&state, list, entries, Force(false))?;
             let added = count_new(&state, &changes);
             shared.see_to_room(&state, added)?;
             let updated = changes.len() - added;
-            (changes, Added { added, updated })
+            (changes, before, Added { added, updated })
         };
         shared.write(&mut journal, changes, Switch::ByPrefix)?;
-        event::added_many(list, answer.added, answer.updated);
+        event::added_many(list, before, answer.added, answer.updated);
         Ok(answer)
     }
 

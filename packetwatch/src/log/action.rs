@@ -16,6 +16,9 @@ const NETWORK: &[&str] = &["network"];
 const INTRUSION: &[&str] = &["intrusion_detection", "network"];
 const CONFIGURATION: &[&str] = &["configuration"];
 const PROCESS: &[&str] = &["process"];
+const AUTHENTICATION: &[&str] = &["authentication"];
+/// Identity and access management.
+const IAM: &[&str] = &["iam"];
 
 /// `connection` of a call that was dropped: the same action, another type.
 pub(super) const DENIED_CONNECTION: &[&str] = &["connection", "denied"];
@@ -40,6 +43,11 @@ pub(super) const ACTIONS: &[Action] = &[
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
     event("privileges-dropped", PROCESS, &["info"]),
+    attempt("auth-failed", AUTHENTICATION, &["start"], "failure"),
+    event("token-created", IAM, &["creation"]),
+    event("token-revoked", IAM, &["deletion"]),
+    event("certificate-changed", CONFIGURATION, &["change"]),
+    attempt("certificate-refused", CONFIGURATION, &["info"], "failure"),
     event("started", PROCESS, &["start"]),
     event("stopped", PROCESS, &["end"]),
     attempt("attached", NETWORK, &["start"], "success"),

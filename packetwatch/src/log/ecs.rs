@@ -6,8 +6,9 @@ use time::OffsetDateTime;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
+    span::{Attributes, Id},
 };
-use tracing_subscriber::{Layer, layer::Context};
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use super::{
     LogFormat,
@@ -15,6 +16,7 @@ use super::{
     events::Events,
     fields::{Fields, Message},
     line::Line,
+    order::Order,
     writer::Queue,
 };
 
@@ -44,9 +46,21 @@ impl Ecs {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Ecs {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let head = Head::of(event);
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Ecs {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().target() == super::EVENT
+            && let Some(span) = context.span(id)
+        {
+            span.extensions_mut().insert(Order::of(attributes));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut head = Head::of(event);
+        if head.action.is_some() {
+            let mut spans = context.event_scope(event).into_iter().flatten();
+            head.order = spans.find_map(|span| span.extensions().get::<Order>().cloned());
+        }
         let line = encode(event, &head, self.format);
         if head.action.is_some() {
             let json = match self.format {
@@ -91,6 +105,9 @@ fn encode(event: &Event<'_>, head: &Head, format: LogFormat) -> Arc<str> {
         bridged,
         action_written: head.action.is_some(),
     });
+    if let Some(order) = &head.order {
+        order.write(&mut line);
+    }
     line.finish();
 
     let done = Arc::from(text.as_str());
@@ -124,6 +141,8 @@ struct Head {
     action: Option<&'static Action>,
     denied: bool,
     logger: Option<String>,
+    /// who gave the order to what happened
+    order: Option<Order>,
 }
 
 impl Head {
@@ -133,6 +152,7 @@ impl Head {
             action: None,
             denied: false,
             logger: None,
+            order: None,
         };
         let fields = event.metadata().fields();
         if fields.field("event.action").is_some() || event.metadata().target() == BRIDGED {

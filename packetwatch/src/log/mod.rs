@@ -7,7 +7,8 @@
 //!
 //! What a line may hold is in `schemas/log-line.schema.json`. Code that logs uses `tracing` alone:
 //! `info!(target: log::EVENT, { event.action = "unban", packetwatch.prefix = %prefix }, "...")`;
-//! with a target, dotted fields need the braces.
+//! with a target, dotted fields need the braces. The fields of a span with the target [`EVENT`]
+//! are added to the events within it: so the API says on whose order something was done.
 
 mod action;
 mod call;
@@ -15,6 +16,7 @@ mod ecs;
 mod events;
 mod fields;
 mod line;
+mod order;
 mod writer;
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 
 use packetwatch_tests::http::{Request, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::access::as_nobody;
 use crate::stage::{PROMPT, Stage};
@@ -33,13 +34,18 @@ const QUERIES: [&str; 6] = [
     "?contains=x&partial=x&force=x&recent=x",
 ];
 
-const BODIES: [(&str, &[u8]); 12] = [
+const BODIES: [(&str, &[u8]); 14] = [
     ("", b""),
     ("application/json", b"{}"),
     ("application/json", b"[]"),
     ("application/json", b"7"),
     ("application/json", b"{"),
     ("application/json", b"{\"ttl\": 5}"),
+    ("application/json", b"{\"scopes\": []}"),
+    (
+        "application/json",
+        b"{\"scopes\": [\"read\"], \"name\": \"first\"}",
+    ),
     ("application/json", b"{\"ttl\": \"0s\"}"),
     ("application/json", b"{\"rules\": [{\"within\": 5}]}"),
     ("application/json", b"[{\"prefix\": 7}]"),
@@ -55,6 +61,8 @@ struct Description {
     document: Value,
     /// what was answered
     seen: BTreeSet<u16>,
+    /// good for no operation of this build
+    token: String,
 }
 
 impl Description {
@@ -104,6 +112,7 @@ fn every_answer_is_described() {
     let mut description = Description {
         document,
         seen: BTreeSet::new(),
+        token: format!("Bearer {}", stage.token(&json!({"scopes": ["fleet"]}))),
     };
     // A slow body takes its time: they are all begun here and read at the end.
     let mut slow = Vec::new();
@@ -128,6 +137,7 @@ fn every_answer_is_described() {
             strangers(&stage, &mut description, method, path);
         }
     }
+    too_often_wrong(&stage, &mut description, &paths);
     at_capacity(&stage, &mut description);
     too_many_streams(&stage, &mut description);
     for (method, path, stream) in slow {
@@ -139,7 +149,7 @@ fn every_answer_is_described() {
         description.check(method, &path, &answer);
     }
     let expected = [
-        200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 503, 507,
+        200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 503, 507,
     ];
     assert_eq!(description.seen.into_iter().collect::<Vec<_>>(), expected);
 }
@@ -150,7 +160,10 @@ fn takes_body(document: &Value, path: &str, method: &str) -> bool {
 
 /// A path with its parameter filled in. The one answer that does not end by itself is made to.
 fn concrete(path: &str, last: &str) -> String {
-    let path = path.replace("{prefix}", last).replace("{address}", last);
+    let path = path
+        .replace("{prefix}", last)
+        .replace("{address}", last)
+        .replace("{token}", last);
     if path == "/v1/events" {
         return format!("{path}?follow=false&recent=5");
     }
@@ -164,7 +177,9 @@ fn bad_input(stage: &Stage, description: &mut Description, method: &str, path: &
     } else {
         &LAST[..1]
     };
-    for last in lasts {
+    // The id of a token is one part of the path, whatever it is.
+    let is_prefix = |last: &&&str| !path.contains("{token}") || !last.contains('/');
+    for last in lasts.iter().filter(is_prefix) {
         let concrete = concrete(path, last);
         for query in QUERIES {
             if concrete.contains('?') && query.is_empty() {
@@ -189,7 +204,7 @@ fn bad_input(stage: &Stage, description: &mut Description, method: &str, path: &
 fn strangers(stage: &Stage, description: &mut Description, method: &str, path: &str) {
     let (verb, concrete) = (method.to_uppercase(), concrete(path, LAST[0]));
     let mut request = Request::new(&verb, &concrete);
-    let is_open = path == "/healthz";
+    let is_open = (method, path) == ("get", "/healthz");
     for headers in [vec![], vec![("Authorization", "Bearer pw_0")]] {
         request.headers = headers;
         let answer = stage.over_tcp(&request);
@@ -201,6 +216,18 @@ fn strangers(stage: &Stage, description: &mut Description, method: &str, path: &
         if !description.document["paths"][path][method].is_null() {
             description.check(method, path, &answer);
         }
+    }
+    // Without the scope for it.
+    let token = description.token.clone();
+    request.headers = vec![("Authorization", &token)];
+    let answer = stage.over_tcp(&request);
+    if !description.document["paths"][path][method].is_null() {
+        assert_eq!(
+            answer.status == 403,
+            !is_open,
+            "{method} {path}: {answer:?}"
+        );
+        description.check(method, path, &answer);
     }
     let socket = stage.daemon.socket();
     let home = socket.parent().expect("the socket is in a directory");
@@ -214,6 +241,27 @@ fn strangers(stage: &Stage, description: &mut Description, method: &str, path: &
     );
     if !description.document["paths"][path][method].is_null() {
         description.check(method, path, &answer);
+    }
+}
+
+/// With a wrong token, more often than it is answered as such.
+fn too_often_wrong(stage: &Stage, description: &mut Description, paths: &[String]) {
+    let source = Ipv4Addr::new(127, 8, 0, 1);
+    for path in paths.iter().filter(|path| *path != "/healthz") {
+        for method in METHODS {
+            if description.document["paths"][path][method].is_null() {
+                continue;
+            }
+            let (verb, concrete) = (method.to_uppercase(), concrete(path, LAST[0]));
+            let mut request = Request::new(&verb, &concrete);
+            request.headers.push(("Authorization", "Bearer pw_0"));
+            let answer = stage.over_tcp_from(source, &request);
+            assert!(
+                [401, 429].contains(&answer.status),
+                "{method} {path}: {answer:?}"
+            );
+            description.check(method, path, &answer);
+        }
     }
 }
 

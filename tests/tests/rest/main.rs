@@ -4,7 +4,13 @@
 //! * `entries`: one entry of a list at a time; `inputs`: what may be written in it.
 //! * `bulk`: whole lists; `pages`: reading them.
 //! * `described`: every answer there is to bad input, against the description.
-//! * `access`: tokens, peers, and connections that are held open.
+//! * `made_up`: requests that a program makes up from the description.
+//! * `access`: tokens, peers, and requests that take their time.
+//! * `matrix`: every operation, asked by holders of every scope and by those who hold none.
+//! * `tokens`: making, listing and revoking them.
+//! * `limits`: how often one may be wrong, and how many connections one may hold.
+//! * `tls`: certificates, and who is told to use them.
+//! * `audit`: on whose order something was changed, and what the log and a core do not show.
 //! * `rules`: reading, setting and resetting them, over a restart.
 //! * `verdicts`: bans, callers, explanations and events of real calls; `metrics`: their counters.
 //!
@@ -12,14 +18,20 @@
 //! start their own.
 
 mod access;
+mod audit;
 mod bulk;
 mod described;
 mod entries;
 mod inputs;
+mod limits;
+mod made_up;
+mod matrix;
 mod metrics;
 mod pages;
 mod routes;
 mod rules;
 mod scan;
 mod stage;
+mod tls;
+mod tokens;
 mod verdicts;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::stage::{Stage, keys, problem, text};
 
 /// Every path with its methods, as users know them.
-const ROUTES: [(&str, &[&str]); 16] = [
+const ROUTES: [(&str, &[&str]); 18] = [
     ("/healthz", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
@@ -24,6 +24,8 @@ const ROUTES: [(&str, &[&str]); 16] = [
     ("/v1/explain/{address}", &["get"]),
     ("/v1/rules", &["delete", "get", "put"]),
     ("/v1/status", &["get"]),
+    ("/v1/tokens", &["get", "post"]),
+    ("/v1/tokens/{token}", &["delete"]),
 ];
 
 const METHODS: [&str; 6] = ["get", "put", "post", "delete", "patch", "options"];
@@ -48,7 +50,8 @@ fn the_description_is_of_the_routes_there_are() {
     for (path, methods) in &described {
         let concrete = path
             .replace("{prefix}", "192.0.2.250")
-            .replace("{address}", "192.0.2.250");
+            .replace("{address}", "192.0.2.250")
+            .replace("{token}", "nobody");
         for method in METHODS {
             // The one answer that does not end; `verdicts` reads it.
             if (path.as_str(), method) == ("/v1/events", "get") {
@@ -57,9 +60,14 @@ fn the_description_is_of_the_routes_there_are() {
             let answer = stage.ask(&method.to_uppercase(), &concrete, None);
             if methods.contains(method) {
                 assert_ne!(answer.status, 405, "{method} {path}: {answer:?}");
-                // What is not there is an entry, and then the answer names it.
+                // What is not there is an entry or a token, and then the answer names it.
                 if answer.status == 404 {
-                    problem(&answer, 404, Some("prefix"));
+                    let entry = if path.starts_with("/v1/tokens") {
+                        "token"
+                    } else {
+                        "prefix"
+                    };
+                    problem(&answer, 404, Some(entry));
                 }
             } else {
                 problem(&answer, 405, None);

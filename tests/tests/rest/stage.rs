@@ -1,13 +1,15 @@
 //! The daemon that the tests ask, and how they read its answers.
 
+use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use packetwatch_tests::http::{Request, Response};
-use packetwatch_tests::{Daemon, Lan};
+use packetwatch_tests::{Daemon, Lan, connect};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -75,15 +77,41 @@ impl Stage {
         })
     }
 
-    /// Sends a request over TCP from within the host.
+    /// Sends a request over TCP from within the host, from an address of its own: what others are
+    /// refused does not count against it.
     pub(crate) fn over_tcp(&self, request: &Request) -> Response {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let [_, a, b, c] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        self.over_tcp_from(Ipv4Addr::new(127, 128 | a, b, c), request)
+    }
+
+    /// Sends a request over TCP from this address of the host.
+    pub(crate) fn over_tcp_from(&self, source: Ipv4Addr, request: &Request) -> Response {
+        request
+            .exchange(self.tcp(source))
+            .unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.path))
+    }
+
+    /// A connection over TCP from this address of the host, for what is no plain request.
+    pub(crate) fn tcp(&self, source: Ipv4Addr) -> TcpStream {
         let address: SocketAddr = TCP.parse().expect("an address and a port");
-        let stream = self.lan.host.run(|| TcpStream::connect(address));
+        let stream = connect(&self.lan.host, Some(source.into()), address, PROMPT);
         let stream = stream.unwrap_or_else(|error| panic!("connect to {address}: {error}"));
         stream.set_read_timeout(Some(PROMPT)).expect("set a limit");
-        request
-            .exchange(stream)
-            .unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.path))
+        stream
+    }
+
+    /// Makes a token and returns its text.
+    pub(crate) fn token(&self, body: &Value) -> String {
+        let made = self.ask("POST", "/v1/tokens", Some(body.clone()));
+        assert_eq!(made.status, 201, "{made:?}");
+        text(&made.json()["token"]).to_owned()
+    }
+
+    /// The token that the first start has made.
+    pub(crate) fn first_token(&self) -> String {
+        let token = fs::read_to_string(self.daemon.state_dir().join("token"));
+        token.expect("read the token").trim().to_owned()
     }
 
     /// Announces a body of so many bytes and sends none of it. A refusal must not wait for it; one that

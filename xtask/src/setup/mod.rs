@@ -4,6 +4,7 @@
 //! cargo and a C linker are `bootstrap.sh`'s business: without them there is no xtask.
 
 mod ebpf;
+mod schemathesis;
 
 use std::{fs, process::Command};
 
@@ -43,11 +44,11 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
         Purpose::Test => {
             mount_bpffs()?;
             // Without root the tests that need these are skipped.
-            if is_root() {
-                programs(&[&NETWORK[..], &[SERVICE]].concat())
-            } else {
-                Ok(())
+            if !is_root() {
+                return Ok(());
             }
+            schemathesis::schemathesis();
+            programs(&[&NETWORK[..], &[SERVICE]].concat())
         }
         Purpose::Bench => {
             mount_bpffs()?;

@@ -33,7 +33,7 @@ pub(super) struct ForceParams {
 }
 
 /// Put a prefix on the {list} list; replaces its whole entry.
-#[utoipa::path(put, path = "/v1/{list}/{*prefix}", operation_id = "put_{list}", tag = "lists",
+#[utoipa::path(put, path = "/v1/{list}/{*prefix}", operation_id = "put_{list}", tag = "lists", security(("token" = ["lists"])),
     params(("prefix" = String, Path, description = "an address or prefix; `/` or `%2F`"), ForceParams),
     request_body(content = Option<EntryBody>),
     responses(
@@ -111,7 +111,7 @@ fn answer(put: Put, host_bits_cleared: bool) -> WrittenEntry {
 }
 
 /// Remove an entry of the {list} list.
-#[utoipa::path(delete, path = "/v1/{list}/{*prefix}", operation_id = "remove_{list}", tag = "lists",
+#[utoipa::path(delete, path = "/v1/{list}/{*prefix}", operation_id = "remove_{list}", tag = "lists", security(("token" = ["lists"])),
     params(("prefix" = String, Path, description = "an address or prefix; `/` or `%2F`")),
     responses(
     (status = 204, description = "removed"),

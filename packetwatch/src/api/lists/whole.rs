@@ -29,7 +29,7 @@ pub(super) struct BodyParams {
 }
 
 /// List the entries of the {list} list.
-#[utoipa::path(get, path = "/v1/{list}", operation_id = "list_{list}", tag = "lists",
+#[utoipa::path(get, path = "/v1/{list}", operation_id = "list_{list}", tag = "lists", security(("token" = ["read"])),
     params(PageParams),
     responses((status = 200, description = "a page of the list", body = ListPage), BadParameter, Gated, Failed, Slow))]
 pub(super) async fn show(
@@ -47,7 +47,7 @@ pub(super) async fn show(
 }
 
 /// Add entries to the {list} list, all or nothing: JSON, or text with one prefix a line.
-#[utoipa::path(post, path = "/v1/{list}", operation_id = "add_{list}", tag = "lists",
+#[utoipa::path(post, path = "/v1/{list}", operation_id = "add_{list}", tag = "lists", security(("token" = ["lists"])),
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
     responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]
@@ -62,7 +62,7 @@ pub(super) async fn add(
 }
 
 /// Replace the {list} list in one step: no packet sees half of it.
-#[utoipa::path(put, path = "/v1/{list}", operation_id = "replace_{list}", tag = "lists",
+#[utoipa::path(put, path = "/v1/{list}", operation_id = "replace_{list}", tag = "lists", security(("token" = ["lists"])),
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
     responses((status = 200, description = "what became of the list", body = Change), BadBody, Protected, NoPlace, Full, Gated, Failed, Slow))]

@@ -74,10 +74,17 @@ const REQUIRED: [&str; 2] = ["@timestamp", "ecs.version"];
 
 /// What ECS allows in `event.type` beside a category.
 /// <https://www.elastic.co/guide/en/ecs/8.17/ecs-allowed-values-event-category.html>
-const TYPES: [(&str, &[&str]); 4] = [
+const TYPES: [(&str, &[&str]); 6] = [
+    ("authentication", &["end", "info", "start"]),
     (
         "configuration",
         &["access", "change", "creation", "deletion", "info"],
+    ),
+    (
+        "iam",
+        &[
+            "admin", "change", "creation", "deletion", "group", "info", "user",
+        ],
     ),
     ("intrusion_detection", &["allowed", "denied", "info"]),
     (

@@ -1,7 +1,7 @@
 use std::io;
 
 use serde_json::Value;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, info_span, warn};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::{Kept, PROMPT, SCHEMA, assert_valid, line_of, lines_of, violations};
@@ -230,4 +230,35 @@ fn subscribers_get_event_lines_alone_and_always_as_json() {
         assert_eq!(line["event.action"], "connections-suppressed");
         assert!(events.try_recv().is_err());
     }
+}
+
+#[test]
+fn an_event_bears_the_fields_of_the_order_it_happens_within() {
+    let within = |speak: fn()| {
+        line_of(|| {
+            let order = info_span!(
+                target: EVENT,
+                "order",
+                user.name = "ci",
+                client.ip = %"198.51.100.7",
+                packetwatch.client_pid = Some(7),
+                user.id = None::<&str>,
+            );
+            order.in_scope(|| info_span!("a step of it", labelled = true).in_scope(speak));
+        })
+    };
+    let line = within(|| {
+        info!(
+            target: EVENT,
+            { event.action = "unban", packetwatch.prefix = %"192.0.2.1/32" },
+            "unbanned"
+        );
+    });
+    assert_eq!(line["user.name"], "ci");
+    assert_eq!(line["client.ip"], "198.51.100.7");
+    assert_eq!(line["packetwatch.client_pid"], 7);
+    assert!(line.get("user.id").is_none() && line.get("labels.labelled").is_none());
+    // What is no event is not done on anybody's order.
+    let line = within(|| info!("hello"));
+    assert!(line.get("user.name").is_none());
 }

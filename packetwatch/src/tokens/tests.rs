@@ -1,0 +1,216 @@
+use std::{fs, fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use super::*;
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+fn new(name: &str, scopes: &[Scope], ttl: Option<Duration>) -> NewToken {
+    NewToken {
+        name: Some(name.to_owned()),
+        scopes: scopes.to_vec(),
+        ttl,
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_first_start_makes_a_token_and_the_second_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    Tokens::open(dir.path()).unwrap();
+    let text = fs::read_to_string(dir.path().join("token")).unwrap();
+    let token = text.trim();
+    assert!(Secret::parse(token).is_some(), "{token}");
+    for file in ["token", "tokens.json"] {
+        assert_eq!(mode(&dir.path().join(file)), 0o600, "{file}");
+    }
+    let hashes = fs::read_to_string(dir.path().join("tokens.json")).unwrap();
+    assert!(!hashes.contains(&token[3..]), "{hashes}");
+    let again = Tokens::open(dir.path()).unwrap();
+    let grant = again.accept(token, now()).unwrap();
+    assert!(Scope::ALL.into_iter().all(|scope| grant.permits(scope)));
+    for wrong in [text.as_str(), "", &token[..66], &format!("{token}0")] {
+        assert_eq!(again.accept(wrong, now()).unwrap_err(), Unaccepted::Unknown);
+    }
+    let other = tempfile::tempdir().unwrap();
+    let other = Tokens::open(other.path()).unwrap();
+    assert!(other.accept(token, now()).is_err());
+}
+
+#[test]
+fn the_token_of_an_earlier_build_stays_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = Secret::random().unwrap();
+    file::write_first(dir.path(), &token).unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let grant = tokens.accept(token.as_str(), now()).unwrap();
+    assert_eq!(grant.token().scopes, [Scope::Admin]);
+}
+
+#[test]
+fn what_is_made_is_good_over_a_restart_until_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let minute = Some(Duration::from_secs(60));
+    let made = new("ci", &[Scope::Lists, Scope::Read, Scope::Lists], minute);
+    let (token, secret) = tokens.create(made, now()).unwrap();
+    assert_eq!(token.scopes, [Scope::Read, Scope::Lists]);
+    let end = token.expires_at.unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let last = end - time::Duration::NANOSECOND;
+    let grant = tokens.accept(secret.as_str(), last).unwrap();
+    assert_eq!(grant.token(), &token);
+    assert!(grant.permits(Scope::Read) && grant.permits(Scope::Lists));
+    assert!(!grant.permits(Scope::Admin));
+    let late = tokens.accept(secret.as_str(), end).unwrap_err();
+    assert_eq!(late, Unaccepted::Expired);
+    let used = tokens.list().pop().unwrap().1.unwrap();
+    assert_eq!(used.unix_timestamp(), last.unix_timestamp());
+}
+
+#[tokio::test]
+async fn a_revoked_token_opens_nothing_and_ends_what_it_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let (token, secret) = tokens
+        .create(new("ci", &[Scope::Read], None), now())
+        .unwrap();
+    let grant = tokens.accept(secret.as_str(), now()).unwrap();
+    let soon = Duration::from_millis(20);
+    assert!(tokio::time::timeout(soon, grant.ended()).await.is_err());
+    assert_eq!(tokens.revoke(&token.id).unwrap(), token);
+    grant.ended().await;
+    for tokens in [&tokens, &Tokens::open(dir.path()).unwrap()] {
+        let refused = tokens.accept(secret.as_str(), now()).unwrap_err();
+        assert_eq!(refused, Unaccepted::Unknown);
+        assert!(matches!(tokens.revoke("ci"), Err(TokenError::NotFound(_))));
+    }
+}
+
+#[test]
+fn the_first_token_goes_with_its_file_and_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    tokens
+        .create(new("ci", &[Scope::Read], None), now())
+        .unwrap();
+    tokens.revoke("ci").unwrap();
+    assert!(
+        dir.path().join("token").exists(),
+        "another's end is not its own"
+    );
+    tokens.revoke("first").unwrap();
+    assert!(!dir.path().join("token").exists());
+    assert_eq!(Tokens::open(dir.path()).unwrap().list(), []);
+    assert!(!dir.path().join("token").exists());
+}
+
+#[test]
+fn names_are_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let unnamed = NewToken {
+        name: None,
+        ..new("", &[Scope::Read], None)
+    };
+    let (token, _) = tokens.create(unnamed, now()).unwrap();
+    assert_eq!(token.name, token.id);
+    for taken in ["first", token.id.as_str()] {
+        let refused = tokens.create(new(taken, &[Scope::Read], None), now());
+        assert!(matches!(refused, Err(TokenError::Taken(name)) if name == taken));
+    }
+}
+
+#[test]
+fn tokens_are_bounded_and_expired_ones_give_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let expired = Record {
+        token: Token {
+            expires_at: Some(now() - time::Duration::SECOND),
+            ..first_of(&Secret::random().unwrap()).unwrap().token
+        },
+        sha256: [0; 32],
+    };
+    let mut records = vec![expired; MAX_TOKENS];
+    let tokens = Tokens::of(dir.path(), records.clone());
+    tokens
+        .create(new("a", &[Scope::Read], None), now())
+        .unwrap();
+    assert_eq!(tokens.list().len(), 1);
+    records
+        .iter_mut()
+        .for_each(|record| record.token.expires_at = None);
+    let tokens = Tokens::of(dir.path(), records[1..].to_vec());
+    tokens
+        .create(new("a", &[Scope::Read], None), now())
+        .unwrap();
+    let full = tokens.create(new("b", &[Scope::Read], None), now());
+    assert!(matches!(full, Err(TokenError::Full)));
+    assert_eq!(tokens.list().len(), MAX_TOKENS);
+}
+
+#[test]
+fn damaged_files_are_refused_without_showing_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+    let refused = |file: &str| {
+        let error = Tokens::open(dir.path()).err().unwrap().to_string();
+        let path = dir.path().join(file).display().to_string();
+        assert!(
+            error.contains(&path) && error.contains("damaged"),
+            "{error}"
+        );
+        assert!(
+            error.contains("aside") && !error.contains("secret"),
+            "{error}"
+        );
+    };
+    for text in ["", "pw_secret", &"x".repeat(1_000_000)] {
+        write("token", text);
+        refused("token");
+    }
+    fs::remove_file(dir.path().join("token")).unwrap();
+    Tokens::open(dir.path()).unwrap();
+    let whole = fs::read_to_string(dir.path().join("tokens.json")).unwrap();
+    for text in [
+        "",
+        "{}",
+        "\"secret\"",
+        &whole[..whole.len() - 2],
+        &whole.replace("\"version\": 1", "\"version\": 2"),
+        &whole.replace("\"sha256\": \"", "\"sha256\": \"secret"),
+        &"x".repeat(1_000_000),
+    ] {
+        write("tokens.json", text);
+        refused("tokens.json");
+    }
+}
+
+#[test]
+fn files_that_others_could_read_are_closed_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    Tokens::open(dir.path()).unwrap();
+    for file in ["token", "tokens.json"] {
+        let path = dir.path().join(file);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        Tokens::open(dir.path()).unwrap();
+        assert_eq!(mode(&path), 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_disk_that_refuses_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    // In the place of the file that is written first.
+    fs::create_dir(dir.path().join("tokens.new")).unwrap();
+    let refused = tokens.create(new("ci", &[Scope::Read], None), now());
+    assert!(matches!(refused, Err(TokenError::File(_))));
+    assert!(matches!(tokens.revoke("first"), Err(TokenError::File(_))));
+    assert_eq!(tokens.list().len(), 1);
+    assert!(dir.path().join("token").exists());
+}

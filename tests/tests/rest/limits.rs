@@ -1,0 +1,233 @@
+//! How often one may be wrong, how much a head may hold, and how many connections one may have.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use packetwatch_tests::http::{Request, Response};
+use packetwatch_tests::patience::until;
+use serde_json::json;
+
+use crate::stage::{PROMPT, Stage, problem};
+
+/// Refused attempts at once from one address.
+const FAILURES: usize = 10;
+/// Connections over TCP from one address, and from all.
+const OF_AN_ADDRESS: usize = 64;
+const IN_ALL: usize = 512;
+/// What strangers open.
+const MANY: usize = 10_000;
+
+const ALICE: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
+const MALLORY: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 1);
+
+fn bearing(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+fn status(authorization: &str) -> Request<'_> {
+    Request {
+        headers: vec![("Authorization", authorization)],
+        ..Request::new("GET", "/v1/status")
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn who_is_wrong_ten_times_is_told_to_wait_and_shuts_nobody_out() {
+    let stage = Stage::own();
+    let (right, wrong) = (bearing(&stage.first_token()), bearing("pw_0"));
+    for attempt in 1..=FAILURES {
+        let answer = stage.over_tcp_from(MALLORY, &status(&wrong));
+        assert_eq!(answer.status, 401, "attempt {attempt}: {answer:?}");
+    }
+    let answer = stage.over_tcp_from(MALLORY, &status(&wrong));
+    problem(&answer, 429, None);
+    let wait = answer
+        .header("retry-after")
+        .and_then(|wait| wait.parse().ok());
+    assert!(
+        wait.is_some_and(|wait: u32| (1..=6).contains(&wait)),
+        "{answer:?}"
+    );
+    // Without a token it is no better.
+    let answer = stage.over_tcp_from(MALLORY, &Request::new("GET", "/v1/status"));
+    problem(&answer, 429, None);
+    // Neither others, nor who has a right token at the same address, nor the socket pays for it.
+    let others = stage.over_tcp_from(ALICE, &status(&wrong));
+    problem(&others, 401, Some("Authorization"));
+    assert_eq!(stage.over_tcp_from(MALLORY, &status(&right)).status, 200);
+    stage.expect(200, "GET", "/v1/status");
+
+    let told: Vec<_> = stage
+        .daemon
+        .lines()
+        .into_iter()
+        .filter(|line| line["event.action"] == "auth-failed")
+        .collect();
+    let by_mallory = told
+        .iter()
+        .filter(|line| line["source.ip"] == MALLORY.to_string());
+    assert!(by_mallory.count() >= FAILURES, "{told:#?}");
+    for line in &told {
+        assert_eq!(line["http.request.method"], "GET", "{line}");
+        assert_eq!(line["url.path"], "/v1/status", "{line}");
+        assert!(!line.to_string().contains("pw_"), "{line}");
+    }
+    let metrics = stage.expect(200, "GET", "/metrics");
+    for line in [
+        "packetwatch_auth_failures_total{cause=\"wrong-token\"} 12",
+        "packetwatch_auth_failures_total{cause=\"no-token\"} 1",
+    ] {
+        assert!(
+            metrics.text().lines().any(|found| found == line),
+            "{}",
+            metrics.text()
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn lines_about_refusals_are_few_however_many_there_are() {
+    let stage = Stage::own();
+    let refusals = 300;
+    for _ in 0..refusals {
+        let answer = stage.over_tcp_from(MALLORY, &status("Bearer pw_0"));
+        assert!([401, 429].contains(&answer.status), "{answer:?}");
+    }
+    let lines = stage.daemon.lines().into_iter();
+    let lines = lines.filter(|line| line["event.action"] == "auth-failed");
+    let lines: Vec<_> = lines.collect();
+    assert!((20..100).contains(&lines.len()), "{}", lines.len());
+    // A later line tells how many had none.
+    let suppressed = || {
+        stage.over_tcp(&status("Bearer pw_0"));
+        let lines = stage.daemon.lines().into_iter();
+        lines
+            .filter(|line| line["event.action"] == "auth-failed")
+            .find_map(|line| line["packetwatch.suppressed"].as_u64())
+    };
+    assert!(
+        until(PROMPT, suppressed).is_some(),
+        "nothing is told of the others"
+    );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_head_is_taken_up_to_its_bounds() {
+    let stage = Stage::shared();
+    let answer = |extra: usize, length: usize| {
+        let mut stream = stage.connect();
+        let mut head = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".to_owned();
+        (0..extra).for_each(|n| head.push_str(&format!("X-{n}: y\r\n")));
+        if length > 0 {
+            let rest = length - head.len() - "X: \r\n\r\n".len();
+            head.push_str(&format!("X: {}\r\n", "z".repeat(rest)));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).expect("it is read");
+        Response::read(stream).expect("an answer").status
+    };
+    assert_eq!([answer(62, 0), answer(63, 0)], [200, 431]);
+    assert_eq!([answer(0, 16 * 1024), answer(0, 16 * 1024 + 1)], [200, 431]);
+}
+
+/// Asks over the socket, from another address, and from the strangers' own.
+fn assert_usable(stage: &Stage, authorization: &str) {
+    stage.expect(200, "GET", "/v1/status");
+    let path = "/v1/deny/192.0.2.95";
+    let put = stage.ask("PUT", path, Some(json!({})));
+    assert!([200, 201].contains(&put.status), "{put:?}");
+    for source in [ALICE, MALLORY] {
+        let answer = stage.over_tcp_from(source, &status(authorization));
+        assert_eq!(answer.status, 200, "from {source}: {answer:?}");
+    }
+}
+
+/// Files that the daemon has open.
+fn open_files(stage: &Stage) -> usize {
+    let directory = format!("/proc/{}/fd", stage.daemon.pid());
+    fs::read_dir(directory).expect("the daemon runs").count()
+}
+
+/// This process holds the other ends.
+fn allow_many_files() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("ask for the limit");
+    assert!(
+        hard > MANY as u64 + 1000,
+        "`ulimit -Hn` is {hard}: raise it for this test"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn ten_thousand_idle_connections_leave_both_listeners_usable() {
+    allow_many_files();
+    let stage = Stage::own();
+    let authorization = bearing(&stage.first_token());
+    let before = open_files(&stage);
+    // All from one address, then from a hundred.
+    let mut idle: Vec<TcpStream> = (0..MANY / 10).map(|_| stage.tcp(MALLORY)).collect();
+    assert_usable(&stage, &authorization);
+    assert!(
+        open_files(&stage) <= before + OF_AN_ADDRESS + 8,
+        "{}",
+        open_files(&stage)
+    );
+    idle.extend((MANY / 10..MANY).map(|n| stage.tcp(Ipv4Addr::new(127, 3, 0, (n % 100) as u8))));
+    assert_usable(&stage, &authorization);
+    assert!(
+        open_files(&stage) <= before + IN_ALL + 8,
+        "{}",
+        open_files(&stage)
+    );
+
+    // The limit of this process has no room for both.
+    drop(idle);
+    let unix: Vec<UnixStream> = (0..MANY).map(|_| stage.connect()).collect();
+    assert_usable(&stage, &authorization);
+    assert!(
+        open_files(&stage) <= before + IN_ALL + 256 + 8,
+        "{}",
+        open_files(&stage)
+    );
+    drop(unix);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn heads_that_never_end_hold_nobody_up_and_are_given_up() {
+    allow_many_files();
+    let stage = Stage::own();
+    let authorization = bearing(&stage.first_token());
+    let mut slow: Vec<TcpStream> = (0..2 * IN_ALL)
+        .map(|n| {
+            let mut stream = stage.tcp(Ipv4Addr::new(127, 4, 0, (n % 100) as u8));
+            // It may have given way already.
+            let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: ");
+            stream
+        })
+        .collect();
+    assert_usable(&stage, &authorization);
+    for _ in 0..20 {
+        slow.iter_mut().for_each(|stream| {
+            let _ = stream.write_all(b"y");
+        });
+        assert_usable(&stage, &authorization);
+    }
+    // The last one has a place until the time for a head is over.
+    let mut last = slow.pop().expect("there are some");
+    last.set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("set a limit");
+    let mut rest = Vec::new();
+    let ended = last.read_to_end(&mut rest);
+    let given_up = ended.is_ok()
+        || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+    assert!(given_up, "it is still open");
+}

@@ -1,0 +1,355 @@
+//! Certificates, and who is told to use them. Everything here is asked from another host.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Output;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use packetwatch_tests::daemon::binary;
+use packetwatch_tests::http::{Request, Response};
+use packetwatch_tests::{Daemon, Family, Lan, Netns, connect};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tempfile::TempDir;
+
+use crate::stage::{PROMPT, problem};
+
+const PORT: u16 = 7300;
+
+/// An authority and the files of a daemon.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    files: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("make a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let signed = params.self_signed(&key).expect("sign it");
+        let files = TempDir::new().expect("a directory");
+        fs::write(files.path().join("ca.pem"), signed.pem()).expect("write the authority");
+        Self {
+            certificate: signed.der().clone(),
+            issuer: Issuer::new(params, key),
+            files,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+
+    /// A certificate for these names and its key, in PEM.
+    fn sign(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().expect("make a key");
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let params = CertificateParams::new(names).expect("names");
+        let signed = params.signed_by(&key, &self.issuer).expect("sign it");
+        (signed.pem(), key.serialize_pem())
+    }
+
+    fn write(&self, (cert, key): &(String, String)) {
+        fs::write(self.path("key.pem"), key).expect("write the key");
+        fs::write(self.path("cert.pem"), cert).expect("write the certificate");
+    }
+
+    fn tables(&self) -> String {
+        let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
+        format!("[api.tls]\ncert = {cert:?}\nkey = {key:?}\n")
+    }
+}
+
+/// A daemon that the client of its link can reach.
+struct Scene {
+    daemon: Daemon,
+    authority: Authority,
+    address: SocketAddr,
+    lan: Lan,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (lan, authority) = (Lan::new(), Authority::new());
+        let host = lan.segment().host(Family::V4);
+        authority.write(&authority.sign(&[&host.to_string()]));
+        let daemon = Daemon::builder(&lan.host)
+            .interface(&lan.segment().interface)
+            .rules_toml("")
+            .listen(SocketAddr::from(([0, 0, 0, 0], PORT)))
+            .config_toml(&authority.tables())
+            .start();
+        let address = SocketAddr::new(host, PORT);
+        Self {
+            daemon,
+            authority,
+            address,
+            lan,
+        }
+    }
+
+    fn client(&self) -> &Netns {
+        &self.lan.segment().client
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = connect(self.client(), None, self.address, PROMPT).expect("connect");
+        stream.set_read_timeout(Some(PROMPT)).expect("set a limit");
+        stream
+    }
+
+    /// A connection after the handshake, and the certificate it was shown.
+    fn secure(
+        &self,
+    ) -> (
+        StreamOwned<ClientConnection, TcpStream>,
+        CertificateDer<'static>,
+    ) {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(self.authority.certificate.clone())
+            .expect("an authority");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::from(self.address.ip());
+        let mut connection = ClientConnection::new(Arc::new(config), name).expect("a name");
+        let mut stream = self.connect();
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream).expect("shake hands");
+        }
+        let shown = connection.peer_certificates().expect("it shows one")[0].clone();
+        (StreamOwned::new(connection, stream), shown.into_owned())
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = self.client().command(binary());
+        command.args(arguments).output().expect("run the binary")
+    }
+}
+
+/// Asks on a connection that stays open.
+fn is_healthy(stream: &mut (impl Read + Write)) -> bool {
+    let asked = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    while asked.is_ok() && !answer.ends_with(b"{\"status\":\"ok\"}") {
+        match stream.read(&mut piece) {
+            Ok(read) if read > 0 => answer.extend_from_slice(&piece[..read]),
+            _ => return false,
+        }
+    }
+    answer.starts_with(b"HTTP/1.1 200 ")
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn off_loopback_there_is_no_start_without_tls() {
+    let netns = Netns::new();
+    let home = TempDir::new().expect("a directory");
+    let path = home.path().join("packetwatch.toml");
+    let file = path.display().to_string();
+    let refused = |command: &[&str], text: &str, words: &[&str]| {
+        fs::write(&path, text).expect("write the configuration");
+        let mut program = netns.command(binary());
+        let output = program
+            .args(command)
+            .args(["--config", &file])
+            .output()
+            .expect("run it");
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    for listen in ["0.0.0.0:7300", "[::]:7300", "198.18.0.1:7300"] {
+        for command in [&["config", "check"][..], &["run"]] {
+            let text = format!("[api]\nlisten = {listen:?}\n");
+            refused(
+                command,
+                &text,
+                &["2:10", listen, "api.tls.cert", "loopback"],
+            );
+        }
+        refused(
+            &["run", "--api", listen],
+            "",
+            &["--api", listen, "api.tls.cert"],
+        );
+    }
+    let half = "[api.tls]\ncert = \"/nowhere/cert.pem\"\n";
+    refused(&["config", "check"], half, &["2:8", "api.tls.key"]);
+    let state = home.path().join("state").display().to_string();
+    let missing = format!("{half}key = \"/nowhere/key.pem\"\n");
+    let run = [
+        "run",
+        "--interface",
+        "lo",
+        "--state-dir",
+        &state,
+        "--socket",
+        "off",
+    ];
+    refused(&run, &missing, &["/nowhere/cert.pem"]);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn tls_is_spoken_to_those_who_trust_it_and_the_others_are_told_why_not() {
+    let scene = Scene::new();
+    let token = scene.daemon.state_dir().join("token").display().to_string();
+    let url = format!("https://{}", scene.address);
+    let (ca, stranger) = (scene.authority.path("ca.pem"), Authority::new());
+    let with = |url: &str, ca: &str| {
+        scene.cli(&["status", "--url", url, "--ca", ca, "--token-file", &token])
+    };
+    let status = with(&url, &ca);
+    assert!(
+        status.status.success() && status.stderr.is_empty(),
+        "{status:?}"
+    );
+
+    let failed = |output: Output, words: &[&str]| {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    failed(
+        with(&url, &stranger.path("ca.pem")),
+        &["not trusted", "--ca", &url],
+    );
+    let by_system = scene.cli(&["status", "--url", &url, "--token-file", &token]);
+    failed(by_system, &["--ca", &url]);
+    failed(with(&url, "/nowhere/ca.pem"), &["/nowhere/ca.pem"]);
+    failed(with(&url, &token), &[&token, "no certificate"]);
+    let plain = format!("http://{}", scene.address);
+    failed(with(&plain, &ca), &["--ca", "https://"]);
+    let clear = scene.cli(&["status", "--url", &plain, "--token-file", &token]);
+    failed(clear, &["https://", "can be read on the way"]);
+    // A certificate for another name than the one it is asked under.
+    scene
+        .authority
+        .write(&scene.authority.sign(&["host.example"]));
+    let from = scene.daemon.log().len();
+    scene.daemon.signal(Signal::SIGHUP);
+    let changed = |line: &serde_json::Value| line["event.action"] == "certificate-changed";
+    scene.daemon.log().wait_from(from, changed, PROMPT);
+    failed(with(&url, &ca), &["not trusted", "host.example"]);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn plain_http_on_the_port_of_tls_is_told_so_and_closed() {
+    let scene = Scene::new();
+    let answer = Request::new("GET", "/healthz").exchange(scene.connect());
+    let told = problem(&answer.expect("an answer"), 400, None);
+    assert!(
+        told["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("https://"))
+    );
+    for noise in [
+        &b"\0\0\0\0"[..],
+        b"SSH-2.0-x\r\n",
+        &[0x16, 0xff, 0xff, 0xff, 0xff],
+    ] {
+        let mut stream = scene.connect();
+        stream.write_all(noise).expect("say something");
+        let mut rest = Vec::new();
+        match stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{noise:?}"),
+        }
+    }
+    let (secure, _) = scene.secure();
+    let answer = Request::new("GET", "/v1/status")
+        .exchange(secure)
+        .expect("an answer");
+    problem(&answer, 401, Some("Authorization"));
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_certificate_is_changed_under_connections() {
+    let scene = Scene::new();
+    let host = scene.address.ip().to_string();
+    let (mut old, first) = scene.secure();
+    assert!(is_healthy(&mut old));
+    let told = |action: &'static str, from| {
+        let is_it = move |line: &serde_json::Value| line["event.action"] == action;
+        scene.daemon.log().wait_from(from, is_it, PROMPT)
+    };
+
+    // On SIGHUP.
+    let from = scene.daemon.log().len();
+    scene.authority.write(&scene.authority.sign(&[&host]));
+    scene.daemon.signal(Signal::SIGHUP);
+    told("certificate-changed", from);
+    let (mut new, second) = scene.secure();
+    assert_ne!(first, second);
+    assert!(is_healthy(&mut old) && is_healthy(&mut new));
+
+    // A pair that is none is refused, and the one before goes on.
+    let from = scene.daemon.log().len();
+    let (cert, _) = scene.authority.sign(&[&host]);
+    let (_, key) = scene.authority.sign(&[&host]);
+    scene.authority.write(&(cert, key));
+    scene.daemon.signal(Signal::SIGHUP);
+    let refused = told("certificate-refused", from);
+    let why = refused["error.message"].as_str().unwrap_or_default();
+    assert!(
+        why.contains("key.pem") && why.contains("cert.pem"),
+        "{refused}"
+    );
+    assert_eq!(scene.secure().1, second);
+
+    // Without a signal, within seconds.
+    let from = scene.daemon.log().len();
+    scene.authority.write(&scene.authority.sign(&[&host]));
+    told("certificate-changed", from);
+    let (mut newest, third) = scene.secure();
+    assert_ne!(second, third);
+    for stream in [&mut old, &mut new, &mut newest] {
+        assert!(is_healthy(stream));
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn tls_is_spoken_on_loopback_too() {
+    let (lan, authority) = (Lan::new(), Authority::new());
+    authority.write(&authority.sign(&["localhost", "127.0.0.1"]));
+    let daemon = Daemon::builder(&lan.host)
+        .interface(&lan.segment().interface)
+        .listen(SocketAddr::from(([127, 0, 0, 1], PORT)))
+        .config_toml(&authority.tables())
+        .start();
+    let token = daemon.state_dir().join("token").display().to_string();
+    let ca = authority.path("ca.pem");
+    let url = format!("https://127.0.0.1:{PORT}");
+    let status = daemon.cli(&["status", "--url", &url, "--ca", &ca, "--token-file", &token]);
+    assert!(status.status.success(), "{status:?}");
+    let answer: Response = {
+        let to = SocketAddr::from(([127, 0, 0, 1], PORT));
+        let stream = connect(&lan.host, None, to, PROMPT).expect("connect");
+        stream.set_read_timeout(Some(PROMPT)).expect("set a limit");
+        Request::new("GET", "/healthz")
+            .exchange(stream)
+            .expect("an answer")
+    };
+    assert_eq!(answer.status, 400);
+}
