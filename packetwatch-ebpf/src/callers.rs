@@ -167,7 +167,7 @@ fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
 }
 
 /// Whether N lie in the window of one of `rules` already; reports the offence. Never in observe
-/// mode, where the report is all that happens.
+/// mode, where the report and the count of what would have been dropped are all that happens.
 #[inline(never)]
 fn is_beyond(
     packet: &Packet,
@@ -188,12 +188,9 @@ fn is_beyond(
     }
     // SAFETY: a live map value
     unsafe { events::offence(packet, ingress, caller, unit, rule as u32) };
-    if policy.observe != 0 {
-        return false;
-    }
     // SAFETY: a live map value
     unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
-    true
+    !policy.observes(now)
 }
 
 /// Adds the packet to the windows of `rules`, and its port to the ports. Returns what the port's
@@ -346,7 +343,7 @@ unsafe extern "C" fn add_to_windows(
             let amount = if is_bytes { bytes } else { 1 };
             let epoch = (*caller).since.epoch(now, rule.bucket);
             let before = windows::add(&raw mut (*caller).windows[index], epoch, amount);
-            if before < rule.limit || (*policy).observe != 0 {
+            if before < rule.limit || (*policy).observes(now) {
                 continue;
             }
             // This one was not added if it was fought over, and the bit of it tells.

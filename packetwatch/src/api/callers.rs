@@ -17,7 +17,7 @@ use super::{
     refusals::{BadParameter, Failed, Gated, Slow},
     windows::{Count, Moment, counts, distinct_ports, ports_shown},
 };
-use crate::{clock::Pair, dataplane, prefix::Family, rules::RuleSet};
+use crate::{clock::Pair, daemon::InForce, dataplane, prefix::Family, rules::RuleSet};
 
 /// How a caller stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -181,7 +181,9 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(super) fn of(app: &'a App) -> Self {
-        let (rules, generation) = app.rules.generation();
+        let InForce {
+            rules, generation, ..
+        } = app.rules.in_force();
         Self {
             app,
             rules,

@@ -5,14 +5,17 @@
 //! `refusals` describes what it may be answered instead.
 
 mod auth;
+mod backup;
 mod bans;
 mod callers;
 mod events;
 mod explain;
 mod extract;
 mod lists;
+mod mode;
 mod page;
 mod peer;
+mod pending;
 mod problem;
 mod refusals;
 mod rules;
@@ -21,6 +24,7 @@ mod status;
 mod tokens;
 mod upload;
 pub(crate) mod windows;
+mod would_drop;
 
 use std::{sync::Arc, time::Instant};
 
@@ -37,11 +41,16 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use backup::RestoreAnswer;
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
-pub use lists::{Change, EntryBody, ListEntry, ListPage, ListedBody, WrittenEntry, time_to_live};
+pub use lists::{
+    Change, EntryBody, ListEntry, ListPage, ListedBody, Removed, WrittenEntry, time_to_live,
+};
+pub use mode::{Bypass, ModeState, NewBypass, NewMode, time_to_bypass};
 pub use page::MAX_LIMIT;
+pub use pending::{PendingChange, PendingChanges};
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
@@ -49,10 +58,11 @@ pub use status::{
     Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
 };
 pub use tokens::{TokenError, Tokens};
+pub use would_drop::{Peers, WouldDrop};
 
 use crate::{
     clock::Clock,
-    daemon::{Readiness, RulesControl},
+    daemon::{Readiness, RulesControl, Trials},
     dataplane::Dataplane,
     log::LogHandle,
     metrics::Counters,
@@ -60,6 +70,7 @@ use crate::{
 use auth::Gate;
 use events::Streams;
 use upload::Uploads;
+use would_drop::Asker;
 
 /// From the request's head to the answer's, its body included; event streams have no limit.
 const REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(120);
@@ -71,6 +82,9 @@ pub struct App {
     pub dataplane: Dataplane,
     /// The rules and the mode in force.
     pub rules: Arc<RulesControl>,
+    /// The change that waits to be confirmed.
+    pub trials: Trials,
+    pub peers: Peers,
     pub readiness: Readiness,
     pub tokens: Tokens,
     pub log: LogHandle,
@@ -81,6 +95,13 @@ pub struct App {
     pub version: &'static str,
     /// The commit that this was built from.
     pub git: &'static str,
+}
+
+impl App {
+    /// Until when every packet passes, if there is a bypass.
+    fn bypass_until(&self) -> Option<time::OffsetDateTime> {
+        self.clock.utc_of(self.rules.bypass_until()?)
+    }
 }
 
 #[derive(OpenApi)]
@@ -99,6 +120,8 @@ pub struct App {
         (name = "bans", description = "What the rules set."),
         (name = "callers", description = "Who calls, and how that is judged."),
         (name = "rules", description = "What leads to a ban."),
+        (name = "pending", description = "A change that is taken back unless it is confirmed."),
+        (name = "backup", description = "Everything that people and rules have made, and back."),
         (name = "events", description = "The log as it is written."),
         (name = "status", description = "The daemon itself."),
     ),
@@ -135,6 +158,13 @@ fn answering() -> OpenApiRouter<App> {
             rules::put_rules,
             rules::reset_rules
         ))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::restore))
+        .routes(routes!(pending::list_pending))
+        .routes(routes!(pending::confirm_pending))
+        .routes(routes!(pending::roll_back_pending))
+        .routes(routes!(mode::get_mode, mode::put_mode, mode::reset_mode))
+        .routes(routes!(mode::begin_bypass, mode::end_bypass))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))

@@ -10,10 +10,11 @@ use axum::{
 };
 use packetwatch_abi::Action;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    App, blocking,
+    App, PendingChange, blocking,
     callers::unreadable,
     extract::{NoParams, Params},
     problem::Problem,
@@ -26,6 +27,16 @@ pub struct Status {
     pub version: String,
     /// `enforce`, or `observe`: nothing is dropped.
     pub mode: String,
+    /// `built-in`, `api`, the path of the file, or the variable or flag that says so.
+    #[serde(default)]
+    pub mode_from: String,
+    /// Every packet passes until then.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub bypass_until: Option<OffsetDateTime>,
+    /// The change that is taken back unless it is confirmed.
+    #[serde(default)]
+    pub pending: Option<PendingChange>,
     pub uptime_seconds: u64,
     /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
@@ -167,9 +178,13 @@ fn read(app: &App) -> Result<Status, Problem> {
         bytes: used.bytes,
     });
     let maps: Vec<MapStatus> = maps.collect();
+    let (mode, mode_by) = app.rules.mode_by();
     Ok(Status {
         version: app.version.to_owned(),
-        mode: app.rules.mode().word().to_owned(),
+        mode: mode.word().to_owned(),
+        mode_from: mode_by.to_string(),
+        bypass_until: app.bypass_until(),
+        pending: app.trials.pending().map(PendingChange::from),
         uptime_seconds: app.started.elapsed().as_secs(),
         rules_from: app.rules.current().1.to_string(),
         interfaces: interfaces.collect(),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     Asking,
-    output::{Format, size},
+    output::{Format, size, when},
 };
-use crate::api::Status;
+use crate::api::{PendingChange, Status};
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
@@ -22,6 +22,9 @@ fn lines(status: &Status) -> Vec<String> {
     let Status {
         version,
         mode,
+        mode_from: _,
+        bypass_until,
+        pending,
         uptime_seconds,
         rules_from,
         interfaces,
@@ -42,6 +45,19 @@ fn lines(status: &Status) -> Vec<String> {
         format!("uptime      {uptime}"),
         format!("rules from  {rules_from}"),
     ];
+    if let Some(until) = bypass_until {
+        let until = when(*until);
+        lines.push(format!("bypass      every packet passes until {until}"));
+    }
+    if let Some(PendingChange {
+        id, object, until, ..
+    }) = pending
+    {
+        lines.push(format!(
+            "pending     {object} changed; taken back at {} unless `packetwatch confirm {id}`",
+            when(*until)
+        ));
+    }
     lines.extend(interfaces.iter().map(|interface| {
         let name = &interface.name;
         let formerly = match &interface.configured_as {
@@ -98,6 +114,8 @@ fn lines(status: &Status) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
     use crate::api::{Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts};
 
@@ -112,6 +130,14 @@ mod tests {
         let status = Status {
             version: "1.2.3".to_owned(),
             mode: "observe".to_owned(),
+            mode_from: "api".to_owned(),
+            bypass_until: Some(OffsetDateTime::UNIX_EPOCH),
+            pending: Some(PendingChange {
+                id: "19b".to_owned(),
+                object: "deny".to_owned(),
+                made_at: OffsetDateTime::UNIX_EPOCH,
+                until: OffsetDateTime::UNIX_EPOCH,
+            }),
             uptime_seconds: 61,
             rules_from: "file".to_owned(),
             interfaces: vec![
@@ -165,6 +191,9 @@ mod tests {
             "mode        observe, dropping nothing",
             "uptime      1m 1s",
             "rules from  file",
+            "bypass      every packet passes until 1970-01-01T00:00:00Z",
+            "pending     deny changed; taken back at 1970-01-01T00:00:00Z unless `packetwatch confirm \
+             19b`",
             "interface   wan0 (configured as eth0): attached, native mode, program 7",
             "interface   eth1: missing",
             "lists       1 allowed, 2 denied, 3 banned",

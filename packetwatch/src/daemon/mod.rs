@@ -2,7 +2,7 @@
 //!
 //! `run` assembles and serves; `enforce` is the rule loop, `evict` whom its sweep forgets, `flood` the
 //! admission threshold; `calls` the call log; `control` the
-//! rules and the mode in force; `interfaces` attaches, `watch` sees to it that it stays so, and
+//! rules and the mode in force, `trials` the change of them or of a list that waits to be confirmed; `interfaces` attaches, `watch` sees to it that it stays so, and
 //! `reconcile` to it that the maps do; `reload` is SIGHUP; `tasks` misses what ends among them.
 
 mod calls;
@@ -19,14 +19,16 @@ mod refusals;
 mod reload;
 mod run;
 mod tasks;
+mod trials;
 mod watch;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-pub use control::{RulesControl, RulesError, RulesFrom};
+pub use control::{BYPASS, InForce, RulesControl, RulesError, SetBy};
 pub use readiness::Readiness;
+pub use trials::{TrialError, Trials};
 
 use crate::{
     cli::DetachArgs,

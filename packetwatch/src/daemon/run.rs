@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Readiness, RulesControl, calls::CallLog, enforce::Enforcer, flood::FloodWatch, interfaces,
     judged::Judged, population::Population, reconcile::Reconciler, refusals::Refusals,
-    tasks::Tasks, watch::Watch,
+    tasks::Tasks, trials::Trials, watch::Watch,
 };
 use crate::{
-    api::{self, App, Listeners, Tokens},
+    api::{self, App, Listeners, Peers, Tokens},
     clock::Clock,
     config::{Config, Flags, OnExit, Sources, Word as _},
     dataplane::{AttachError, Capacities, Dataplane, Options, Pins},
@@ -71,11 +71,18 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
     let lists = Lists::open(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;
     let (protect, settings) = watch::channel(protected(&config, &names));
-    let protector = protector(netlink.clone(), settings, tokens.clone(), dataplane.clone());
+    let sessions = Sessions::of_host(starting_shell());
+    let protector = protector(
+        netlink.clone(),
+        settings,
+        sessions.clone(),
+        tokens.clone(),
+        dataplane.clone(),
+    );
     let established = protector.current().await?;
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
-    let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
+    let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
     let listeners = Listeners::bind(config.api.listen, config.api.socket.as_deref()).await?;
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     // From here on the filter is in place: whatever fails now lets go of it.
@@ -139,6 +146,9 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             counters: counters.clone(),
         };
         tasks.spawn("the reconciler", reconciler.run(shutdown.clone()));
+        let trials = Trials::new(Arc::clone(&rules), lists.clone());
+        let settling = trials.clone().run(shutdown.clone());
+        tasks.spawn("the keeper of changes on trial", settling);
         if let Some(debug) = events.debug {
             let shutdown = shutdown.clone();
             tasks.spawn("the XDP program's log", async move {
@@ -153,6 +163,8 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
+            trials,
+            peers: Peers::new(sessions, tokens.clone()),
             readiness: readiness.clone(),
             tokens,
             log,
@@ -231,10 +243,10 @@ fn protected(config: &Config, interfaces: &[String]) -> Settings {
 fn protector(
     netlink: Netlink,
     settings: watch::Receiver<Settings>,
+    sessions: Sessions,
     tokens: Tokens,
     dataplane: Dataplane,
 ) -> Protector {
-    let sessions = Sessions::of_host(starting_shell());
     let api_peers = move || {
         let seen = tokens.seen().into_iter();
         seen.map(|(address, _)| address).collect()

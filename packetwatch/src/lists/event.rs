@@ -6,6 +6,7 @@ use tracing::{Level, event};
 
 use super::{
     entry::{BanEntry, Entry, List},
+    saved::Restored,
     state::Shelf,
 };
 
@@ -83,6 +84,24 @@ pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize)
         packetwatch.updated = updated,
         packetwatch.removed = removed,
         "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"
+    );
+}
+
+/// One line for everything that a backup has put back.
+pub(super) fn restored(restored: &Restored) {
+    let Restored {
+        allow,
+        deny,
+        bans,
+        ended,
+    } = restored;
+    event!(
+        target: TARGET,
+        Level::WARN,
+        event.action = "restored",
+        packetwatch.entries = allow + deny + bans,
+        "restored from a backup: {allow} allowed, {deny} denied, {bans} banned; {ended} have ended \
+         since it was made"
     );
 }
 

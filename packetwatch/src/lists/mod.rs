@@ -22,10 +22,12 @@ mod projection;
 mod reads;
 mod reconcile;
 mod record;
+mod saved;
 mod schedule;
 mod state;
 mod sweep;
 mod tables;
+mod trial;
 mod writes;
 
 use std::{
@@ -43,6 +45,8 @@ pub use entry::{
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
+pub use saved::{Restored, Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
+pub use writes::Writing;
 
 use crate::clock::Clock;
 pub use crate::dataplane::Differences;
@@ -135,8 +139,9 @@ impl Shared {
             entries,
             bans,
             offences,
+            trial,
         } = contents;
-        let state = restore_entries(entries, &*maps, capacity.lists, clock)?;
+        let state = restore_entries(entries, trial, &*maps, capacity.lists, clock)?;
         let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
         Ok(Arc::new(Self {
             maps,
@@ -167,6 +172,7 @@ impl Shared {
 
 fn restore_entries(
     entries: Vec<(List, ipnet::IpNet, record::EntryRecord)>,
+    trial: Option<record::TrialRecord>,
     maps: &dyn Maps,
     capacity: u32,
     clock: Clock,
@@ -203,6 +209,9 @@ fn restore_entries(
     let (_, slots) = state.apply(changes.collect());
     for slot in slots {
         maps.clear_list_hits(slot)?;
+    }
+    if let Some(over) = trial.and_then(|trial| state.restore_trial(trial, clock)) {
+        crate::pending::event::rolled_back(&over, false);
     }
     maps.replace_standings(&Projection::standings(&state, clock.monotonic_ns()))?;
     Ok(state)

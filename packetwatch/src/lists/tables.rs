@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use super::{
     entry::List,
     error::{JournalError, OpenError},
-    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, Unreadable, VERSION},
+    record::{
+        self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord, Unreadable, VERSION,
+    },
 };
 
 /// Keys are prefixes as people write them, values are JSON records.
@@ -23,6 +25,9 @@ pub(super) const DENY: Table = TableDefinition::new("deny");
 pub(super) const LISTS: Table = TableDefinition::new("lists");
 pub(super) const BANS: Table = TableDefinition::new("bans");
 pub(super) const OFFENCES: Table = TableDefinition::new("offences");
+/// The change that waits to be confirmed, if there is one, under [`TRIAL_KEY`].
+pub(super) const TRIAL: Table = TableDefinition::new("trial");
+pub(super) const TRIAL_KEY: &str = "list";
 
 /// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
 pub(super) const REMOVED: &[u8] = b"";
@@ -36,6 +41,7 @@ pub(super) struct Contents {
     pub(super) entries: Vec<(List, IpNet, EntryRecord)>,
     pub(super) bans: Vec<(IpNet, BanRecord)>,
     pub(super) offences: Vec<(IpNet, OffenceRecord)>,
+    pub(super) trial: Option<TrialRecord>,
 }
 
 pub(super) fn rows_of(list: List) -> Table {
@@ -83,6 +89,9 @@ pub(super) fn load(
     }
     contents.bans = all(read(database, BANS, path, prefix)?);
     contents.offences = all(read(database, OFFENCES, path, prefix)?);
+    let trials: Vec<(String, Option<TrialRecord>)> =
+        read(database, TRIAL, path, |name| Ok(name.to_owned()))?;
+    contents.trial = trials.into_iter().find_map(|(_, trial)| trial);
     Ok((contents, whole))
 }
 
@@ -100,8 +109,8 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     if found.is_some_and(|version| version >= VERSION) {
         transaction.abort()?;
     } else {
-        // Version 1 had no lists in one record.
-        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES] {
+        // Version 1 had no lists in one record, version 2 no change on trial.
+        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES, TRIAL] {
             transaction.open_table(table)?;
         }
         transaction.commit()?;

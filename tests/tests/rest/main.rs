@@ -12,6 +12,7 @@
 //! start their own.
 
 mod access;
+mod backup;
 mod bulk;
 mod described;
 mod entries;

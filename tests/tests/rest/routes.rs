@@ -7,21 +7,28 @@ use serde_json::{Value, json};
 use crate::stage::{Stage, keys, problem, text};
 
 /// Every path with its methods, as users know them.
-const ROUTES: [(&str, &[&str]); 16] = [
+const ROUTES: [(&str, &[&str]); 23] = [
     ("/healthz", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
     ("/openapi.json", &["get"]),
     ("/v1/allow", &["get", "post", "put"]),
     ("/v1/allow/{prefix}", &["delete", "put"]),
+    ("/v1/backup", &["get"]),
     ("/v1/bans", &["get"]),
     ("/v1/bans/{prefix}", &["delete"]),
+    ("/v1/bypass", &["delete", "post"]),
     ("/v1/callers", &["get"]),
     ("/v1/callers/{address}", &["get"]),
     ("/v1/deny", &["get", "post", "put"]),
     ("/v1/deny/{prefix}", &["delete", "put"]),
     ("/v1/events", &["get"]),
     ("/v1/explain/{address}", &["get"]),
+    ("/v1/mode", &["delete", "get", "put"]),
+    ("/v1/pending", &["get"]),
+    ("/v1/pending/{id}", &["delete"]),
+    ("/v1/pending/{id}/confirm", &["post"]),
+    ("/v1/restore", &["post"]),
     ("/v1/rules", &["delete", "get", "put"]),
     ("/v1/status", &["get"]),
 ];
@@ -48,7 +55,8 @@ fn the_description_is_of_the_routes_there_are() {
     for (path, methods) in &described {
         let concrete = path
             .replace("{prefix}", "192.0.2.250")
-            .replace("{address}", "192.0.2.250");
+            .replace("{address}", "192.0.2.250")
+            .replace("{id}", "192.0.2.250");
         for method in METHODS {
             // The one answer that does not end; `verdicts` reads it.
             if (path.as_str(), method) == ("/v1/events", "get") {
@@ -59,7 +67,12 @@ fn the_description_is_of_the_routes_there_are() {
                 assert_ne!(answer.status, 405, "{method} {path}: {answer:?}");
                 // What is not there is an entry, and then the answer names it.
                 if answer.status == 404 {
-                    problem(&answer, 404, Some("prefix"));
+                    let named = if path.contains("{id}") {
+                        "id"
+                    } else {
+                        "prefix"
+                    };
+                    problem(&answer, 404, Some(named));
                 }
             } else {
                 problem(&answer, 405, None);

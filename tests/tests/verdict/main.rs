@@ -6,6 +6,7 @@ mod events;
 mod holes;
 mod order;
 mod parse;
+mod trial;
 mod units;
 mod windows;
 
