@@ -68,7 +68,7 @@ pub(super) async fn run(config: Config, flags: Flags, log: LogHandle) -> Result<
         bans: config.capacity.bans,
     };
     // Everything that judges is in the maps before the first packet is.
-    let lists = Lists::open(&config.state_dir, dataplane.clone(), capacity, clock)?;
+    let lists = Lists::open_or_salvage(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;
     let (protect, settings) = watch::channel(protected(&config, &names));
     let sessions = Sessions::of_host(starting_shell());

@@ -6,6 +6,7 @@ use tracing::{Level, event};
 
 use super::{
     entry::{BanEntry, Entry, List},
+    salvage::Salvage,
     saved::Restored,
     state::Shelf,
 };
@@ -84,6 +85,30 @@ pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize)
         packetwatch.updated = updated,
         packetwatch.removed = removed,
         "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"
+    );
+}
+
+/// A start with less than was promised: whoever reads the log is to know what is missing.
+pub(super) fn set_aside(salvage: &Salvage) {
+    let Salvage {
+        aside,
+        cause,
+        kept,
+        lost,
+    } = salvage;
+    let lost = match lost {
+        Some(lost) => format!("{lost} rows could not be read"),
+        None => "nothing of it could be read: restore a backup".to_owned(),
+    };
+    event!(
+        target: TARGET,
+        Level::ERROR,
+        event.action = "journal-set-aside",
+        file.path = %aside.display(),
+        error.message = cause.as_str(),
+        packetwatch.entries = kept,
+        "the journal was damaged and lies at {} now; {kept} entries and bans are kept, {lost}",
+        aside.display()
     );
 }
 

@@ -23,7 +23,7 @@ use super::{
     event,
     record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord},
     tables::{
-        BANS, Contents, LISTS, OFFENCES, REMOVED, TRIAL, TRIAL_KEY, load, records, rows_of,
+        BANS, Contents, LISTS, OFFENCES, REMOVED, TRIAL, TRIAL_KEY, Unread, load, records, rows_of,
         unopened,
     },
 };
@@ -143,6 +143,24 @@ impl Journal {
         Ok((journal, contents))
     }
 
+    /// What can be read of a damaged file, and how many rows cannot.
+    ///
+    /// # Errors
+    /// redb's own check of the file fails.
+    pub(super) fn readable(path: &Path) -> Result<(Contents, usize), OpenError> {
+        let opened = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(stored(path).map_err(|error| unopened(path, error))?);
+        let database = opened.map_err(|error| unopened(path, error))?;
+        let mut unread = Unread::Skip(0);
+        let (contents, _) = load(&database, path, &mut unread)?;
+        match unread {
+            Unread::Skip(skipped) => Ok((contents, skipped)),
+            Unread::Refuse => Ok((contents, 0)),
+        }
+    }
+
     /// Makes a file of empty tables. It has another name until it is whole, so that one that a
     /// crash left half made is never taken for a damaged journal.
     fn make(path: &Path) -> Result<(), OpenError> {
@@ -174,7 +192,7 @@ impl Journal {
                 .create_with_backend(storage()?)
         });
         let database = open().map_err(|error| unopened(&path, error))?;
-        let (contents, whole) = load(&database, &path)?;
+        let (contents, whole) = load(&database, &path, &mut Unread::Refuse)?;
         let journal = Self {
             stored: Some(Stored::new(database, &whole)),
             open,

@@ -22,6 +22,7 @@ mod projection;
 mod reads;
 mod reconcile;
 mod record;
+mod salvage;
 mod saved;
 mod schedule;
 mod state;
@@ -45,6 +46,7 @@ pub use entry::{
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
+pub use salvage::Salvage;
 pub use saved::{Restored, Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
 pub use writes::Writing;
 
@@ -95,7 +97,8 @@ impl Lists {
     /// Reads the journal in `state_dir`, which is made if need be, and projects it into `maps`.
     ///
     /// # Errors
-    /// [`OpenError`]. A damaged, newer or locked journal is left as it is.
+    /// [`OpenError`]. A damaged, newer or locked journal is left as it is; for a damaged one see
+    /// [`Lists::open_or_salvage`].
     pub fn open(
         state_dir: &Path,
         maps: impl Maps,

@@ -51,10 +51,19 @@ pub(super) fn rows_of(list: List) -> Table {
     }
 }
 
+/// What to do with a row that cannot be read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Refuse,
+    /// so many so far
+    Skip(usize),
+}
+
 /// Makes the tables of a new file, reads those of an old one.
 pub(super) fn load(
     database: &Database,
     path: &Path,
+    unread_rows: &mut Unread,
 ) -> Result<(Contents, Vec<(List, ListRecord)>), OpenError> {
     let failed = |error: redb::Error| unread(path, error);
     let version = prepare(database).map_err(failed)?;
@@ -63,7 +72,9 @@ pub(super) fn load(
     }
     let mut contents = Contents::default();
     let whole: Vec<(String, Option<ListRecord>)> =
-        read(database, LISTS, path, |name| Ok(name.to_owned()))?;
+        read(database, LISTS, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?;
     let named = |list: List| {
         let mut whole = whole.iter();
         let record =
@@ -75,7 +86,8 @@ pub(super) fn load(
         .filter_map(named)
         .collect();
     for list in [List::Allow, List::Deny] {
-        let rows: Vec<(IpNet, Option<EntryRecord>)> = read(database, rows_of(list), path, prefix)?;
+        let rows: Vec<(IpNet, Option<EntryRecord>)> =
+            read(database, rows_of(list), path, unread_rows, prefix)?;
         let changed: HashSet<IpNet> = rows.iter().map(|(prefix, _)| *prefix).collect();
         let recorded = whole.iter().filter(|(of, _)| *of == list);
         let kept = recorded
@@ -87,10 +99,12 @@ pub(super) fn load(
         let entries = entries.map(|(prefix, record)| (list, prefix, record));
         contents.entries.extend(entries);
     }
-    contents.bans = all(read(database, BANS, path, prefix)?);
-    contents.offences = all(read(database, OFFENCES, path, prefix)?);
+    contents.bans = all(read(database, BANS, path, unread_rows, prefix)?);
+    contents.offences = all(read(database, OFFENCES, path, unread_rows, prefix)?);
     let trials: Vec<(String, Option<TrialRecord>)> =
-        read(database, TRIAL, path, |name| Ok(name.to_owned()))?;
+        read(database, TRIAL, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?;
     contents.trial = trials.into_iter().find_map(|(_, trial)| trial);
     Ok((contents, whole))
 }
@@ -151,6 +165,7 @@ fn read<K, R: DeserializeOwned>(
     database: &Database,
     table: Table,
     path: &Path,
+    unread_rows: &mut Unread,
     read_key: fn(&str) -> Result<K, String>,
 ) -> Result<Vec<(K, Option<R>)>, OpenError> {
     let rows = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
@@ -166,21 +181,26 @@ fn read<K, R: DeserializeOwned>(
         path: path.to_owned(),
         cause: format!("{key}: {cause}"),
     };
-    rows()
-        .map_err(|error| unread(path, error))?
-        .into_iter()
-        .map(|(key, value)| {
-            let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
-            if value == REMOVED {
-                return Ok((name, None));
-            }
-            let record = record::decode(&value).map_err(|unreadable| match unreadable {
-                Unreadable::Newer(version) => newer(path, version),
-                Unreadable::Damaged(cause) => damaged(&key, cause),
-            })?;
-            Ok((name, Some(record)))
-        })
-        .collect()
+    let row = |key: String, value: Vec<u8>| -> Result<(K, Option<R>), OpenError> {
+        let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
+        if value == REMOVED {
+            return Ok((name, None));
+        }
+        let record = record::decode(&value).map_err(|unreadable| match unreadable {
+            Unreadable::Newer(version) => newer(path, version),
+            Unreadable::Damaged(cause) => damaged(&key, cause),
+        })?;
+        Ok((name, Some(record)))
+    };
+    let mut known = Vec::new();
+    for (key, value) in rows().map_err(|error| unread(path, error))? {
+        match (row(key, value), &mut *unread_rows) {
+            (Ok(row), _) => known.push(row),
+            (Err(OpenError::Damaged { .. }), Unread::Skip(skipped)) => *skipped += 1,
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(known)
 }
 
 fn newer(path: &Path, found: u64) -> OpenError {

@@ -46,6 +46,7 @@ pub(super) const ACTIONS: &[Action] = &[
     },
     event("bypass-ended", CONFIGURATION, &["change"]),
     event("restored", CONFIGURATION, &["change"]),
+    attempt("journal-set-aside", CONFIGURATION, &["info"], "failure"),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
     event("started", PROCESS, &["start"]),

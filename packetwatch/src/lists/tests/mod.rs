@@ -9,6 +9,7 @@ mod projection;
 mod random;
 mod reconcile;
 mod reload;
+mod salvage;
 mod saved;
 mod size;
 mod trial;
