@@ -55,7 +55,8 @@ pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::{BindError, Listeners, serve};
 pub use status::{
-    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
+    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, Observed, ObservedReason,
+    ObservedRule, PacketCounts, Probe, Status,
 };
 pub use tokens::{TokenError, Tokens};
 pub use would_drop::{Peers, WouldDrop};

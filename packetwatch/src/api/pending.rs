@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{NoParams, Params},
+    extract::{NoParams, Params, PathId},
     lists,
     problem::Problem,
     refusals::{BadParameter, Failed, Gated, NotPending, NotWritten, Slow},
@@ -124,7 +120,7 @@ pub(super) async fn list_pending(
 ))]
 pub(super) async fn confirm_pending(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Json<PendingChange>, Problem> {
     blocking(move || {
@@ -144,7 +140,7 @@ pub(super) async fn confirm_pending(
 ))]
 pub(super) async fn roll_back_pending(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<StatusCode, Problem> {
     blocking(move || {

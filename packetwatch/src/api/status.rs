@@ -1,6 +1,6 @@
 //! `/v1/status`, and what machines ask for: health, metrics, the description of the API.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use axum::{
     Json,
@@ -20,7 +20,11 @@ use super::{
     problem::Problem,
     refusals::{BadParameter, Failed, Gated, Slow},
 };
-use crate::{config::Word as _, dataplane::Outcome, metrics};
+use crate::{
+    config::{Mode, Word as _},
+    dataplane::Outcome,
+    metrics,
+};
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -43,6 +47,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     pub lists: ListCounts,
     pub packets: PacketCounts,
+    /// What would have been dropped, where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
     #[serde(default)]
     pub counting: Counting,
     pub memory: Memory,
@@ -93,6 +100,31 @@ pub struct PacketCounts {
     pub dropped: u64,
     /// Of those passed: what would have been dropped but for observe mode.
     pub observed: u64,
+}
+
+/// What would have been dropped but for observe mode or a bypass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Observed {
+    /// Since the filter was attached: `deny`, `ban` and the other reasons of a drop.
+    pub by_reason: Vec<ObservedReason>,
+    /// Of the bans in force.
+    pub by_rule: Vec<ObservedRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObservedReason {
+    #[schema(example = "deny")]
+    pub reason: String,
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObservedRule {
+    pub rule: String,
+    /// Prefixes that it has banned.
+    pub bans: usize,
+    /// Packets of theirs since.
+    pub packets: u64,
 }
 
 /// Which sources the rules see.
@@ -179,6 +211,7 @@ fn read(app: &App) -> Result<Status, Problem> {
     });
     let maps: Vec<MapStatus> = maps.collect();
     let (mode, mode_by) = app.rules.mode_by();
+    let outcomes = app.dataplane.outcomes().map_err(unreadable)?;
     Ok(Status {
         version: app.version.to_owned(),
         mode: mode.word().to_owned(),
@@ -193,7 +226,8 @@ fn read(app: &App) -> Result<Status, Problem> {
             deny: counts.deny.total(),
             bans: counts.bans.total(),
         },
-        packets: packets(&app.dataplane.outcomes().map_err(unreadable)?),
+        packets: packets(&outcomes),
+        observed: observed(app, &outcomes)?,
         counting: counting(app)?,
         memory: Memory {
             resident_bytes: resident_bytes(),
@@ -213,6 +247,39 @@ fn counting(app: &App) -> Result<Counting, Problem> {
         not_admitted: counts.not_admitted(),
         evicted: app.counters.all_evicted(),
     })
+}
+
+/// Read where nothing is dropped, and not otherwise: it asks the kernel of each ban.
+fn observed(app: &App, outcomes: &[Outcome]) -> Result<Option<Observed>, Problem> {
+    if app.rules.mode() == Mode::Enforce && app.rules.bypass_until().is_none() {
+        return Ok(None);
+    }
+    let by_rule = app.lists.bans_by_rule().map_err(unreadable)?.into_iter();
+    let by_rule = by_rule.map(|(rule, (bans, packets))| ObservedRule {
+        rule,
+        bans,
+        packets,
+    });
+    Ok(Some(Observed {
+        by_reason: by_reason(outcomes),
+        by_rule: by_rule.collect(),
+    }))
+}
+
+fn by_reason(outcomes: &[Outcome]) -> Vec<ObservedReason> {
+    let mut packets = BTreeMap::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.observed) {
+        if outcome.reason.action() == Action::Drop && outcome.tally.packets > 0 {
+            *packets.entry(outcome.reason.as_str()).or_default() += outcome.tally.packets;
+        }
+    }
+    let packets = packets.into_iter();
+    packets
+        .map(|(reason, packets)| ObservedReason {
+            reason: reason.to_owned(),
+            packets,
+        })
+        .collect()
 }
 
 fn packets(outcomes: &[Outcome]) -> PacketCounts {
@@ -312,6 +379,11 @@ mod tests {
             observed: 8,
         };
         assert_eq!(packets(&outcomes), expected);
+        let deny = ObservedReason {
+            reason: "deny".to_owned(),
+            packets: 8,
+        };
+        assert_eq!(by_reason(&outcomes), [deny]);
     }
 
     #[test]

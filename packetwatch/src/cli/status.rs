@@ -6,7 +6,7 @@ use super::{
     Asking,
     output::{Format, size, when},
 };
-use crate::api::{PendingChange, Status};
+use crate::api::{Observed, ObservedReason, ObservedRule, PendingChange, Status};
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
@@ -30,6 +30,7 @@ fn lines(status: &Status) -> Vec<String> {
         interfaces,
         lists,
         packets,
+        observed,
         counting,
         memory,
     } = status;
@@ -77,6 +78,7 @@ fn lines(status: &Status) -> Vec<String> {
         "lists       {} allowed, {} denied, {} banned",
         lists.allow, lists.deny, lists.bans
     ));
+    let unenforced = observed.iter().flat_map(would_drop);
     let observed = match packets.observed {
         0 => String::new(),
         n => format!(", {n} of them only because of observe mode"),
@@ -85,6 +87,7 @@ fn lines(status: &Status) -> Vec<String> {
     lines.push(format!(
         "packets     {dropped} dropped, {passed} passed{observed}"
     ));
+    lines.extend(unenforced);
     if counting.flood {
         lines.push(format!(
             "flood       new sources are counted from {} calls on; {} packets were of others",
@@ -110,6 +113,23 @@ fn lines(status: &Status) -> Vec<String> {
         )
     }));
     lines
+}
+
+/// What observe mode or a bypass lets pass, by reason and by rule.
+fn would_drop(observed: &Observed) -> Vec<String> {
+    let Observed { by_reason, by_rule } = observed;
+    let reasons = by_reason.iter().map(|ObservedReason { reason, packets }| {
+        format!("would drop  {packets} packets for {reason}")
+    });
+    let rules = by_rule.iter().map(|of| {
+        let ObservedRule {
+            rule,
+            bans,
+            packets,
+        } = of;
+        format!("would drop  {packets} packets of {bans} that the rule {rule} has banned")
+    });
+    reasons.chain(rules).collect()
 }
 
 #[cfg(test)]
@@ -174,6 +194,17 @@ mod tests {
                 dropped: 0,
                 observed: 4,
             },
+            observed: Some(Observed {
+                by_reason: vec![ObservedReason {
+                    reason: "ban".to_owned(),
+                    packets: 4,
+                }],
+                by_rule: vec![ObservedRule {
+                    rule: "port-scan".to_owned(),
+                    bans: 1,
+                    packets: 4,
+                }],
+            }),
             counting: Counting {
                 flood: true,
                 admission_threshold: 37,
@@ -198,6 +229,8 @@ mod tests {
             "interface   eth1: missing",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
+            "would drop  4 packets for ban",
+            "would drop  4 packets of 1 that the rule port-scan has banned",
             "flood       new sources are counted from 37 calls on; 5 packets were of others",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",
             "full        bans holds its 2 entries; raise [capacity]",

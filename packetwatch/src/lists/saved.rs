@@ -207,7 +207,7 @@ impl Lists {
                 prefix,
                 count,
                 ban_ends_at,
-                memory_seconds: (memory != Duration::MAX).then(|| memory.as_secs()),
+                memory_seconds: (memory != Duration::MAX).then_some(memory.as_secs()),
             }
         });
         offences.collect()

@@ -166,9 +166,7 @@ impl State {
 
     /// Takes a trial from the journal; puts back what stood if it is over, and returns it then.
     pub(super) fn restore_trial(&mut self, record: TrialRecord, clock: Clock) -> Option<Pending> {
-        let Some(list) = record.list() else {
-            return None;
-        };
+        let list = record.list()?;
         let trial = Trial::restored(record, list, clock);
         if trial.pending.is_live(clock.monotonic_ns()) {
             self.begin(trial);

@@ -159,7 +159,7 @@ fn takes_body(document: &Value, path: &str, method: &str) -> bool {
 /// A path with its parameter filled in. The one answer that does not end by itself is made to.
 fn concrete(path: &str, last: &str) -> String {
     let path = path.replace("{prefix}", last).replace("{address}", last);
-    let path = path.replace("{id}", last);
+    let path = path.replace("{id}", &last.replace('/', "%2F"));
     if path == "/v1/events" {
         return format!("{path}?follow=false&recent=5");
     }

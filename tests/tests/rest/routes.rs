@@ -142,12 +142,15 @@ fn status_and_probes_have_their_keys() {
     let stage = Stage::shared();
     let status = stage.expect(200, "GET", "/v1/status").json();
     let expected = [
+        "bypass_until",
         "counting",
         "interfaces",
         "lists",
         "memory",
         "mode",
+        "mode_from",
         "packets",
+        "pending",
         "rules_from",
         "uptime_seconds",
         "version",
@@ -182,5 +185,5 @@ fn status_and_probes_have_their_keys() {
     assert_eq!(bans, json!({"entries": [], "next": null}));
     // Nobody has called from there, which is no fault of the question.
     let callers = stage.expect(200, "GET", "/v1/callers/192.0.2.250").json();
-    assert_eq!(callers, json!({"callers": []}));
+    assert_eq!(callers, json!({"callers": [], "mode": "enforce"}));
 }

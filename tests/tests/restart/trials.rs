@@ -261,3 +261,44 @@ fn rules_say_whom_they_would_drop() {
     }]);
     assert_eq!(put["would_drop"], caller, "{put}");
 }
+
+/// By reason, by rule and by caller.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn observe_mode_says_who_would_be_dropped() {
+    let scene = Scene::with("10m", |builder| builder.mode("observe"));
+    let denied = format!("/v1/deny/{}", scene.address(1));
+    scene.expect(201, "PUT", &denied, None);
+    scene.assert_served(1, &PORTS[..1]);
+    // Beyond the rule, and served all the same.
+    scene.assert_served(0, &[PORTS, PORTS].concat());
+    let banned = |line: &Value| line["event.action"] == "ban";
+    scene.daemon.wait_for(banned, PROMPT);
+    scene.assert_served(0, &PORTS);
+    let status = scene.expect(200, "GET", "/v1/status", None);
+    let reasons: Vec<_> = status["observed"]["by_reason"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|of| of["reason"].as_str().expect("a reason"))
+        .collect();
+    assert_eq!(reasons, ["ban", "deny"], "{status}");
+    let rule = &status["observed"]["by_rule"][0];
+    assert_eq!(
+        (&rule["rule"], &rule["bans"]),
+        (&json!("port-scan"), &json!(1))
+    );
+    assert!(rule["packets"].as_u64() >= Some(3), "{rule}");
+    let path = format!("/v1/callers/{}", scene.address(0));
+    let callers = scene.expect(200, "GET", &path, None);
+    assert_eq!(callers["mode"], "observe");
+    let caller = &callers["callers"][0];
+    assert_eq!(caller["rule"], "port-scan", "{caller}");
+    assert!(caller["dropped"].as_u64() >= Some(3), "{caller}");
+    // Enforcing is another matter.
+    scene.expect(200, "PUT", "/v1/mode", Some(json!({"mode": "enforce"})));
+    scene.assert_silence(0);
+    let status = scene.expect(200, "GET", "/v1/status", None);
+    assert_eq!(status.get("observed"), None, "{status}");
+    assert_eq!(status["mode_from"], "api");
+}
