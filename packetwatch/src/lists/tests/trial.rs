@@ -87,6 +87,43 @@ fn what_is_taken_back_is_as_it_was_to_the_reason() {
     assert_eq!(page(&f), before);
 }
 
+/// What it took away cannot come back by itself, so nobody is denied beyond its end.
+#[test]
+fn where_a_trial_took_an_allow_entry_away_no_deny_lasts_longer() {
+    let f = Fixture::new();
+    f.put(List::Deny, "198.51.100.0/24");
+    f.put(List::Allow, "198.51.100.16/28");
+    f.put(List::Deny, "198.51.100.17/32");
+    f.lists
+        .confirming(TRIAL)
+        .remove(List::Allow, net("198.51.100.16/28"))
+        .unwrap();
+    let verdicts =
+        |f: &Fixture| ["198.51.100.17", "198.51.100.18", "198.51.100.32"].map(|a| f.verdict(a));
+    assert_eq!(verdicts(&f), [Some(List::Deny); 3]);
+    f.clock.advance(MINUTE);
+    assert_eq!(verdicts(&f), [None, None, Some(List::Deny)]);
+    settle(&f);
+    assert_eq!(
+        verdicts(&f),
+        [Some(List::Allow), Some(List::Allow), Some(List::Deny)]
+    );
+
+    // The same of a protection that a forced deny ends.
+    let f = Fixture::new();
+    f.put(List::Deny, "203.0.113.0/24");
+    f.protect(&["203.0.113.1/32"]).unwrap();
+    let force = f.lists.confirming(TRIAL);
+    force
+        .put(List::Deny, new("203.0.113.1/32"), Force(true))
+        .unwrap();
+    assert_eq!(f.verdict("203.0.113.1"), Some(List::Deny));
+    f.clock.advance(MINUTE);
+    assert_eq!(f.verdict("203.0.113.1"), None);
+    settle(&f);
+    assert_eq!(f.verdict("203.0.113.1"), Some(List::Allow));
+}
+
 #[test]
 fn a_trial_is_in_the_way_of_its_list_and_of_other_trials() {
     let f = Fixture::new();
@@ -227,7 +264,7 @@ fn bans_of_rules_on_trial_end_with_it_unless_they_are_kept() {
 struct Write {
     list: List,
     prefix: IpNet,
-    /// in seconds
+    /// in tens of seconds
     ttl: Option<u64>,
     force: bool,
     remove: bool,
@@ -235,7 +272,7 @@ struct Write {
 
 fn any_write() -> impl Strategy<Value = Write> {
     let list = prop::sample::select(vec![List::Allow, List::Deny]);
-    let ttl = prop::option::of(1..200u64);
+    let ttl = prop::option::of(1..20u64);
     (list, any_prefix(), ttl, any::<bool>(), any::<bool>()).prop_map(
         |(list, prefix, ttl, force, remove)| Write {
             list,
@@ -262,7 +299,7 @@ fn write(f: &Fixture, write: &Write, confirm: Option<Duration>) -> Result<(), Wr
     let entry = NewEntry {
         prefix,
         reason: None,
-        ttl: ttl.map(Duration::from_secs),
+        ttl: ttl.map(|tens| Duration::from_secs(10 * tens)),
     };
     writing.put(list, entry, Force(force)).map(drop)
 }
@@ -276,7 +313,7 @@ proptest! {
         protected in prop::collection::btree_set(any_prefix(), 0..3),
         tried in prop::collection::vec(any_write(), 1..8),
         asked in prop::collection::vec(any_address(), 20),
-        after in 0..100u64,
+        after in 0..10u64,
     ) {
         let (f, plain) = (Fixture::new(), Fixture::new());
         let protected: Vec<_> = protected.into_iter().map(|p| (p, "own".to_owned())).collect();
@@ -288,10 +325,15 @@ proptest! {
             f.lists.protect(protected.clone()).unwrap();
         }
         for each in &tried {
-            // The first that is taken is in the way of the others.
-            let _ = write(&f, each, TRIAL);
+            // What is taken away is something that is there, as a rule.
+            let there = each.ttl.unwrap_or(0) as usize;
+            let there = writes.get(there % writes.len().max(1)).filter(|_| each.remove);
+            let gone = there.map(|there| Write { remove: true, ..there.clone() });
+            // The first that is accepted is in the way of the others.
+            let _ = write(&f, gone.as_ref().unwrap_or(each), TRIAL);
         }
-        let passes = Duration::from_secs(60 + after);
+        // Between two ends: the clocks of the two go on while they are looked at.
+        let passes = Duration::from_secs(65 + 10 * after);
         f.clock.advance(passes);
         plain.clock.advance(passes);
         let verdict = |f: &Fixture, addr| f.maps.verdict(addr, f.clock.monotonic_ns());
