@@ -103,14 +103,14 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counte
         return Counted::OverThreshold;
     }
     let seen = enter(packet, ingress, caller, &unit, rules);
-    if seen >= ports::REFUSED && ingress.policy.observe == 0 {
+    if seen >= ports::REFUSED && !ingress.policy.observes(ingress.now) {
         return Counted::of(seen);
     }
     let others_seen = enter(packet, ingress, other_caller, &other_unit, other_rules);
     if others_seen < ports::REFUSED {
         return Counted::of(seen);
     }
-    if ingress.policy.observe == 0 {
+    if !ingress.policy.observes(ingress.now) {
         take_back(packet, ingress, caller, rules, seen);
     }
     Counted::of(others_seen)
@@ -203,7 +203,7 @@ fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
 }
 
 /// Whether N lie in the window of one of `rules` already; reports the offence. Never in observe
-/// mode, where the report is all that happens.
+/// mode, where the report and the count of what would have been dropped are all that happens.
 #[inline(never)]
 fn is_beyond(
     packet: &Packet,
@@ -224,12 +224,9 @@ fn is_beyond(
     }
     // SAFETY: a live map value
     unsafe { events::offence(packet, ingress, caller, unit, rule as u32) };
-    if policy.observe != 0 {
-        return false;
-    }
     // SAFETY: a live map value
     unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
-    true
+    !policy.observes(now)
 }
 
 /// Takes the packet from the limits of `rules`, adds it to their windows, and its port to the ports.
@@ -259,7 +256,7 @@ fn enter(
     if is_limited {
         // SAFETY: a live map value
         unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
-        if policy.observe == 0 {
+        if !policy.observes(now) {
             return OVER_LIMIT;
         }
     }
@@ -407,7 +404,7 @@ unsafe extern "C" fn add_to_windows(
             let amount = if is_bytes { bytes } else { 1 };
             let epoch = (*caller).since.epoch(now, rule.bucket);
             let before = windows::add(&raw mut (*caller).windows[index], epoch, amount);
-            if before < rule.limit || (*policy).observe != 0 {
+            if before < rule.limit || (*policy).observes(now) {
                 continue;
             }
             // This one was not added if it was fought over, and the bit of it tells.

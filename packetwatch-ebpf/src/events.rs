@@ -50,7 +50,7 @@ pub fn call(packet: &Packet, ingress: &Ingress, reason: Reason) {
         destination_port: packet.destination_port,
         ifindex,
         reason: reason as u32,
-        observed: (policy.observe != 0 && matches!(reason.action(), Action::Drop)) as u32,
+        observed: (policy.observes(now) && matches!(reason.action(), Action::Drop)) as u32,
         _pad: [0; 2],
     });
     entry.submit(0);

@@ -17,9 +17,9 @@ static FAULTS: PerCpuArray<u64, { Fault::ALL.len() }> = PerCpuArray::new();
 pub fn count(packet: &Packet, ingress: &Ingress, reason: Reason) {
     let policy = ingress.policy;
     let slot = slot(policy, ingress.ifindex);
-    let observed = policy.observe != 0 && matches!(reason.action(), Action::Drop);
+    let observed = policy.observes(ingress.now) && matches!(reason.action(), Action::Drop);
     add(outcome_index(slot, observed, reason as u32), packet.bytes);
-    if packet.is_told(policy, reason) {
+    if packet.is_told(ingress, reason) {
         add(outcome_index(slot, false, CONNECTIONS), packet.bytes);
     }
 }

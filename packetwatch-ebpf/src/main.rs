@@ -53,13 +53,14 @@ pub struct Ingress {
 /// `frags`: without it a driver refuses the program on an interface with jumbo frames.
 #[xdp(frags)]
 pub fn packetwatch(ctx: XdpContext) -> u32 {
-    let Some(policy) = policy::active() else {
+    let now = clock::now();
+    let Some(policy) = policy::at(now) else {
         return xdp_action::XDP_PASS;
     };
     let ingress = Ingress {
         policy,
         ifindex: ctx.ingress_ifindex() as u32,
-        now: clock::now(),
+        now,
     };
     let mut room = MaybeUninit::uninit();
     let packet = packet::Packet::zero(&mut room);
@@ -67,7 +68,7 @@ pub fn packetwatch(ctx: XdpContext) -> u32 {
     debug!(&ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
     exit::count(packet, &ingress, reason);
     match reason.action() {
-        Action::Drop if policy.observe == 0 => xdp_action::XDP_DROP,
+        Action::Drop if !policy.observes(now) => xdp_action::XDP_DROP,
         Action::Drop | Action::Pass => xdp_action::XDP_PASS,
     }
 }

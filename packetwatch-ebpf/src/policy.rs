@@ -1,17 +1,22 @@
 //! The policy in force.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use packetwatch_abi::Policy;
+use packetwatch_abi::{POLICIES, Policy};
 
-/// Two, so that the daemon never writes the one that is read.
+/// In pairs: an even place, and behind it what takes its place at its end.
 #[btf_map]
-static POLICY: Array<Policy, 2> = Array::new();
+static POLICY: Array<Policy, POLICIES> = Array::new();
 
 #[btf_map]
 static ACTIVE: Array<u32, 1> = Array::new();
 
 /// `None` is out of the question, but the verifier asks.
 #[inline(always)]
-pub fn active() -> Option<&'static Policy> {
-    POLICY.get(*ACTIVE.get(0)?)
+pub fn at(now: u64) -> Option<&'static Policy> {
+    let pair = *ACTIVE.get(0)?;
+    let policy = POLICY.get(pair)?;
+    if now < policy.until {
+        return Some(policy);
+    }
+    POLICY.get(pair | 1)
 }

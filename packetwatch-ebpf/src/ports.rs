@@ -88,7 +88,7 @@ unsafe extern "C" fn note_known_port(
     let new = PortSeen::new(now, port as u16).0;
     // SAFETY: as the caller promises; a slot is below MAX_PORTS
     unsafe {
-        let within = shortest_within(policy, rules);
+        let within = shortest_within(policy, rules, now);
         // Another CPU may take the same slot for another port; then look again.
         for _ in 0..2 {
             let (slot, seen) = slot_for(caller, port);
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn take_back_port(
 /// The shortest window of those of `rules` that are over ports; 0 without one, or in observe mode,
 /// which refuses nothing.
 #[inline(always)]
-unsafe fn shortest_within(policy: *const Policy, rules: u32) -> u64 {
+unsafe fn shortest_within(policy: *const Policy, rules: u32, now: u64) -> u64 {
     let mut shortest = u64::MAX;
     for index in 0..MAX_RULES {
         // SAFETY: as the caller promises; the index is below MAX_RULES
@@ -149,7 +149,7 @@ unsafe fn shortest_within(policy: *const Policy, rules: u32) -> u64 {
         }
     }
     // SAFETY: as the caller promises
-    let observes = unsafe { (*policy).observe != 0 };
+    let observes = unsafe { (*policy).observes(now) };
     if shortest == u64::MAX || observes {
         0
     } else {

@@ -24,7 +24,7 @@ pub enum Judgement {
 #[inline(always)]
 pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
     let reason = reason(ctx, packet, ingress);
-    if packet.is_told(ingress.policy, reason) {
+    if packet.is_told(ingress, reason) {
         events::call(packet, ingress, reason);
     }
     reason
@@ -33,7 +33,7 @@ pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason
 #[inline(always)]
 fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
     // What a list or a ban drops needs no more than its sender, unless the log is to tell its ports.
-    let is_glanced = ingress.policy.observe == 0 && packet.glance(ctx);
+    let is_glanced = !ingress.policy.observes(ingress.now) && packet.glance(ctx);
     if !is_glanced && let Some(reason) = packet.parse(ctx) {
         return reason;
     }

@@ -22,6 +22,7 @@ pub mod lists;
 pub mod log;
 pub mod metrics;
 pub mod netlink;
+pub mod pending;
 pub mod prefix;
 pub mod privileges;
 pub mod protect;

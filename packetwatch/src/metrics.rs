@@ -114,6 +114,10 @@ struct Snapshot {
     faults: Vec<(Fault, u64)>,
     admissions: AdmissionCounts,
     threshold: Option<u64>,
+    /// seconds left of a bypass
+    bypass: u64,
+    /// changes that wait to be confirmed
+    pending: u64,
     /// list, family, entries
     lists: Vec<(&'static str, &'static str, u64)>,
     maps: Vec<(&'static str, Option<u64>, u64)>,
@@ -140,7 +144,11 @@ impl Snapshot {
         let listed = app.lists.prefixes() as u64;
         let maps = told(app, "all", app.dataplane.capacities(listed)).into_iter();
         let maps = maps.map(|used| (used.map, used.entries, used.capacity));
+        let bypass = app.rules.bypass_until().unwrap_or(0);
+        let bypass = bypass.saturating_sub(app.clock.monotonic_ns());
         Self {
+            bypass: bypass.div_ceil(1_000_000_000),
+            pending: app.trials.pending().is_some().into(),
             outcomes: told(app, "outcomes", app.dataplane.outcomes()),
             connections: told(app, "outcomes", app.dataplane.connections()),
             filtered: app
@@ -369,6 +377,12 @@ impl Collector for Snapshot {
             .iter()
             .map(|(rule, n)| (vec![("rule", rule.as_str())], *n));
         family(encoder, ("bans", "Bans that rules have set", Counter), bans)?;
+        let words = "Until every packet is judged again; 0 without a bypass";
+        let bypass = [(vec![], self.bypass)];
+        family(encoder, ("bypass_seconds", words, Gauge), bypass)?;
+        let words = "Changes that are taken back unless they are confirmed";
+        let pending = [(vec![], self.pending)];
+        family(encoder, ("changes_pending", words, Gauge), pending)?;
         let build = [(vec![("version", self.version), ("git", self.git)], 1)];
         family(
             encoder,
@@ -451,6 +465,8 @@ mod tests {
                 ..AdmissionCounts::default()
             },
             threshold: Some(15),
+            bypass: 16,
+            pending: 1,
             lists: vec![("allow", "ipv4", 7)],
             maps: vec![("bans", Some(8), 9), ("calls", None, 10)],
             log_lost: 11,
@@ -482,6 +498,8 @@ mod tests {
             r#"packetwatch_events_lost_total{stage="log"} 11"#,
             r#"packetwatch_bans_total{rule="port-scan"} 1"#,
             "packetwatch_admission_threshold 15",
+            "packetwatch_bypass_seconds 16",
+            "packetwatch_changes_pending 1",
             r#"packetwatch_callers_admitted_total{by="first-sight"} 12"#,
             r#"packetwatch_callers_admitted_total{by="count"} 13"#,
             "packetwatch_callers_not_admitted_total 14",

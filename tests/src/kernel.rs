@@ -90,12 +90,17 @@ impl Kernel {
             rules: compiled.rules,
             ..self.policy
         };
-        self.dataplane.set_policy(&self.policy).unwrap();
+        self.put_policy();
     }
 
     pub fn observe(&mut self, observe: bool) {
-        self.policy.observe = observe.into();
-        self.dataplane.set_policy(&self.policy).unwrap();
+        self.observe_until(if observe { FOREVER } else { 0 });
+    }
+
+    /// Drops nothing before this time.
+    pub fn observe_until(&mut self, until: u64) {
+        self.policy.observe_until = until;
+        self.put_policy();
     }
 
     /// The numbers of the interfaces that are counted by name, `MAX_INTERFACES` at most, in the order
@@ -103,12 +108,28 @@ impl Kernel {
     pub fn set_interfaces(&mut self, numbers: &[u32]) {
         self.policy.interfaces = [0; MAX_INTERFACES];
         self.policy.interfaces[..numbers.len()].copy_from_slice(numbers);
-        self.dataplane.set_policy(&self.policy).unwrap();
+        self.put_policy();
     }
 
     pub fn set_call_budget(&mut self, calls: u32) {
         self.policy.call_budget = calls;
-        self.dataplane.set_policy(&self.policy).unwrap();
+        self.put_policy();
+    }
+
+    fn put_policy(&self) {
+        self.dataplane.set_policies(&[self.policy; 2]).unwrap();
+    }
+
+    /// Puts rules in force on trial: from `until` on the former ones stand again.
+    pub fn try_rules(&mut self, rules: Vec<Rule>, until: u64) {
+        let former = self.policy;
+        self.set_rules(rules);
+        let trial = Policy {
+            until,
+            ..self.policy
+        };
+        self.dataplane.set_policies(&[trial, former]).unwrap();
+        self.policy = former;
     }
 
     /// CLOCK_MONOTONIC as the program sees it, in nanoseconds.

@@ -6,7 +6,7 @@
 //!
 //! | map | key | value | written by |
 //! |---|---|---|---|
-//! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the one in force | daemon |
+//! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the pair in force | daemon |
 //! | `LISTS_ACTIVE` | 0 | the half of the [`index`] in force | daemon |
 //! | `LIST_SLOTS` | half, then number of a slot | [`index::Slot`] | daemon |
 //! | `LISTS` | half, then line | [`index::Line`] | daemon |
@@ -44,7 +44,9 @@ pub use limit::Limit;
 pub use list::{
     BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, FOREVER, NO_SLOT, Standing, Tally, ban_filter_bit,
 };
-pub use policy::{MAX_BAN_LENGTHS, MAX_INTERFACES, MAX_RULES, MAX_UNITS, Policy, Rule, Trigger};
+pub use policy::{
+    MAX_BAN_LENGTHS, MAX_INTERFACES, MAX_RULES, MAX_UNITS, POLICIES, Policy, Rule, Trigger,
+};
 pub use prefix::{Family, Prefix};
 pub use reason::{
     Action, CONNECTIONS, Fault, OUTCOMES, OUTCOMES_PER_INTERFACE, Reason, outcome_index,

@@ -1,8 +1,13 @@
 //! What the daemon tells the program to do. The program reads one whole policy a packet; the
-//! daemon writes the one that is not in force and then switches with a single store.
+//! daemon writes those that are not in force and then switches with a single store.
+//!
+//! Policies come in pairs: one, and the one that takes its place after [`Policy::until`] if nobody
+//! has written another by then. So a change on trial ends by itself, whatever became of the daemon.
 
-use crate::limit::Limit;
+use crate::{FOREVER, limit::Limit};
 
+/// Two pairs, so that the daemon never writes one that is read.
+pub const POLICIES: usize = 4;
 pub const MAX_RULES: usize = 8;
 pub const MAX_INTERFACES: usize = 16;
 /// Different prefix lengths that are counted, per family.
@@ -14,8 +19,11 @@ pub const MAX_BAN_LENGTHS: usize = 8;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// not 0: judge and count, drop nothing
-    pub observe: u32,
+    /// Before this time: judge and count, drop nothing. [`FOREVER`] in observe mode, the end of a
+    /// bypass, else 0.
+    pub observe_until: u64,
+    /// From this time on the other policy of the pair counts; [`FOREVER`] for one that stays.
+    pub until: u64,
     /// Windows kept under another generation are void: the rules have changed since.
     pub generation: u32,
     /// calls a second and CPU that are handed to the log
@@ -26,6 +34,7 @@ pub struct Policy {
     pub call_rules: u32,
     /// bit per rule that looks at every packet: packets, bytes
     pub volume_rules: u32,
+    pub _pad: u32,
     /// ifindex per slot of the outcome counters, 0 for none
     pub interfaces: [u32; MAX_INTERFACES],
     /// prefix lengths that are counted, per family row; 0 for none
@@ -37,7 +46,7 @@ pub struct Policy {
     pub rules: [Rule; MAX_RULES],
 }
 
-const _: () = assert!(size_of::<Policy>() == 24 + 64 + 16 + 16 + 64 + 8 * size_of::<Rule>());
+const _: () = assert!(size_of::<Policy>() == 40 + 64 + 16 + 16 + 64 + 8 * size_of::<Rule>());
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +85,12 @@ pub enum Trigger {
 }
 
 impl Policy {
+    /// Whether nothing is dropped at this time.
+    #[inline(always)]
+    pub const fn observes(&self, now: u64) -> bool {
+        now < self.observe_until
+    }
+
     /// Passes everything and counts nothing: what is in force before the first real one.
     pub const fn idle() -> Self {
         const NO_RULE: Rule = Rule {
@@ -86,12 +101,14 @@ impl Policy {
             bucket: 1,
         };
         Self {
-            observe: 0,
+            observe_until: 0,
+            until: FOREVER,
             generation: 0,
             call_budget: 0,
             limit_rules: 0,
             call_rules: 0,
             volume_rules: 0,
+            _pad: 0,
             interfaces: [0; MAX_INTERFACES],
             units: [[0; MAX_UNITS]; 2],
             unit_rules: [[0; MAX_UNITS]; 2],

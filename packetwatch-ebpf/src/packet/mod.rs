@@ -12,7 +12,9 @@ mod transport;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use packetwatch_abi::{Policy, Prefix, Reason};
+use packetwatch_abi::{Prefix, Reason};
+
+use crate::Ingress;
 
 use cursor::Cursor;
 use ethernet::EtherType;
@@ -44,8 +46,10 @@ impl Packet {
     /// Whether this is a call that reaches the log and the count of connections: one that is let
     /// through or that a threshold drops. What a list or a ban drops is counted there.
     #[inline(always)]
-    pub fn is_told(&self, policy: &Policy, reason: Reason) -> bool {
-        self.call && (policy.observe != 0 || !matches!(reason, Reason::Ban | Reason::Deny))
+    pub fn is_told(&self, ingress: &Ingress, reason: Reason) -> bool {
+        self.call
+            && (!matches!(reason, Reason::Ban | Reason::Deny)
+                || ingress.policy.observes(ingress.now))
     }
 
     /// Makes `room` a packet of zeroes, where it lies.

@@ -17,7 +17,9 @@ use super::{
     refusals::{BadParameter, Failed, Gated, Slow},
     windows::{Count, Moment, counts, distinct_ports, ports_shown},
 };
-use crate::{clock::Pair, dataplane, prefix::Family, rules::RuleSet};
+use crate::{
+    clock::Pair, config::Word as _, daemon::InForce, dataplane, prefix::Family, rules::RuleSet,
+};
 
 /// How a caller stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -41,8 +43,11 @@ pub struct CallerEntry {
     pub distinct_ports: u64,
     pub packets: u64,
     pub bytes: u64,
-    /// Packets dropped by a threshold or by its ban.
+    /// Packets dropped by a threshold or by its ban; in observe mode, those that would have been.
     pub dropped: u64,
+    /// The rule that has banned it, or whose N it has reached.
+    #[serde(default)]
+    pub rule: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub first_seen: OffsetDateTime,
@@ -55,6 +60,9 @@ pub struct CallerEntry {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Callers {
     pub callers: Vec<CallerEntry>,
+    /// `enforce`, or `observe`: what counts as dropped was let pass.
+    #[serde(default)]
+    pub mode: String,
 }
 
 /// What callers are sorted by, most first.
@@ -110,7 +118,7 @@ pub(super) async fn list_callers(
             .iter()
             .map(|(unit, caller)| view.entry(*unit, caller));
         let callers = entries.collect::<Result<_, _>>().map_err(unreadable)?;
-        Ok(Json(Callers { callers }))
+        Ok(Json(view.answer(callers)))
     })
     .await
 }
@@ -135,7 +143,7 @@ pub(super) async fn get_caller(
                 callers.push(view.entry(unit, &caller).map_err(unreadable)?);
             }
         }
-        Ok(Json(Callers { callers }))
+        Ok(Json(view.answer(callers)))
     })
     .await
 }
@@ -181,12 +189,21 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(super) fn of(app: &'a App) -> Self {
-        let (rules, generation) = app.rules.generation();
+        let InForce {
+            rules, generation, ..
+        } = app.rules.in_force();
         Self {
             app,
             rules,
             now: app.clock.pair(),
             generation,
+        }
+    }
+
+    fn answer(&self, callers: Vec<CallerEntry>) -> Callers {
+        Callers {
+            callers,
+            mode: self.app.rules.mode().word().to_owned(),
         }
     }
 
@@ -250,14 +267,19 @@ impl<'a> View<'a> {
 
     fn entry(&self, unit: IpNet, caller: &Caller) -> Result<CallerEntry, dataplane::Error> {
         let allowed = self.app.lists.allowed_inside(unit);
-        let state = if allowed.iter().any(|allowed| allowed.contains(&unit)) {
-            CallerState::Allowed
-        } else if !self.bans(unit)?.is_empty() {
-            CallerState::Banned
-        } else if self.counts(unit, caller)?.iter().any(Count::is_full) {
-            CallerState::OverThreshold
+        let bans = self.bans(unit)?;
+        let counts = self.counts(unit, caller)?;
+        let full = counts.iter().find(|count| count.is_full());
+        let (state, rule) = if allowed.iter().any(|allowed| allowed.contains(&unit)) {
+            (CallerState::Allowed, None)
+        } else if let Some((prefix, _)) = bans.first() {
+            let known = self.app.lists.covering(unit.addr()).bans;
+            let ban = known.into_iter().find(|ban| ban.prefix == *prefix);
+            (CallerState::Banned, ban.map(|ban| ban.rule))
+        } else if let Some(count) = full {
+            (CallerState::OverThreshold, Some(count.rule.name.clone()))
         } else {
-            CallerState::Counted
+            (CallerState::Counted, None)
         };
         let ban = self.app.dataplane.ban_of(unit)?;
         Ok(CallerEntry {
@@ -267,6 +289,7 @@ impl<'a> View<'a> {
             packets: caller.packets,
             bytes: caller.bytes,
             dropped: caller.dropped + ban.map_or(0, |ban| ban.packets),
+            rule,
             first_seen: self.now.utc_of_past(caller.first_seen),
             last_seen: self.now.utc_of_past(caller.last_seen),
             state,

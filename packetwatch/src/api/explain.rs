@@ -73,6 +73,14 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// `enforce` or `observe`.
     pub mode: String,
+    /// Every packet passes until then, whatever the verdict.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub bypass_until: Option<OffsetDateTime>,
     /// What decides; empty for what passes because nothing stands against it.
     pub because: Vec<Because>,
     /// What stands as well and does not decide, such as a deny entry under an allow entry.
@@ -97,7 +105,7 @@ pub(super) async fn explain(
     blocking(move || judge(&app, address).map(Json)).await
 }
 
-fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
+pub(super) fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
     let view = View::of(app);
     let now = view.now.monotonic_ns;
     let single = IpNet::from(address);
@@ -156,6 +164,7 @@ fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> {
         address,
         verdict,
         mode: app.rules.mode().word().to_owned(),
+        bypass_until: app.bypass_until(),
         because,
         overruled,
         rules,

@@ -8,6 +8,7 @@
 
 mod access;
 mod auth;
+mod backup;
 mod bans;
 mod caller;
 mod callers;
@@ -17,8 +18,10 @@ mod explain;
 mod extract;
 mod listen;
 mod lists;
+mod mode;
 mod page;
 mod peer;
+mod pending;
 mod problem;
 mod refusals;
 mod rules;
@@ -29,6 +32,7 @@ mod tls;
 mod tokens;
 mod upload;
 pub(crate) mod windows;
+mod would_drop;
 
 use std::{sync::Arc, time::Instant};
 
@@ -45,24 +49,31 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use backup::RestoreAnswer;
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
 pub use listen::{BindError, Listeners};
-pub use lists::{Change, EntryBody, ListEntry, ListPage, ListedBody, WrittenEntry, time_to_live};
+pub use lists::{
+    Change, EntryBody, ListEntry, ListPage, ListedBody, Removed, WrittenEntry, time_to_live,
+};
+pub use mode::{Bypass, ModeState, NewBypass, NewMode, time_to_bypass};
 pub use page::MAX_LIMIT;
+pub use pending::{PendingChange, PendingChanges};
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::serve;
 pub use status::{
-    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts, Probe, Status,
+    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, Observed, ObservedReason,
+    ObservedRule, PacketCounts, Probe, Status,
 };
 pub use tls::{Certificate, TlsError};
 pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};
+pub use would_drop::{Peers, WouldDrop};
 
 use crate::{
     clock::Clock,
-    daemon::{Readiness, RulesControl},
+    daemon::{Readiness, RulesControl, Trials},
     dataplane::Dataplane,
     log::LogHandle,
     metrics::Counters,
@@ -72,6 +83,7 @@ use access::Access;
 use auth::Gate;
 use events::Streams;
 use upload::Uploads;
+use would_drop::Asker;
 
 /// From the request's head to the answer's, its body included; event streams have no limit.
 const REQUEST_TIME: std::time::Duration = std::time::Duration::from_secs(120);
@@ -83,6 +95,9 @@ pub struct App {
     pub dataplane: Dataplane,
     /// The rules and the mode in force.
     pub rules: Arc<RulesControl>,
+    /// The change that waits to be confirmed.
+    pub trials: Trials,
+    pub peers: Peers,
     pub readiness: Readiness,
     pub tokens: Tokens,
     pub log: LogHandle,
@@ -93,6 +108,13 @@ pub struct App {
     pub version: &'static str,
     /// The commit that this was built from.
     pub git: &'static str,
+}
+
+impl App {
+    /// Until when every packet passes, if there is a bypass.
+    fn bypass_until(&self) -> Option<time::OffsetDateTime> {
+        self.clock.utc_of(self.rules.bypass_until()?)
+    }
 }
 
 #[derive(OpenApi)]
@@ -113,6 +135,8 @@ pub struct App {
         (name = "bans", description = "What the rules set."),
         (name = "callers", description = "Who calls, and how that is judged."),
         (name = "rules", description = "What leads to a ban."),
+        (name = "pending", description = "A change that is taken back unless it is confirmed."),
+        (name = "backup", description = "Everything that people and rules have made, and back."),
         (name = "events", description = "The log as it is written."),
         (name = "status", description = "The daemon itself."),
         (name = "tokens", description = "Who may ask for what over TCP."),
@@ -153,6 +177,13 @@ fn answering() -> OpenApiRouter<App> {
             rules::put_rules,
             rules::reset_rules
         ))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::restore))
+        .routes(routes!(pending::list_pending))
+        .routes(routes!(pending::confirm_pending))
+        .routes(routes!(pending::roll_back_pending))
+        .routes(routes!(mode::get_mode, mode::put_mode, mode::reset_mode))
+        .routes(routes!(mode::begin_bypass, mode::end_bypass))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))

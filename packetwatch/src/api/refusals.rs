@@ -72,7 +72,21 @@ refusals! {
     /// Of calls on a list.
     Protected {
         409: "it is protected: a deny of exactly that takes force, and its allow entry cannot be \
-              removed",
+              removed; or another change waits to be confirmed, which detail names",
+    }
+    /// Of calls that change what may be on trial.
+    InTheWay {
+        409: "another change waits to be confirmed; detail names it",
+    }
+    /// Of calls that change the rules.
+    TooManyLengths {
+        409: "bans of too many different prefix lengths would stand; or another change waits to be \
+              confirmed; detail says which",
+    }
+    /// Of calls on a change on trial.
+    NotPending {
+        404: "no change of this id waits to be confirmed",
+        409: "the change cannot be settled; detail says why",
     }
 }
 

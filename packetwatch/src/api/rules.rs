@@ -5,13 +5,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, blocking,
+    App, Asker, PendingChange, WouldDrop, blocking,
     extract::{Body, NoParams, Params, place_of},
+    pending::{ConfirmParams, in_the_way},
     problem::{Fault, Problem},
-    refusals::{BadBody, BadParameter, Failed, Gated, Slow},
+    refusals::{BadBody, BadParameter, Failed, Gated, NotWritten, Slow, TooManyLengths},
+    would_drop::beyond,
 };
 use crate::{
     daemon::RulesError,
+    pending::Object,
     rules::{Rule, RuleErrors, RuleSet, RuleText},
 };
 
@@ -22,6 +25,12 @@ pub struct Rules {
     pub rules: Vec<RuleText>,
     /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
+    /// The change of the rules that waits to be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
+    /// Callers that exceed a rule of this change already; at most 100, peers first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_drop: Vec<WouldDrop>,
 }
 
 /// The rules that shall be in force.
@@ -34,6 +43,12 @@ pub struct NewRules {
     /// Taken and ignored, so that what `GET` answers can be sent back.
     #[serde(default, skip_serializing)]
     pub rules_from: Option<String>,
+    /// The same.
+    #[serde(default, skip_serializing)]
+    pub pending: Option<serde_json::Value>,
+    /// The same.
+    #[serde(default, skip_serializing)]
+    pub would_drop: Option<serde_json::Value>,
 }
 
 impl NewRules {
@@ -99,14 +114,24 @@ fn faults_of(errors: RuleErrors) -> Vec<Fault> {
 
 fn current(app: &App) -> Rules {
     let (rules, from) = app.rules.current();
+    let pending = app.rules.pending();
+    let pending = pending.filter(|pending| pending.object() == Object::Rules);
     Rules {
         rules: rules.iter().cloned().map(RuleText::from).collect(),
         rules_from: from.to_string(),
+        pending: pending.map(PendingChange::from),
+        would_drop: Vec::new(),
     }
 }
 
-fn refusal(error: RulesError, what: &'static str) -> Problem {
+pub(super) fn refusal(error: RulesError, what: &'static str) -> Problem {
     match error {
+        RulesError::InTheWay(error) => in_the_way(&error),
+        RulesError::Io { .. } => {
+            let detail = format!("{error}; see to the state directory's disk and try again");
+            tracing::error!(error.message = %detail, "API: cannot {what}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
         RulesError::Invalid(errors) => refused(faults_of(errors)),
         RulesError::TooManyLengths { .. } => {
             Problem::new(StatusCode::CONFLICT, error.to_string()).about("rules")
@@ -126,39 +151,48 @@ pub(super) async fn get_rules(
 }
 
 /// Put these rules in the place of the configuration's, until they are reset.
-#[utoipa::path(put, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])), request_body = NewRules, responses(
+#[utoipa::path(put, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])),
+    params(ConfirmParams), request_body = NewRules, responses(
     (status = 200, description = "the rules in force", body = Rules),
-    (status = 409, description = "bans of too many different prefix lengths would stand",
-        body = Problem, content_type = "application/problem+json"),
-    BadBody, Gated, Failed, Slow,
+    BadBody, TooManyLengths, NotWritten, Gated, Failed, Slow,
 ))]
 pub(super) async fn put_rules(
     State(app): State<App>,
-    Params(NoParams {}): Params<NoParams>,
+    asker: Asker,
+    Params(ConfirmParams { confirm }): Params<ConfirmParams>,
     Body(body): Body<NewRules>,
 ) -> Result<Json<Rules>, Problem> {
     let rules = body.checked()?;
     blocking(move || {
-        let put = app.rules.put(rules);
+        let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        // Before the change, which voids what is counted.
+        let would_drop = match RuleSet::validate(rules.clone()) {
+            Ok(rules) => beyond(&app, &rules, asker)?,
+            Err(_) => Vec::new(),
+        };
+        let put = app.rules.put(rules, confirm);
         put.map_err(|error| refusal(error, "set the rules"))?;
-        Ok(Json(current(&app)))
+        Ok(Json(Rules {
+            would_drop,
+            ..current(&app)
+        }))
     })
     .await
 }
 
 /// Return to the configuration's rules.
-#[utoipa::path(delete, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])), responses(
+#[utoipa::path(delete, path = "/v1/rules", tag = "rules", security(("token" = ["admin"])),
+    params(ConfirmParams), responses(
     (status = 200, description = "the rules now in force", body = Rules),
-    (status = 409, description = "bans of too many different prefix lengths would stand",
-        body = Problem, content_type = "application/problem+json"),
-    BadParameter, Gated, Failed, Slow,
+    BadParameter, TooManyLengths, NotWritten, Gated, Failed, Slow,
 ))]
 pub(super) async fn reset_rules(
     State(app): State<App>,
-    Params(NoParams {}): Params<NoParams>,
+    Params(ConfirmParams { confirm }): Params<ConfirmParams>,
 ) -> Result<Json<Rules>, Problem> {
     blocking(move || {
-        let reset = app.rules.reset();
+        let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        let reset = app.rules.reset(confirm);
         reset.map_err(|error| refusal(error, "reset the rules"))?;
         Ok(Json(current(&app)))
     })
@@ -181,6 +215,8 @@ mod tests {
         let answer = Rules {
             rules: rules.iter().cloned().map(RuleText::from).collect(),
             rules_from: "default".to_owned(),
+            pending: None,
+            would_drop: Vec::new(),
         };
         let read = checked(serde_json::to_value(answer).unwrap()).unwrap();
         assert_eq!(RuleSet::validate(read), Ok(rules));

@@ -1,6 +1,6 @@
 //! `/v1/status`, and what machines ask for: health, metrics, the description of the API.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use axum::{
     Json,
@@ -10,28 +10,46 @@ use axum::{
 };
 use packetwatch_abi::Action;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    App, blocking,
+    App, PendingChange, blocking,
     callers::unreadable,
     extract::{NoParams, Params},
     problem::Problem,
     refusals::{BadParameter, Failed, Gated, Slow},
 };
-use crate::{config::Word as _, dataplane::Outcome, metrics};
+use crate::{
+    config::{Mode, Word as _},
+    dataplane::Outcome,
+    metrics,
+};
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub version: String,
     /// `enforce`, or `observe`: nothing is dropped.
     pub mode: String,
+    /// `built-in`, `api`, the path of the file, or the variable or flag that says so.
+    #[serde(default)]
+    pub mode_from: String,
+    /// Every packet passes until then.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub bypass_until: Option<OffsetDateTime>,
+    /// The change that is taken back unless it is confirmed.
+    #[serde(default)]
+    pub pending: Option<PendingChange>,
     pub uptime_seconds: u64,
     /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
     pub interfaces: Vec<InterfaceStatus>,
     pub lists: ListCounts,
     pub packets: PacketCounts,
+    /// What would have been dropped, where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
     #[serde(default)]
     pub counting: Counting,
     pub memory: Memory,
@@ -82,6 +100,31 @@ pub struct PacketCounts {
     pub dropped: u64,
     /// Of those passed: what would have been dropped but for observe mode.
     pub observed: u64,
+}
+
+/// What would have been dropped but for observe mode or a bypass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Observed {
+    /// Since the filter was attached: `deny`, `ban` and the other reasons of a drop.
+    pub by_reason: Vec<ObservedReason>,
+    /// Of the bans in force.
+    pub by_rule: Vec<ObservedRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObservedReason {
+    #[schema(example = "deny")]
+    pub reason: String,
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ObservedRule {
+    pub rule: String,
+    /// Prefixes that it has banned.
+    pub bans: usize,
+    /// Packets of theirs since.
+    pub packets: u64,
 }
 
 /// Which sources the rules see.
@@ -167,9 +210,14 @@ fn read(app: &App) -> Result<Status, Problem> {
         bytes: used.bytes,
     });
     let maps: Vec<MapStatus> = maps.collect();
+    let (mode, mode_by) = app.rules.mode_by();
+    let outcomes = app.dataplane.outcomes().map_err(unreadable)?;
     Ok(Status {
         version: app.version.to_owned(),
-        mode: app.rules.mode().word().to_owned(),
+        mode: mode.word().to_owned(),
+        mode_from: mode_by.to_string(),
+        bypass_until: app.bypass_until(),
+        pending: app.trials.pending().map(PendingChange::from),
         uptime_seconds: app.started.elapsed().as_secs(),
         rules_from: app.rules.current().1.to_string(),
         interfaces: interfaces.collect(),
@@ -178,7 +226,8 @@ fn read(app: &App) -> Result<Status, Problem> {
             deny: counts.deny.total(),
             bans: counts.bans.total(),
         },
-        packets: packets(&app.dataplane.outcomes().map_err(unreadable)?),
+        packets: packets(&outcomes),
+        observed: observed(app, &outcomes)?,
         counting: counting(app)?,
         memory: Memory {
             resident_bytes: resident_bytes(),
@@ -198,6 +247,39 @@ fn counting(app: &App) -> Result<Counting, Problem> {
         not_admitted: counts.not_admitted(),
         evicted: app.counters.all_evicted(),
     })
+}
+
+/// Read where nothing is dropped, and not otherwise: it asks the kernel of each ban.
+fn observed(app: &App, outcomes: &[Outcome]) -> Result<Option<Observed>, Problem> {
+    if app.rules.mode() == Mode::Enforce && app.rules.bypass_until().is_none() {
+        return Ok(None);
+    }
+    let by_rule = app.lists.bans_by_rule().map_err(unreadable)?.into_iter();
+    let by_rule = by_rule.map(|(rule, (bans, packets))| ObservedRule {
+        rule,
+        bans,
+        packets,
+    });
+    Ok(Some(Observed {
+        by_reason: by_reason(outcomes),
+        by_rule: by_rule.collect(),
+    }))
+}
+
+fn by_reason(outcomes: &[Outcome]) -> Vec<ObservedReason> {
+    let mut packets = BTreeMap::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.observed) {
+        if outcome.reason.action() == Action::Drop && outcome.tally.packets > 0 {
+            *packets.entry(outcome.reason.as_str()).or_default() += outcome.tally.packets;
+        }
+    }
+    let packets = packets.into_iter();
+    packets
+        .map(|(reason, packets)| ObservedReason {
+            reason: reason.to_owned(),
+            packets,
+        })
+        .collect()
 }
 
 fn packets(outcomes: &[Outcome]) -> PacketCounts {
@@ -297,6 +379,11 @@ mod tests {
             observed: 8,
         };
         assert_eq!(packets(&outcomes), expected);
+        let deny = ObservedReason {
+            reason: "deny".to_owned(),
+            packets: 8,
+        };
+        assert_eq!(by_reason(&outcomes), [deny]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ use super::problem::Problem;
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 /// Bodies of whole lists: some three million prefixes.
 pub(super) const LIST_BODY: usize = 64 * 1024 * 1024;
+/// Bodies of backups: all the room there is, some five million prefixes of IPv4.
+pub(super) const BACKUP_BODY: usize = ROOM;
 /// Bytes of all list bodies together.
 const ROOM: usize = 2 * LIST_BODY;
 /// List bodies that are made entries of at a time, which takes several times their size.

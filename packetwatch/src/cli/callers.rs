@@ -4,7 +4,7 @@ use super::{
     Asking,
     output::{Format, size, table, when},
 };
-use crate::api::{CallerEntry, CallerState, Callers, MAX_LIMIT, Sort};
+use crate::api::{CallerState, Callers, MAX_LIMIT, Sort};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CallersArgs {
@@ -33,7 +33,7 @@ pub(super) async fn run(args: CallersArgs) -> anyhow::Result<()> {
             .callers
             .iter()
             .try_for_each(|caller| out.json(caller))?,
-        Format::Table => match caller_table(&answer.callers) {
+        Format::Table => match caller_table(&answer) {
             Some(table) => out.line(&table)?,
             None => eprintln!("nobody has called yet"),
         },
@@ -41,14 +41,18 @@ pub(super) async fn run(args: CallersArgs) -> anyhow::Result<()> {
     out.flush()
 }
 
-fn caller_table(callers: &[CallerEntry]) -> Option<String> {
+fn caller_table(Callers { callers, mode }: &Callers) -> Option<String> {
+    let dropped = match mode.as_str() {
+        "observe" => "WOULD DROP",
+        _ => "DROPPED",
+    };
     let heads = [
         "PREFIX",
         "CALLS",
         "PORTS",
         "PACKETS",
         "BYTES",
-        "DROPPED",
+        dropped,
         "LAST SEEN",
         "STATE",
     ];
@@ -59,6 +63,7 @@ fn caller_table(callers: &[CallerEntry]) -> Option<String> {
             CallerState::Banned => "banned",
             CallerState::Allowed => "allowed",
         };
+        let rule = caller.rule.as_ref().map(|rule| format!(" ({rule})"));
         vec![
             caller.prefix.to_string(),
             caller.connections.to_string(),
@@ -67,7 +72,7 @@ fn caller_table(callers: &[CallerEntry]) -> Option<String> {
             size(caller.bytes),
             caller.dropped.to_string(),
             when(caller.last_seen),
-            state.to_owned(),
+            format!("{state}{}", rule.unwrap_or_default()),
         ]
     });
     table(&heads, rows)

@@ -32,17 +32,22 @@ fn sentences(told: &Explanation) -> Vec<String> {
         address,
         verdict,
         mode,
+        bypass_until,
         because,
         overruled,
         rules,
     } = told;
     let observing = mode == "observe";
-    let mut lines = vec![match (verdict, observing) {
-        (Verdict::Pass, _) => format!("A call from {address} passes."),
-        (Verdict::Drop, false) => format!("A call from {address} is dropped."),
-        (Verdict::Drop, true) => format!(
+    let mut lines = vec![match (verdict, observing, bypass_until) {
+        (Verdict::Pass, ..) => format!("A call from {address} passes."),
+        (Verdict::Drop, true, _) => format!(
             "A call from {address} would be dropped. It passes, since the daemon only observes."
         ),
+        (Verdict::Drop, false, Some(until)) => format!(
+            "A call from {address} would be dropped. It passes, as every packet does until {}.",
+            when(*until)
+        ),
+        (Verdict::Drop, false, None) => format!("A call from {address} is dropped."),
     }];
     if because.is_empty() {
         lines.push("Nothing stands against it.".to_owned());
@@ -120,6 +125,7 @@ mod tests {
             address: "198.51.100.7".parse().unwrap(),
             verdict,
             mode: mode.to_owned(),
+            bypass_until: None,
             because,
             overruled: Vec::new(),
             rules: Vec::new(),

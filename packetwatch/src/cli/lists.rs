@@ -13,8 +13,11 @@ use super::{
     Asking,
     client::{Client, path_of},
     output::{Format, Out, number, table, until, when},
+    trials::{ConfirmArgs, tell},
 };
-use crate::api::{Change, EntryBody, ListEntry, ListPage, MAX_LIMIT, WrittenEntry, time_to_live};
+use crate::api::{
+    Change, EntryBody, ListEntry, ListPage, MAX_LIMIT, Removed, WrittenEntry, time_to_live,
+};
 
 /// As much as the daemon takes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -42,11 +45,15 @@ enum ListCommand {
         /// Even if the address is protected; only a deny is ever refused for that
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
     /// Remove a prefix
     Remove {
         /// The prefix as it was added
         prefix: String,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
     /// Show the list
     List(Selection),
@@ -60,6 +67,8 @@ enum ListCommand {
         /// Leave bad lines out instead of refusing the file
         #[arg(long)]
         partial: bool,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
 }
 
@@ -86,14 +95,23 @@ pub(super) async fn run(list: &'static str, args: ListArgs) -> anyhow::Result<()
             ttl,
             reason,
             force,
+            confirm,
         } => {
             let body = EntryBody { reason, ttl };
-            add(&client, &mut out, list, &prefix, &body, force).await?;
+            let mut path = path_of(&format!("/v1/{list}"), &prefix);
+            if force && list == "deny" {
+                path.push_str("?force=true");
+            }
+            add(&client, &mut out, list, &confirm.on(&path), &body).await?;
         }
-        ListCommand::Remove { prefix } => {
-            client
-                .delete(&path_of(&format!("/v1/{list}"), &prefix))
-                .await?;
+        ListCommand::Remove { prefix, confirm } => {
+            let path = confirm.on(&path_of(&format!("/v1/{list}"), &prefix));
+            if confirm.is_asked() {
+                let removed: Removed = client.ask(Method::DELETE, &path).await?;
+                tell(&removed.would_drop, Some(&removed.pending));
+            } else {
+                client.delete(&path).await?;
+            }
             eprintln!("removed {prefix} from the {list} list");
         }
         ListCommand::List(selection) => show(&client, &mut out, list, &selection).await?,
@@ -101,9 +119,11 @@ pub(super) async fn run(list: &'static str, args: ListArgs) -> anyhow::Result<()
             file,
             replace,
             partial,
+            confirm,
         } => {
             let method = if replace { Method::PUT } else { Method::POST };
-            load(&client, &mut out, list, method, &file, partial).await?;
+            let path = format!("/v1/{list}{}", if partial { "?partial=true" } else { "" });
+            load(&client, &mut out, list, method, &file, &confirm.on(&path)).await?;
         }
     }
     out.flush()
@@ -113,15 +133,11 @@ async fn add(
     client: &Client,
     out: &mut Out,
     list: &str,
-    prefix: &str,
+    path: &str,
     body: &EntryBody,
-    force: bool,
 ) -> anyhow::Result<()> {
-    let mut path = path_of(&format!("/v1/{list}"), prefix);
-    if force && list == "deny" {
-        path.push_str("?force=true");
-    }
-    let entry: WrittenEntry = client.send(Method::PUT, &path, body).await?;
+    let entry: WrittenEntry = client.send(Method::PUT, path, body).await?;
+    tell(&entry.would_drop, entry.pending.as_ref());
     if let Some(note) = &entry.note {
         eprintln!("{note}");
     }
@@ -194,7 +210,7 @@ async fn load(
     list: &str,
     method: Method,
     file: &Path,
-    partial: bool,
+    path: &str,
 ) -> anyhow::Result<()> {
     let body = read(file)?;
     // As of a pipe whose first command failed.
@@ -202,12 +218,12 @@ async fn load(
     if nothing && method == Method::PUT && file == Path::new("-") {
         bail!("nothing came from stdin: to empty the {list} list, load an empty file by its name");
     }
-    let path = format!("/v1/{list}{}", if partial { "?partial=true" } else { "" });
     let media = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[' | b'{') => "application/json",
         _ => "text/plain",
     };
-    let change: Change = client.send_text(method, &path, body, media).await?;
+    let change: Change = client.send_text(method, path, body, media).await?;
+    tell(&change.would_drop, change.pending.as_ref());
     if let Some(note) = &change.note {
         eprintln!("{note}");
     }

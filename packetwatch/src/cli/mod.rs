@@ -3,6 +3,7 @@
 //! `run` and `detach` are done by whoever hands in [`Handlers`]; every other command asks the
 //! daemon over its socket (`client`) and prints what it answers (`output`).
 
+mod backup;
 mod bans;
 mod callers;
 mod client;
@@ -12,12 +13,14 @@ mod events;
 mod explain;
 mod generate;
 mod lists;
+mod mode;
 mod output;
 mod rules;
 mod secret;
 mod status;
 mod tls;
 mod token;
+mod trials;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -59,6 +62,23 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// What leads to a ban
     Rules(rules::RulesArgs),
+    /// Show or change whether verdicts are carried out
+    Mode(mode::ModeArgs),
+    /// Pass every packet for a time, whatever lists, bans and rules say
+    ///
+    /// It ends by itself, also when the daemon dies, and outlives a restart. Rules ban nobody
+    /// meanwhile.
+    Bypass(mode::BypassArgs),
+    /// Show the change that waits to be confirmed
+    Pending(Asking),
+    /// Keep a change that was made with --confirm
+    Confirm(trials::WhichArgs),
+    /// Take a change that was made with --confirm back now
+    Rollback(trials::WhichArgs),
+    /// Write lists, bans, and the rules and the mode that were set, as JSON lines; never tokens
+    Backup(backup::BackupArgs),
+    /// Put everything back as a backup has it, all or nothing
+    Restore(backup::RestoreArgs),
     /// Print recent events, and with --follow those that happen then
     ///
     /// The daemon keeps the last 1000 since it started, and 1 MiB of them. With --output table an
@@ -172,6 +192,13 @@ fn dispatch(command: Command, handlers: &Handlers) -> anyhow::Result<()> {
         Command::Explain(args) => asked(explain::run(args)),
         Command::Rules(args) => asked(rules::run(args)),
         Command::Token(args) => asked(token::run(args)),
+        Command::Backup(args) => asked(backup::backup(args)),
+        Command::Restore(args) => asked(backup::restore(args)),
+        Command::Mode(args) => asked(mode::run(args)),
+        Command::Bypass(args) => asked(mode::bypass(args)),
+        Command::Pending(asking) => asked(trials::list(asking)),
+        Command::Confirm(args) => asked(trials::confirm(args)),
+        Command::Rollback(args) => asked(trials::roll_back(args)),
         Command::Events(args) => asked(events::run(args)),
         Command::Doctor(asking) => asked(doctor::run(asking)),
     }

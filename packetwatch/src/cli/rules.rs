@@ -12,6 +12,7 @@ use reqwest::Method;
 use super::{
     Asking,
     output::{Format, Out, table},
+    trials::{ConfirmArgs, tell},
 };
 use crate::{
     api::{NewRules, Rules},
@@ -38,9 +39,11 @@ enum RulesCommand {
         /// TOML of `[[rules]]`, as in the configuration, or what `rules show --output json` prints;
         /// - for stdin
         file: PathBuf,
+        #[command(flatten)]
+        confirm: ConfirmArgs,
     },
     /// Return to the configuration's rules
-    Reset,
+    Reset(ConfirmArgs),
 }
 
 pub(super) async fn run(args: RulesArgs) -> anyhow::Result<()> {
@@ -48,9 +51,13 @@ pub(super) async fn run(args: RulesArgs) -> anyhow::Result<()> {
     let path = "/v1/rules";
     let rules: Rules = match args.command.unwrap_or(RulesCommand::Show) {
         RulesCommand::Show => client.get(path).await?,
-        RulesCommand::Set { file } => client.send(Method::PUT, path, &read(&file)?).await?,
-        RulesCommand::Reset => client.ask(Method::DELETE, path).await?,
+        RulesCommand::Set { file, confirm } => {
+            let rules = read(&file)?;
+            client.send(Method::PUT, &confirm.on(path), &rules).await?
+        }
+        RulesCommand::Reset(confirm) => client.ask(Method::DELETE, &confirm.on(path)).await?,
     };
+    tell(&rules.would_drop, rules.pending.as_ref());
     show(&mut out, &rules)?;
     out.flush()
 }
@@ -130,6 +137,8 @@ fn parse(text: &str) -> anyhow::Result<NewRules> {
     Ok(NewRules {
         rules: rules.map(serde_json::to_value).collect::<Result<_, _>>()?,
         rules_from: None,
+        pending: None,
+        would_drop: None,
     })
 }
 
@@ -145,6 +154,8 @@ mod tests {
         let shown = Rules {
             rules: texts,
             rules_from: "default".to_owned(),
+            pending: None,
+            would_drop: Vec::new(),
         };
         let json = parse(&serde_json::to_string(&shown).unwrap()).unwrap();
         assert_eq!(toml.rules, json.rules);

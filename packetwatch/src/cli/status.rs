@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     Asking,
-    output::{Format, size},
+    output::{Format, size, when},
 };
-use crate::api::Status;
+use crate::api::{Observed, ObservedReason, ObservedRule, PendingChange, Status};
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
@@ -22,11 +22,15 @@ fn lines(status: &Status) -> Vec<String> {
     let Status {
         version,
         mode,
+        mode_from: _,
+        bypass_until,
+        pending,
         uptime_seconds,
         rules_from,
         interfaces,
         lists,
         packets,
+        observed,
         counting,
         memory,
     } = status;
@@ -42,6 +46,19 @@ fn lines(status: &Status) -> Vec<String> {
         format!("uptime      {uptime}"),
         format!("rules from  {rules_from}"),
     ];
+    if let Some(until) = bypass_until {
+        let until = when(*until);
+        lines.push(format!("bypass      every packet passes until {until}"));
+    }
+    if let Some(PendingChange {
+        id, object, until, ..
+    }) = pending
+    {
+        lines.push(format!(
+            "pending     {object} changed; taken back at {} unless `packetwatch confirm {id}`",
+            when(*until)
+        ));
+    }
     lines.extend(interfaces.iter().map(|interface| {
         let name = &interface.name;
         let formerly = match &interface.configured_as {
@@ -61,6 +78,7 @@ fn lines(status: &Status) -> Vec<String> {
         "lists       {} allowed, {} denied, {} banned",
         lists.allow, lists.deny, lists.bans
     ));
+    let unenforced = observed.iter().flat_map(would_drop);
     let observed = match packets.observed {
         0 => String::new(),
         n => format!(", {n} of them only because of observe mode"),
@@ -69,6 +87,7 @@ fn lines(status: &Status) -> Vec<String> {
     lines.push(format!(
         "packets     {dropped} dropped, {passed} passed{observed}"
     ));
+    lines.extend(unenforced);
     if counting.flood {
         lines.push(format!(
             "flood       new sources are counted from {} calls on; {} packets were of others",
@@ -96,8 +115,27 @@ fn lines(status: &Status) -> Vec<String> {
     lines
 }
 
+/// What observe mode or a bypass lets pass, by reason and by rule.
+fn would_drop(observed: &Observed) -> Vec<String> {
+    let Observed { by_reason, by_rule } = observed;
+    let reasons = by_reason.iter().map(|ObservedReason { reason, packets }| {
+        format!("would drop  {packets} packets for {reason}")
+    });
+    let rules = by_rule.iter().map(|of| {
+        let ObservedRule {
+            rule,
+            bans,
+            packets,
+        } = of;
+        format!("would drop  {packets} packets of {bans} that the rule {rule} has banned")
+    });
+    reasons.chain(rules).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
     use crate::api::{Counting, InterfaceStatus, ListCounts, MapStatus, Memory, PacketCounts};
 
@@ -112,6 +150,14 @@ mod tests {
         let status = Status {
             version: "1.2.3".to_owned(),
             mode: "observe".to_owned(),
+            mode_from: "api".to_owned(),
+            bypass_until: Some(OffsetDateTime::UNIX_EPOCH),
+            pending: Some(PendingChange {
+                id: "19b".to_owned(),
+                object: "deny".to_owned(),
+                made_at: OffsetDateTime::UNIX_EPOCH,
+                until: OffsetDateTime::UNIX_EPOCH,
+            }),
             uptime_seconds: 61,
             rules_from: "file".to_owned(),
             interfaces: vec![
@@ -148,6 +194,17 @@ mod tests {
                 dropped: 0,
                 observed: 4,
             },
+            observed: Some(Observed {
+                by_reason: vec![ObservedReason {
+                    reason: "ban".to_owned(),
+                    packets: 4,
+                }],
+                by_rule: vec![ObservedRule {
+                    rule: "port-scan".to_owned(),
+                    bans: 1,
+                    packets: 4,
+                }],
+            }),
             counting: Counting {
                 flood: true,
                 admission_threshold: 37,
@@ -165,10 +222,15 @@ mod tests {
             "mode        observe, dropping nothing",
             "uptime      1m 1s",
             "rules from  file",
+            "bypass      every packet passes until 1970-01-01T00:00:00Z",
+            "pending     deny changed; taken back at 1970-01-01T00:00:00Z unless `packetwatch confirm \
+             19b`",
             "interface   wan0 (configured as eth0): attached, native mode, program 7",
             "interface   eth1: missing",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
+            "would drop  4 packets for ban",
+            "would drop  4 packets of 1 that the rule port-scan has banned",
             "flood       new sources are counted from 37 calls on; 5 packets were of others",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",
             "full        bans holds its 2 entries; raise [capacity]",

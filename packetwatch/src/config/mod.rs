@@ -99,7 +99,16 @@ impl Config {
 
     /// Where the rules came from, for `status`: `built-in`, or the file, variable or flag.
     pub fn rules_from(&self) -> String {
-        match self.origin("rules") {
+        self.stated_by("rules")
+    }
+
+    /// The same of the mode.
+    pub fn mode_from(&self) -> String {
+        self.stated_by("mode")
+    }
+
+    fn stated_by(&self, key: &str) -> String {
+        match self.origin(key) {
             Origin::Default | Origin::EmptyVariable(_) => "built-in".to_owned(),
             Origin::File { path, .. } => path.display().to_string(),
             stated => stated.to_string(),

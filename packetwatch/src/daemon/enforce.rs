@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    control::RulesControl,
+    control::{InForce, RulesControl},
     evict::{Candidate, Eviction},
     judged::{Judged, RECENT_NS},
     population::Population,
@@ -22,7 +22,7 @@ use crate::{
     api::windows::Moment,
     clock::Clock,
     dataplane::{self, Dataplane},
-    lists::{BanOrder, BanOutcome, Lists, WriteError},
+    lists::{BanOrder, BanOutcome, List, Lists, WriteError},
     metrics::Counters,
     rules::{
         BanLength, Rule, Trigger,
@@ -90,14 +90,31 @@ impl Enforcer {
         if !self.judged.is_news(offence.unit, at) {
             return;
         }
-        let (rules, generation) = self.rules.generation();
+        let InForce {
+            rules,
+            generation,
+            trial_until,
+            bypassed,
+        } = self.rules.in_force();
+        // Who asked for a bypass wants no more bans when it ends than there were before.
+        if bypassed {
+            return;
+        }
+        // With an allow entry taken away on trial, whom it covered may be banned for the trial.
+        let trial_until = trial_until.or_else(|| self.lists.trial_until(List::Allow));
         for action in decide(offence, &rules, generation, &self.lists) {
             match action {
                 Action::Ban {
                     prefix,
                     offender,
                     rule,
-                } => self.ban(prefix, offender, rule, rules.longest_within()),
+                } => {
+                    let order = BanOrder {
+                        trial_until,
+                        ..ordered(prefix, offender, rule, rules.longest_within())
+                    };
+                    self.ban(order);
+                }
                 Action::CountAnew(unit) => {
                     // The step after, so that the ports that led here are left out too.
                     let since = self.clock.monotonic_ns() + PortSeen::STEP;
@@ -107,23 +124,10 @@ impl Enforcer {
         }
     }
 
-    fn ban(&self, prefix: IpNet, offender: IpAddr, rule: &Rule, longest_within: Duration) {
-        let order = BanOrder {
-            prefix,
-            rule: rule.name.clone(),
-            offender,
-            reason: reason(rule),
-            ban: rule.ban,
-            escalate: rule.escalate,
-            max_ban: match rule.max_ban {
-                BanLength::For(length) => length,
-                BanLength::Forever => Duration::MAX,
-            },
-            // A spent ban tells the program to count anew, for as long as any window reaches back.
-            within: longest_within,
-        };
+    fn ban(&self, order: BanOrder) {
+        let (prefix, rule) = (order.prefix, order.rule.clone());
         match self.lists.ban(order) {
-            Ok(BanOutcome::Banned(_)) => self.counters.ban(&rule.name),
+            Ok(BanOutcome::Banned(_)) => self.counters.ban(&rule),
             Ok(BanOutcome::Already) => {}
             Err(error) => {
                 if let WriteError::Full { list, .. } = error {
@@ -135,7 +139,7 @@ impl Enforcer {
                 if let Some(refused) = self.refusals.note(self.clock.monotonic_ns()) {
                     tracing::error!(
                         packetwatch.prefix = %prefix,
-                        rule.name = %rule.name,
+                        rule.name = %rule,
                         "{refused} bans could not be set since this was last said, {prefix} among \
                          them: {error}"
                     );
@@ -197,7 +201,9 @@ impl Enforcer {
 
     /// Judges offences whose wake-up was lost, and forgets callers that are gone.
     fn read_callers(&self, tidy: bool) {
-        let (rules, generation) = self.rules.generation();
+        let InForce {
+            rules, generation, ..
+        } = self.rules.in_force();
         let now = self.clock.monotonic_ns();
         let window = rules.longest_within();
         let admitted = self.dataplane.admission_counts();
@@ -280,6 +286,25 @@ impl Enforcer {
 /// Whether the caller went beyond a rule since its counting began.
 fn is_pending(caller: &Caller) -> bool {
     caller.since.is_before(caller.offended_at)
+}
+
+/// The ban that a rule sets.
+fn ordered(prefix: IpNet, offender: IpAddr, rule: &Rule, longest_within: Duration) -> BanOrder {
+    BanOrder {
+        prefix,
+        rule: rule.name.clone(),
+        offender,
+        reason: reason(rule),
+        ban: rule.ban,
+        escalate: rule.escalate,
+        max_ban: match rule.max_ban {
+            BanLength::For(length) => length,
+            BanLength::Forever => Duration::MAX,
+        },
+        // A spent ban tells the program to count anew, for as long as any window reaches back.
+        within: longest_within,
+        trial_until: None,
+    }
 }
 
 /// For people: `10 distinct ports within 1m`.

@@ -2,10 +2,10 @@
 //!
 //! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is
 //! the rule loop, `evict` whom its sweep forgets, `flood` the admission threshold; `calls` the call
-//! log; `control` the rules and the mode in force; `interfaces` attaches, `watch` sees to it that it
-//! stays so, and `reconcile` to it that the maps do; `reload` is SIGHUP; `process` is what it asks for
-//! itself; `tasks` misses what ends among them, `service` tells the service manager, and `pulse`
-//! whether the rule loop goes round.
+//! log; `control` the rules and the mode in force, `trials` the change of them or of a list that waits
+//! to be confirmed; `interfaces` attaches, `watch` sees to it that it stays so, and `reconcile` to it
+//! that the maps do; `reload` is SIGHUP; `process` is what it asks for itself; `tasks` misses what ends
+//! among them, `service` tells the service manager, and `pulse` whether the rule loop goes round.
 
 mod before;
 mod calls;
@@ -25,14 +25,16 @@ mod reload;
 mod run;
 mod service;
 mod tasks;
+mod trials;
 mod watch;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-pub use control::{RulesControl, RulesError, RulesFrom};
+pub use control::{BYPASS, InForce, RulesControl, RulesError, SetBy};
 pub use readiness::Readiness;
+pub use trials::{TrialError, Trials};
 
 use before::Before;
 

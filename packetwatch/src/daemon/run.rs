@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Readiness, RulesControl, before::Before, calls::CallLog, enforce::Enforcer, flood::FloodWatch,
     interfaces, judged::Judged, population::Population, pulse::Pulse, reconcile::Reconciler,
-    refusals::Refusals, service::Service, tasks::Tasks, watch::Watch,
+    refusals::Refusals, service::Service, tasks::Tasks, trials::Trials, watch::Watch,
 };
 use crate::{
-    api::{self, App, Listeners},
+    api::{self, App, Listeners, Peers},
     clock::Clock,
     config::{Config, Flags, Sources, Word as _},
     dataplane::Dataplane,
@@ -74,21 +74,21 @@ pub(super) async fn run(
         bans: config.capacity.bans,
     };
     // Everything that judges is in the maps before the first packet is.
-    let lists = Lists::open(&config.state_dir, dataplane.clone(), capacity, clock)?;
+    let lists = Lists::open_or_salvage(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;
     let (protect, settings) = watch::channel(protected(&config, &names));
     let sessions = Sessions::of_host(starting_shell);
     let protector = protector(
         netlink.clone(),
         settings,
-        sessions,
+        sessions.clone(),
         tokens.clone(),
         dataplane.clone(),
     );
     let established = protector.current().await?;
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
-    let rules = Arc::new(RulesControl::new(dataplane.clone(), &config)?);
+    let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
     let listeners = Listeners::bind(&config.api).await?;
     let certificate = listeners.certificate.clone();
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
@@ -155,6 +155,9 @@ pub(super) async fn run(
             counters: counters.clone(),
         };
         tasks.spawn("the reconciler", reconciler.run(shutdown.clone()));
+        let trials = Trials::new(Arc::clone(&rules), lists.clone());
+        let settling = trials.clone().run(shutdown.clone());
+        tasks.spawn("the keeper of changes on trial", settling);
         if let Some(debug) = events.debug {
             let shutdown = shutdown.clone();
             tasks.spawn("the XDP program's log", async move {
@@ -169,6 +172,8 @@ pub(super) async fn run(
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
+            trials,
+            peers: Peers::new(sessions, tokens.clone()),
             readiness: readiness.clone(),
             tokens,
             log,

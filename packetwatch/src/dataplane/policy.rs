@@ -4,9 +4,12 @@ use aya::{
     Ebpf,
     maps::{Array, MapData},
 };
-use packetwatch_abi::Policy;
+use packetwatch_abi::{POLICIES, Policy};
 
 use super::{Dataplane, Error, error::map_error, lock, object::take};
+
+/// Where the second pair begins.
+const PAIR: u32 = POLICIES as u32 / 2;
 
 pub(super) struct Policies {
     slots: Array<MapData, Policy>,
@@ -21,21 +24,25 @@ impl Policies {
             active: take(ebpf, "ACTIVE")?,
             clock: take(ebpf, "CLOCK")?,
         };
-        policies.put(&Policy::idle())?;
+        policies.put(&[Policy::idle(); 2])?;
         Ok(policies)
     }
 
-    fn put(&mut self, policy: &Policy) -> Result<(), Error> {
-        let next = u32::from(self.active()? == 0);
-        self.slots
-            .set(next, policy, 0)
-            .map_err(map_error("POLICY", "write", 2))?;
+    fn put(&mut self, pair: &[Policy; 2]) -> Result<(), Error> {
+        let next = if self.active()? == 0 { PAIR } else { 0 };
+        for (slot, policy) in (next..).zip(pair) {
+            self.slots.set(slot, policy, 0).map_err(map_error(
+                "POLICY",
+                "write",
+                POLICIES as u32,
+            ))?;
+        }
         self.active
             .set(0, next, 0)
             .map_err(map_error("ACTIVE", "write", 1))
     }
 
-    /// Number of the slot in force.
+    /// The first slot of the pair in force.
     fn active(&self) -> Result<u32, Error> {
         self.active
             .get(&0, 0)
@@ -44,20 +51,24 @@ impl Policies {
 }
 
 impl Dataplane {
-    /// Puts a policy in force with a single store: no packet sees half of it.
-    pub fn set_policy(&self, policy: &Policy) -> Result<(), Error> {
-        lock(&self.0.policies).put(policy)
+    /// Puts a policy in force with a single store, and behind it the one that takes its place at
+    /// its end: no packet sees half of either.
+    pub fn set_policies(&self, pair: &[Policy; 2]) -> Result<(), Error> {
+        lock(&self.0.policies).put(pair)
     }
 
-    /// The policy in force; `None` if somebody has switched to one that there is not.
-    pub fn policy(&self) -> Result<Option<Policy>, Error> {
+    /// The pair in force; `None` if somebody has switched to one that there is not.
+    pub fn policies(&self) -> Result<Option<[Policy; 2]>, Error> {
         let policies = lock(&self.0.policies);
         let active = policies.active()?;
-        if active >= policies.slots.len() {
+        if active != 0 && active != PAIR {
             return Ok(None);
         }
-        let policy = policies.slots.get(&active, 0);
-        policy.map(Some).map_err(map_error("POLICY", "read", 2))
+        let policy = |slot| {
+            let policy = policies.slots.get(&slot, 0);
+            policy.map_err(map_error("POLICY", "read", POLICIES as u32))
+        };
+        Ok(Some([policy(active)?, policy(active + 1)?]))
     }
 
     /// The program's time, where [`super::Options::clock_from_map`] asked for it.

@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
+use time::OffsetDateTime;
 
 use super::{
     entry::{BanEntry, BanOrder, BanOutcome, ByFamily},
@@ -16,7 +17,7 @@ use super::{
     maps::Maps,
     offences::Offences,
     prefix_map::PrefixMap,
-    record::BanRecord,
+    record::{BanRecord, OffenceRecord},
 };
 use crate::{clock::Clock, dataplane, rules::BanLength};
 
@@ -34,6 +35,19 @@ impl Held {
     pub(super) fn is_live(&self, now: u64) -> bool {
         !self.spent && now < self.until
     }
+
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+}
+
+/// What a ban of rules on trial is to be if they stay.
+#[derive(Debug)]
+struct Whole {
+    until: u64,
+    expires_at: Option<OffsetDateTime>,
+    repeat: u32,
+    memory: Duration,
 }
 
 #[derive(Debug)]
@@ -44,6 +58,8 @@ pub(super) struct Bans {
     ends: BTreeSet<(u64, IpNet)>,
     /// spent ones by their end, each with the time to remove it
     spent: BTreeMap<(u64, IpNet), u64>,
+    /// bans of rules on trial
+    on_trial: BTreeMap<IpNet, Whole>,
     counts: ByFamily,
     capacity: u32,
     /// rows that the journal does not have as they are here
@@ -57,6 +73,7 @@ impl Bans {
             offences,
             ends: BTreeSet::new(),
             spent: BTreeMap::new(),
+            on_trial: BTreeMap::new(),
             counts: ByFamily::default(),
             capacity,
             unwritten: BTreeSet::new(),
@@ -120,6 +137,16 @@ impl Bans {
             (Some(_), Some(length)) => after(now, length),
             _ => FOREVER,
         };
+        let whole = Whole {
+            until,
+            expires_at,
+            repeat,
+            memory: order.max_ban,
+        };
+        let (until, expires_at) = match order.trial_until {
+            Some(end) if end < until => (end, clock.utc_of(end)),
+            _ => (until, expires_at),
+        };
         maps.ban(prefix, until)?;
         let entry = BanEntry {
             prefix,
@@ -142,11 +169,75 @@ impl Bans {
             within: order.within,
             spent: false,
         });
-        let forgotten = self.offences.remember(prefix, repeat, until, order.max_ban);
-        self.unwritten.extend(forgotten);
+        match order.trial_until {
+            Some(_) => {
+                self.on_trial.insert(prefix, whole);
+            }
+            None => {
+                self.on_trial.remove(&prefix);
+                self.remember(prefix, &whole);
+            }
+        }
         self.unwritten.insert(prefix);
         event::ban(BanEvent::Ban, &entry);
         Ok(BanOutcome::Banned(entry))
+    }
+
+    /// Makes the bans of a trial what they would be without it.
+    ///
+    /// # Errors
+    /// The kernel refuses: those that are left end with the trial.
+    pub(super) fn keep_tried(&mut self, maps: &dyn Maps, now: u64) -> Result<(), dataplane::Error> {
+        while let Some((prefix, whole)) = self.on_trial.pop_first() {
+            self.remember(prefix, &whole);
+            self.unwritten.insert(prefix);
+            if self.live(prefix, now).is_none() {
+                continue;
+            }
+            maps.ban(prefix, whole.until)?;
+            if let Some(mut held) = self.drop_held(prefix) {
+                held.until = whole.until;
+                held.entry.expires_at = whole.expires_at;
+                self.hold(held);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the bans of a trial now; the sweep tells of them.
+    ///
+    /// # Errors
+    /// The kernel refuses: those that are left end with the trial.
+    pub(super) fn end_tried(
+        &mut self,
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<(), dataplane::Error> {
+        while let Some((prefix, _)) = self.on_trial.pop_first() {
+            let now = clock.monotonic_ns();
+            if self.live(prefix, now).is_none() {
+                continue;
+            }
+            maps.ban(prefix, now)?;
+            if let Some(mut held) = self.drop_held(prefix) {
+                held.until = now;
+                held.entry.expires_at = Some(clock.utc());
+                self.hold(held);
+            }
+            self.unwritten.insert(prefix);
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, prefix: IpNet, whole: &Whole) {
+        let Whole {
+            until,
+            repeat,
+            memory,
+            ..
+        } = *whole;
+        let forgotten = self.offences.remember(prefix, repeat, until, memory);
+        self.unwritten.extend(forgotten);
     }
 
     /// What the journal is to hold of a ban that is lifted now.
@@ -171,6 +262,7 @@ impl Bans {
             maps.ban(prefix, now)?;
         }
         self.offences.forget(prefix);
+        self.on_trial.remove(&prefix);
         let Some(mut held) = is_live.then(|| self.drop_held(prefix)).flatten() else {
             return Ok(None);
         };
@@ -181,6 +273,95 @@ impl Bans {
         self.hold(held);
         event::ban(BanEvent::Unban, &entry);
         Ok(Some(entry))
+    }
+
+    /// What the journal is to hold when these take the place of all bans and offences.
+    pub(super) fn replacing(
+        &self,
+        bans: &[(IpNet, BanRecord)],
+        offences: &[(IpNet, OffenceRecord)],
+        clock: Clock,
+        batch: &mut Batch,
+    ) {
+        let now = clock.monotonic_ns();
+        let ended = self.after(None, now).filter_map(|held| {
+            let prefix = held.entry.prefix;
+            Some((prefix, Some(self.lifted(prefix, clock)?)))
+        });
+        batch.bans.extend(ended);
+        let restored = bans.iter();
+        batch
+            .bans
+            .extend(restored.map(|(prefix, record)| (*prefix, Some(record.clone()))));
+        let known = self.offences.records(clock).into_iter();
+        batch
+            .offences
+            .extend(known.map(|(prefix, _)| (prefix, None)));
+        let restored = offences.iter();
+        let restored = restored.map(|(prefix, record)| (*prefix, Some(record.clone())));
+        batch.offences.extend(restored);
+    }
+
+    /// Ends all bans, forgets all offences, and takes these in their place.
+    ///
+    /// # Errors
+    /// The kernel refuses one: the comparison with the kernel tries it again.
+    pub(super) fn replace(
+        &mut self,
+        bans: Vec<(IpNet, BanRecord)>,
+        offences: &[(IpNet, OffenceRecord)],
+        maps: &dyn Maps,
+        clock: Clock,
+    ) -> Result<(), dataplane::Error> {
+        let now = clock.monotonic_ns();
+        let live: Vec<IpNet> = self
+            .after(None, now)
+            .map(|held| held.entry.prefix)
+            .collect();
+        for prefix in live {
+            self.lift(prefix, maps, clock)?;
+        }
+        let known: Vec<IpNet> = self
+            .offences
+            .records(clock)
+            .into_iter()
+            .map(|o| o.0)
+            .collect();
+        known
+            .into_iter()
+            .for_each(|prefix| self.offences.forget(prefix));
+        for (prefix, record) in offences {
+            self.offences.restore(*prefix, record, clock);
+        }
+        for (prefix, record) in bans {
+            let within = record.within;
+            let entry = record.into_entry(prefix);
+            let until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
+            self.make_room(prefix, maps, clock)
+                .map_err(|error| match error {
+                    WriteError::Kernel(error) => error,
+                    // There are no more than there is room for, and all others are spent.
+                    _ => dataplane::Error::Full {
+                        map: "BANS",
+                        capacity: self.capacity,
+                    },
+                })?;
+            maps.ban(prefix, until)?;
+            self.drop_held(prefix);
+            self.hold(Held {
+                entry,
+                until,
+                within,
+                spent: false,
+            });
+            self.unwritten.insert(prefix);
+        }
+        Ok(())
+    }
+
+    /// Everyone whose offences are remembered.
+    pub(super) fn offences(&self, clock: Clock) -> Vec<(IpNet, OffenceRecord)> {
+        self.offences.records(clock)
     }
 
     /// Turns bans that have ended into spent ones and returns them; removes spent ones that no

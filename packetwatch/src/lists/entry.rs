@@ -112,6 +112,9 @@ pub struct BanOrder {
     pub max_ban: Duration,
     /// How far back the windows of the rules reach: so long the ended ban is kept in the kernel.
     pub within: Duration,
+    /// Of rules on trial: the ban lasts no longer than until then, in CLOCK_MONOTONIC nanoseconds,
+    /// and is no offence, unless [`Lists::keep_bans`](super::Lists::keep_bans) comes first.
+    pub trial_until: Option<u64>,
 }
 
 /// What became of a [`BanOrder`].

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::entry::List;
-use crate::dataplane;
+use crate::{dataplane, pending::InTheWay};
 
 /// Why the lists could not be opened. The filter does not start with less than was promised.
 #[derive(Debug, Error)]
@@ -89,6 +89,8 @@ pub enum WriteError {
         "the ttl of {prefix} is {ttl:?}: it must be more than nothing and end before the year 10000"
     )]
     Ttl { prefix: IpNet, ttl: Duration },
+    #[error(transparent)]
+    InTheWay(#[from] InTheWay),
     #[error("{cursor:?} is not a cursor: use the value of \"next\" in the page before")]
     Cursor { cursor: String },
     #[error(

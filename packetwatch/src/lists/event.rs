@@ -6,6 +6,8 @@ use tracing::{Level, event};
 
 use super::{
     entry::{BanEntry, Entry, List},
+    salvage::Salvage,
+    saved::Restored,
     state::Shelf,
 };
 
@@ -94,6 +96,48 @@ pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize)
         packetwatch.before = entries(updated + removed),
         packetwatch.after = entries(added + updated),
         "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"
+    );
+}
+
+/// A start with less than was promised: whoever reads the log is to know what is missing.
+pub(super) fn set_aside(salvage: &Salvage) {
+    let Salvage {
+        aside,
+        cause,
+        kept,
+        lost,
+    } = salvage;
+    let lost = match lost {
+        Some(lost) => format!("{lost} rows could not be read"),
+        None => "nothing of it could be read: restore a backup".to_owned(),
+    };
+    event!(
+        target: TARGET,
+        Level::ERROR,
+        event.action = "journal-set-aside",
+        file.path = %aside.display(),
+        error.message = cause.as_str(),
+        packetwatch.entries = kept,
+        "the journal was damaged and lies at {} now; {kept} entries and bans are kept, {lost}",
+        aside.display()
+    );
+}
+
+/// One line for everything that a backup has put back.
+pub(super) fn restored(restored: &Restored) {
+    let Restored {
+        allow,
+        deny,
+        bans,
+        ended,
+    } = restored;
+    event!(
+        target: TARGET,
+        Level::WARN,
+        event.action = "restored",
+        packetwatch.entries = allow + deny + bans,
+        "restored from a backup: {allow} allowed, {deny} denied, {bans} banned; {ended} have ended \
+         since it was made"
     );
 }
 

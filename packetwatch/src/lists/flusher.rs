@@ -150,6 +150,9 @@ impl Shared {
             self.wake.unwritten();
         }
         if written.is_err() {
+            if batch.trial.is_some() {
+                self.state().trial_is_unwritten = true;
+            }
             for (list, _) in &batch.lists {
                 self.state().mark_list_unwritten(*list);
             }

@@ -21,8 +21,11 @@ use super::{
     entry::List,
     error::{JournalError, OpenError},
     event,
-    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord},
-    tables::{BANS, Contents, LISTS, OFFENCES, REMOVED, load, records, rows_of, unopened},
+    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord},
+    tables::{
+        BANS, Contents, LISTS, OFFENCES, REMOVED, TRIAL, TRIAL_KEY, Unread, load, records, rows_of,
+        unopened,
+    },
 };
 
 /// A list is written whole again when its rows are more than half of its record and these.
@@ -42,6 +45,8 @@ pub(super) struct Batch {
     pub(super) entries: Vec<(List, IpNet, Option<EntryRecord>)>,
     pub(super) bans: Vec<(IpNet, Option<BanRecord>)>,
     pub(super) offences: Vec<(IpNet, Option<OffenceRecord>)>,
+    /// the change on trial, or that there is none
+    pub(super) trial: Option<Option<TrialRecord>>,
 }
 
 impl Batch {
@@ -51,8 +56,10 @@ impl Batch {
             entries,
             bans,
             offences,
+            trial,
         } = self;
-        lists.is_empty() && entries.is_empty() && bans.is_empty() && offences.is_empty()
+        let lists_are_empty = lists.is_empty() && entries.is_empty() && trial.is_none();
+        lists_are_empty && bans.is_empty() && offences.is_empty()
     }
 
     /// Of two rows of one key the later one counts.
@@ -65,6 +72,7 @@ impl Batch {
         self.entries.append(&mut later.entries);
         self.bans.append(&mut later.bans);
         self.offences.append(&mut later.offences);
+        self.trial = later.trial.or(self.trial.take());
     }
 }
 
@@ -135,6 +143,24 @@ impl Journal {
         Ok((journal, contents))
     }
 
+    /// What can be read of a damaged file, and how many rows cannot.
+    ///
+    /// # Errors
+    /// redb's own check of the file fails.
+    pub(super) fn readable(path: &Path) -> Result<(Contents, usize), OpenError> {
+        let opened = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(stored(path).map_err(|error| unopened(path, error))?);
+        let database = opened.map_err(|error| unopened(path, error))?;
+        let mut unread = Unread::Skip(0);
+        let (contents, _) = load(&database, path, &mut unread)?;
+        match unread {
+            Unread::Skip(skipped) => Ok((contents, skipped)),
+            Unread::Refuse => Ok((contents, 0)),
+        }
+    }
+
     /// Makes a file of empty tables. It has another name until it is whole, so that one that a
     /// crash left half made is never taken for a damaged journal.
     fn make(path: &Path) -> Result<(), OpenError> {
@@ -166,7 +192,7 @@ impl Journal {
                 .create_with_backend(storage()?)
         });
         let database = open().map_err(|error| unopened(&path, error))?;
-        let (contents, whole) = load(&database, &path)?;
+        let (contents, whole) = load(&database, &path, &mut Unread::Refuse)?;
         let journal = Self {
             stored: Some(Stored::new(database, &whole)),
             open,
@@ -264,6 +290,16 @@ impl Journal {
             let mut offences = transaction.open_table(OFFENCES)?;
             for (prefix, record) in &batch.offences {
                 write(&mut offences, *prefix, record.as_ref())?;
+            }
+            let mut trials = transaction.open_table(TRIAL)?;
+            match &batch.trial {
+                None => {}
+                Some(None) => {
+                    trials.remove(TRIAL_KEY)?;
+                }
+                Some(Some(trial)) => {
+                    trials.insert(TRIAL_KEY, record::encode(trial).as_slice())?;
+                }
             }
         }
         transaction.commit()?;

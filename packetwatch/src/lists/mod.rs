@@ -22,10 +22,13 @@ mod projection;
 mod reads;
 mod reconcile;
 mod record;
+mod salvage;
+mod saved;
 mod schedule;
 mod state;
 mod sweep;
 mod tables;
+mod trial;
 mod writes;
 
 use std::{
@@ -43,6 +46,9 @@ pub use entry::{
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
+pub use salvage::Salvage;
+pub use saved::{Restored, Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
+pub use writes::Writing;
 
 use crate::clock::Clock;
 pub use crate::dataplane::Differences;
@@ -94,7 +100,8 @@ impl Lists {
     /// Reads the journal in `state_dir`, which is made if need be, and projects it into `maps`.
     ///
     /// # Errors
-    /// [`OpenError`]. A damaged, newer or locked journal is left as it is.
+    /// [`OpenError`]. A damaged, newer or locked journal is left as it is; for a damaged one see
+    /// [`Lists::open_or_salvage`].
     pub fn open(
         state_dir: &Path,
         maps: impl Maps,
@@ -138,8 +145,9 @@ impl Shared {
             entries,
             bans,
             offences,
+            trial,
         } = contents;
-        let state = restore_entries(entries, &*maps, capacity.lists, clock)?;
+        let state = restore_entries(entries, trial, &*maps, capacity.lists, clock)?;
         let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
         Ok(Arc::new(Self {
             maps,
@@ -170,6 +178,7 @@ impl Shared {
 
 fn restore_entries(
     entries: Vec<(List, ipnet::IpNet, record::EntryRecord)>,
+    trial: Option<record::TrialRecord>,
     maps: &dyn Maps,
     capacity: u32,
     clock: Clock,
@@ -206,6 +215,9 @@ fn restore_entries(
     let (_, slots) = state.apply(changes.collect());
     for slot in slots {
         maps.clear_list_hits(slot)?;
+    }
+    if let Some(over) = trial.and_then(|trial| state.restore_trial(trial, clock)) {
+        crate::pending::event::rolled_back(&over, false);
     }
     maps.replace_standings(&Projection::standings(&state, clock.monotonic_ns()))?;
     Ok(state)

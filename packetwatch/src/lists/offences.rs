@@ -117,6 +117,14 @@ impl Offences {
         })
     }
 
+    /// Everyone that is remembered.
+    pub(super) fn records(&self, clock: Clock) -> Vec<(IpNet, OffenceRecord)> {
+        let known = self.by_prefix.keys();
+        known
+            .filter_map(|prefix| Some((*prefix, self.record(*prefix, clock)?)))
+            .collect()
+    }
+
     fn insert(&mut self, prefix: IpNet, offence: Offence) {
         self.forget(prefix);
         self.by_end.insert((offence.ban_until, prefix));

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use packetwatch_abi::Standing;
+use packetwatch_abi::{FOREVER, Standing};
 
 use super::{
     entry::List,
     maps::Maps,
-    state::{Node, State},
+    state::{Listed, Node, Shelf, State},
+    trial::OnTrial,
 };
 use crate::dataplane::{self, Change, Region};
 
@@ -53,7 +54,7 @@ impl Projection {
     /// Every listed prefix with its standing.
     pub(super) fn standings(state: &State, now: u64) -> Standings {
         let mut standings = Vec::with_capacity(state.nodes.len());
-        resolve(state.nodes.iter(), now, &mut standings);
+        resolve(state, state.nodes.iter(), now, &mut standings);
         standings
     }
 
@@ -64,7 +65,7 @@ impl Projection {
         let inside = state.nodes.inside(prefix);
         nodes.extend(inside.filter(|(inside, _)| *inside != prefix));
         let mut standings = Vec::with_capacity(nodes.len());
-        resolve(nodes.into_iter(), now, &mut standings);
+        resolve(state, nodes.into_iter(), now, &mut standings);
         standings
     }
 
@@ -86,39 +87,50 @@ impl Projection {
 
 /// Gives each prefix its standing. The nodes come in order: what covers a prefix before it.
 fn resolve<'a>(
+    state: &State,
     nodes: impl Iterator<Item = (IpNet, &'a Node)>,
     now: u64,
     standings: &mut Standings,
 ) {
-    // What covers the prefix at hand, the widest first.
-    let mut path: Standings = Vec::new();
+    // What covers the prefix at hand, the widest first, each with the end of all denies inside.
+    let mut path: Vec<(IpNet, Standing, u64)> = Vec::new();
     for (prefix, node) in nodes {
         while path
             .last()
-            .is_some_and(|(wider, _)| !wider.contains(&prefix))
+            .is_some_and(|(wider, ..)| !wider.contains(&prefix))
         {
             path.pop();
         }
-        let around = path.last().map_or_else(Standing::default, |(_, s)| *s);
-        let standing = narrowed(around, node, now);
-        path.push((prefix, standing));
+        let around = path.last().map(|(_, standing, end)| (*standing, *end));
+        let (around, mut end) = around.unwrap_or((Standing::default(), FOREVER));
+        let on_trial = state.on_trial(prefix);
+        if let Some(uncovered) = on_trial.and_then(|trial| trial.uncovered(node, now)) {
+            end = end.min(uncovered);
+        }
+        let mut standing = narrowed(around, node, on_trial, now);
+        standing.deny_until = standing.deny_until.min(end);
+        path.push((prefix, standing, end));
         standings.push((prefix, standing));
     }
 }
 
 /// The standing of a prefix inside one with the standing `around`: the latest deadlines, since the
 /// verdict is the same whatever the lengths; the slot of the most specific live entry.
-fn narrowed(around: Standing, node: &Node, now: u64) -> Standing {
+fn narrowed(around: Standing, node: &Node, on_trial: Option<OnTrial>, now: u64) -> Standing {
     let mut standing = around;
+    let until = |shelf, listed: &Listed| {
+        let until = listed.about.until;
+        on_trial.map_or(until, |trial| trial.until(shelf, until))
+    };
     if let Some(allow) = node.shown(List::Allow, now) {
-        standing.allow_until = standing.allow_until.max(allow.about.until);
+        standing.allow_until = standing.allow_until.max(until(Shelf::Allow, allow));
         standing.allow_slot = allow.slot;
     }
     if let Some(protection) = node.protection(now) {
         standing.allow_until = standing.allow_until.max(protection.about.until);
     }
     if let Some(deny) = node.shown(List::Deny, now) {
-        standing.deny_until = standing.deny_until.max(deny.about.until);
+        standing.deny_until = standing.deny_until.max(until(Shelf::Deny, deny));
         standing.deny_slot = deny.slot;
     }
     standing

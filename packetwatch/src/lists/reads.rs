@@ -1,6 +1,9 @@
 //! What is asked of the lists. Nothing here waits for the disk.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use packetwatch_abi::{NO_SLOT, capacity};
@@ -117,6 +120,29 @@ impl Lists {
             })
         };
         paged(rows, &query, |entry| entry.prefix, row)
+    }
+
+    /// The rules whose bans are in force: how many, and the packets that they have dropped, or in
+    /// observe mode would have. A read of the kernel for each ban.
+    ///
+    /// # Errors
+    /// The hits cannot be read.
+    pub fn bans_by_rule(&self) -> Result<BTreeMap<String, (usize, u64)>, dataplane::Error> {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let live: Vec<(IpNet, String)> = {
+            let bans = shared.bans();
+            let live = bans.after(None, now);
+            live.map(|held| (held.entry.prefix, held.entry.rule.clone()))
+                .collect()
+        };
+        let mut by_rule = BTreeMap::<_, (usize, u64)>::new();
+        for (prefix, rule) in live {
+            let packets = shared.maps.ban_of(prefix)?.map_or(0, |ban| ban.packets);
+            let of_rule = by_rule.entry(rule).or_default();
+            *of_rule = (of_rule.0 + 1, of_rule.1 + packets);
+        }
+        Ok(by_rule)
     }
 
     /// Live allow entries, protected ones included, that lie inside a prefix or cover it.

@@ -7,10 +7,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::{OffsetDateTime, serde::rfc3339};
 
-use super::entry::{BanEntry, Source};
+use super::entry::{BanEntry, List, Source};
+use crate::pending::{Object, PendingRecord};
 
 /// Version of the tables and of every record in them.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 
 /// What is known of an entry besides its prefix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +83,27 @@ impl ListRecord {
         let mut prefixes: Vec<IpNet> = prefixes.collect();
         prefixes.sort_unstable();
         prefixes
+    }
+}
+
+/// A change of a list that waits to be confirmed, with what stood before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TrialRecord {
+    #[serde(flatten)]
+    pub(super) pending: PendingRecord,
+    pub(super) former: ListRecord,
+    /// changed prefixes under which nothing stood
+    pub(super) absent: Vec<IpNet>,
+}
+
+impl TrialRecord {
+    /// The list that it is about.
+    pub(super) fn list(&self) -> Option<List> {
+        match self.pending.object {
+            Object::Allow => Some(List::Allow),
+            Object::Deny => Some(List::Deny),
+            Object::Rules | Object::Mode => None,
+        }
     }
 }
 
@@ -207,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_newer_record_is_told_from_a_damaged_one() {
-        let newer = decode::<OffenceRecord>(br#"{"v":3,"tally":{}}"#);
+        let newer = decode::<OffenceRecord>(br#"{"v":4,"tally":{}}"#);
         assert_eq!(newer, Err(Unreadable::Newer(VERSION + 1)));
         let damaged = decode::<OffenceRecord>(br#"{"v":1,"count":"#);
         assert!(matches!(damaged, Err(Unreadable::Damaged(_))));

@@ -14,10 +14,11 @@ use super::{
     journal::Batch,
     prefix_map::{PrefixMap, address},
     record::{AboutRecord, EntryRecord, ListRecord},
+    trial::Trial,
 };
 
 /// Where an entry stands. Protected entries allow, but are derived and not journaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Shelf {
     Allow,
     Deny,
@@ -95,7 +96,7 @@ impl Listed {
         now < self.about.until
     }
 
-    fn draft(&self) -> Draft {
+    pub(super) fn draft(&self) -> Draft {
         Draft {
             about: Arc::clone(&self.about),
             forced: self.forced,
@@ -150,7 +151,7 @@ impl Node {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.allow.is_none() && self.deny.is_none() && self.protected.is_none()
     }
 }
@@ -178,6 +179,10 @@ pub(super) struct State {
     unwritten: BTreeSet<(List, IpNet)>,
     /// lists of which it may have nothing as it is here
     unwritten_lists: BTreeSet<List>,
+    /// a change that waits to be confirmed
+    pub(super) trial: Option<Trial>,
+    /// whether the journal lacks that there is one, or that there is none
+    pub(super) trial_is_unwritten: bool,
 }
 
 impl State {
@@ -191,6 +196,8 @@ impl State {
             ends: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             unwritten_lists: BTreeSet::new(),
+            trial: None,
+            trial_is_unwritten: false,
         }
     }
 
@@ -285,8 +292,11 @@ impl State {
         self.unwritten_lists.insert(list);
     }
 
-    /// Moves the rows that the journal lacks into `batch`.
+    /// Moves what the journal lacks into `batch`.
     pub(super) fn take_unwritten(&mut self, batch: &mut Batch) {
+        if std::mem::take(&mut self.trial_is_unwritten) {
+            batch.trial = Some(self.trial.as_ref().map(Trial::record));
+        }
         for list in std::mem::take(&mut self.unwritten_lists) {
             self.unwritten.retain(|(of, _)| *of != list);
             let entries = self.on(list.into());
@@ -357,7 +367,8 @@ impl State {
     fn take(&mut self, shelf: Shelf, prefix: IpNet) -> Option<Listed> {
         let node = self.nodes.get_mut(prefix)?;
         let former = node.on_mut(shelf).take()?;
-        if node.is_empty() {
+        let is_tried = self.trial.as_ref().is_some_and(|trial| trial.holds(prefix));
+        if node.is_empty() && !is_tried {
             self.nodes.remove(prefix);
         }
         self.ends.remove(&(former.about.until, shelf, prefix));

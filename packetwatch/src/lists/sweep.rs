@@ -38,10 +38,12 @@ impl Lists {
 impl Shared {
     /// The right to write lists, once what has ended is out of them. An entry that is put after the
     /// end of the one before is a new one, with a count of its own, whether or not the sweep was
-    /// there in between.
+    /// there in between. A trial that is over is over for every write.
     pub(super) fn journal_without_ended(&self) -> MutexGuard<'_, Journal> {
         let writer = self.journal();
-        if !self.drop_ended(self.clock.monotonic_ns()).is_empty() {
+        let now = self.clock.monotonic_ns();
+        self.settle_trial(now);
+        if !self.drop_ended(now).is_empty() {
             self.wake.unwritten();
         }
         writer

@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use super::{
     entry::List,
     error::{JournalError, OpenError},
-    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, Unreadable, VERSION},
+    record::{
+        self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord, Unreadable, VERSION,
+    },
 };
 
 /// Keys are prefixes as people write them, values are JSON records.
@@ -23,6 +25,9 @@ pub(super) const DENY: Table = TableDefinition::new("deny");
 pub(super) const LISTS: Table = TableDefinition::new("lists");
 pub(super) const BANS: Table = TableDefinition::new("bans");
 pub(super) const OFFENCES: Table = TableDefinition::new("offences");
+/// The change that waits to be confirmed, if there is one, under [`TRIAL_KEY`].
+pub(super) const TRIAL: Table = TableDefinition::new("trial");
+pub(super) const TRIAL_KEY: &str = "list";
 
 /// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
 pub(super) const REMOVED: &[u8] = b"";
@@ -36,6 +41,7 @@ pub(super) struct Contents {
     pub(super) entries: Vec<(List, IpNet, EntryRecord)>,
     pub(super) bans: Vec<(IpNet, BanRecord)>,
     pub(super) offences: Vec<(IpNet, OffenceRecord)>,
+    pub(super) trial: Option<TrialRecord>,
 }
 
 pub(super) fn rows_of(list: List) -> Table {
@@ -45,10 +51,19 @@ pub(super) fn rows_of(list: List) -> Table {
     }
 }
 
+/// What to do with a row that cannot be read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Refuse,
+    /// so many so far
+    Skip(usize),
+}
+
 /// Makes the tables of a new file, reads those of an old one.
 pub(super) fn load(
     database: &Database,
     path: &Path,
+    unread_rows: &mut Unread,
 ) -> Result<(Contents, Vec<(List, ListRecord)>), OpenError> {
     let failed = |error: redb::Error| unread(path, error);
     let version = prepare(database).map_err(failed)?;
@@ -57,7 +72,9 @@ pub(super) fn load(
     }
     let mut contents = Contents::default();
     let whole: Vec<(String, Option<ListRecord>)> =
-        read(database, LISTS, path, |name| Ok(name.to_owned()))?;
+        read(database, LISTS, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?;
     let named = |list: List| {
         let mut whole = whole.iter();
         let record =
@@ -69,7 +86,8 @@ pub(super) fn load(
         .filter_map(named)
         .collect();
     for list in [List::Allow, List::Deny] {
-        let rows: Vec<(IpNet, Option<EntryRecord>)> = read(database, rows_of(list), path, prefix)?;
+        let rows: Vec<(IpNet, Option<EntryRecord>)> =
+            read(database, rows_of(list), path, unread_rows, prefix)?;
         let changed: HashSet<IpNet> = rows.iter().map(|(prefix, _)| *prefix).collect();
         let recorded = whole.iter().filter(|(of, _)| *of == list);
         let kept = recorded
@@ -81,8 +99,13 @@ pub(super) fn load(
         let entries = entries.map(|(prefix, record)| (list, prefix, record));
         contents.entries.extend(entries);
     }
-    contents.bans = all(read(database, BANS, path, prefix)?);
-    contents.offences = all(read(database, OFFENCES, path, prefix)?);
+    contents.bans = all(read(database, BANS, path, unread_rows, prefix)?);
+    contents.offences = all(read(database, OFFENCES, path, unread_rows, prefix)?);
+    let trials: Vec<(String, Option<TrialRecord>)> =
+        read(database, TRIAL, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?;
+    contents.trial = trials.into_iter().find_map(|(_, trial)| trial);
     Ok((contents, whole))
 }
 
@@ -100,8 +123,8 @@ fn prepare(database: &Database) -> Result<u64, redb::Error> {
     if found.is_some_and(|version| version >= VERSION) {
         transaction.abort()?;
     } else {
-        // Version 1 had no lists in one record.
-        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES] {
+        // Version 1 had no lists in one record, version 2 no change on trial.
+        for table in [ALLOW, DENY, LISTS, BANS, OFFENCES, TRIAL] {
             transaction.open_table(table)?;
         }
         transaction.commit()?;
@@ -142,6 +165,7 @@ fn read<K, R: DeserializeOwned>(
     database: &Database,
     table: Table,
     path: &Path,
+    unread_rows: &mut Unread,
     read_key: fn(&str) -> Result<K, String>,
 ) -> Result<Vec<(K, Option<R>)>, OpenError> {
     let rows = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
@@ -157,21 +181,26 @@ fn read<K, R: DeserializeOwned>(
         path: path.to_owned(),
         cause: format!("{key}: {cause}"),
     };
-    rows()
-        .map_err(|error| unread(path, error))?
-        .into_iter()
-        .map(|(key, value)| {
-            let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
-            if value == REMOVED {
-                return Ok((name, None));
-            }
-            let record = record::decode(&value).map_err(|unreadable| match unreadable {
-                Unreadable::Newer(version) => newer(path, version),
-                Unreadable::Damaged(cause) => damaged(&key, cause),
-            })?;
-            Ok((name, Some(record)))
-        })
-        .collect()
+    let row = |key: String, value: Vec<u8>| -> Result<(K, Option<R>), OpenError> {
+        let name = read_key(&key).map_err(|cause| damaged(&key, cause))?;
+        if value == REMOVED {
+            return Ok((name, None));
+        }
+        let record = record::decode(&value).map_err(|unreadable| match unreadable {
+            Unreadable::Newer(version) => newer(path, version),
+            Unreadable::Damaged(cause) => damaged(&key, cause),
+        })?;
+        Ok((name, Some(record)))
+    };
+    let mut known = Vec::new();
+    for (key, value) in rows().map_err(|error| unread(path, error))? {
+        match (row(key, value), &mut *unread_rows) {
+            (Ok(row), _) => known.push(row),
+            (Err(OpenError::Damaged { .. }), Unread::Skip(skipped)) => *skipped += 1,
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(known)
 }
 
 fn newer(path: &Path, found: u64) -> OpenError {

@@ -1,6 +1,10 @@
 //! Writes: to the journal, then to memory and the kernel, then answered.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
@@ -17,28 +21,93 @@ use super::{
     projection::Projection,
     record::{AboutRecord, EntryRecord, ListRecord},
     state::{About, Change, Draft, Shelf},
+    trial::Trial,
 };
-use crate::dataplane;
+use crate::{
+    dataplane,
+    pending::{self, Pending},
+};
 
 /// How the kernel is told of changes.
 #[derive(Clone, Copy)]
-enum Switch {
+pub(super) enum Switch {
     /// each prefix on its own if they are few
     ByPrefix,
     /// all in one step
     Whole,
 }
 
+/// Writes of people, for good or on trial; [`Lists::confirming`] begins one.
+pub struct Writing<'l> {
+    shared: &'l Shared,
+    /// how long a change waits to be confirmed; `None` for one that stays
+    confirm: Option<Duration>,
+}
+
 impl Lists {
+    /// Writes that are taken back after `confirm`, which lies in [`pending::CONFIRM`], unless
+    /// [`Lists::confirm`] comes first; with `None` they stay. [`Lists::pending`] tells of them.
+    pub fn confirming(&self, confirm: Option<Duration>) -> Writing<'_> {
+        Writing {
+            shared: &self.0.shared,
+            confirm,
+        }
+    }
+
+    /// [`Writing::put`], for good.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn put(&self, list: List, entry: NewEntry, force: Force) -> Result<Put, WriteError> {
+        self.confirming(None).put(list, entry, force)
+    }
+
+    /// [`Writing::remove`], for good.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn remove(&self, list: List, prefix: IpNet) -> Result<Entry, WriteError> {
+        self.confirming(None).remove(list, prefix)
+    }
+
+    /// [`Writing::add`], for good.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn add(&self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
+        self.confirming(None).add(list, entries)
+    }
+
+    /// [`Writing::replace`], for good.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn replace(&self, list: List, entries: Vec<NewEntry>) -> Result<Replaced, WriteError> {
+        self.confirming(None).replace(list, entries)
+    }
+}
+
+impl Writing<'_> {
+    /// The right to write, and what the write is on trial as.
+    fn begin(&self, list: List) -> Result<(MutexGuard<'_, Journal>, Option<Pending>), WriteError> {
+        let journal = self.shared.journal_without_ended();
+        self.shared.see_to_trial(list, self.confirm.is_some())?;
+        let trial = self
+            .confirm
+            .map(|within| Pending::new(list.into(), within, self.shared.clock));
+        Ok((journal, trial))
+    }
+
     /// Adds an entry or replaces the whole entry of its prefix.
     ///
     /// # Errors
     /// [`WriteError::Full`], [`WriteError::Protected`] for a deny of exactly a protected prefix
-    /// without force, [`WriteError::Ttl`], [`WriteError::Journal`], [`WriteError::Kernel`].
-    pub fn put(&self, list: List, entry: NewEntry, force: Force) -> Result<Put, WriteError> {
-        let shared = &self.0.shared;
+    /// without force, [`WriteError::Ttl`], [`WriteError::InTheWay`], [`WriteError::Journal`],
+    /// [`WriteError::Kernel`].
+    pub fn put(self, list: List, entry: NewEntry, force: Force) -> Result<Put, WriteError> {
+        let shared = self.shared;
         let prefix = entry.prefix.trunc();
-        let mut journal = shared.journal_without_ended();
+        let (mut journal, trial) = self.begin(list)?;
         let (changes, before, allowed) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, vec![entry], force)?;
@@ -54,7 +123,7 @@ impl Lists {
         let draft = changes.first().and_then(|change| change.to.as_ref());
         let about = &draft.expect("one draft of one entry").about;
         let entry = about.entry(prefix);
-        shared.write(&mut journal, changes, Switch::ByPrefix)?;
+        shared.write(&mut journal, changes, trial, Switch::ByPrefix)?;
         event::added(list, &entry, before.as_ref());
         Ok(Put {
             entry,
@@ -69,12 +138,12 @@ impl Lists {
     ///
     /// # Errors
     /// [`WriteError::NotFound`], [`WriteError::Protected`] for an allow entry that `[protect]`
-    /// put there, [`WriteError::Journal`], [`WriteError::Kernel`].
-    pub fn remove(&self, list: List, prefix: IpNet) -> Result<Entry, WriteError> {
-        let shared = &self.0.shared;
+    /// put there, [`WriteError::InTheWay`], [`WriteError::Journal`], [`WriteError::Kernel`].
+    pub fn remove(self, list: List, prefix: IpNet) -> Result<Entry, WriteError> {
+        let shared = self.shared;
         let prefix = prefix.trunc();
         let shelf = Shelf::from(list);
-        let mut journal = shared.journal();
+        let (mut journal, trial) = self.begin(list)?;
         let entry = {
             let state = shared.state();
             let now = shared.clock.monotonic_ns();
@@ -92,7 +161,7 @@ impl Lists {
         };
         let to = None;
         let change = Change { shelf, prefix, to };
-        shared.write(&mut journal, vec![change], Switch::ByPrefix)?;
+        shared.write(&mut journal, vec![change], trial, Switch::ByPrefix)?;
         event::removed(shelf, &entry, false);
         Ok(entry)
     }
@@ -101,9 +170,9 @@ impl Lists {
     ///
     /// # Errors
     /// As [`Lists::put`] without force; [`WriteError::Protected`] names every protected prefix.
-    pub fn add(&self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
-        let shared = &self.0.shared;
-        let mut journal = shared.journal_without_ended();
+    pub fn add(self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
+        let shared = self.shared;
+        let (mut journal, trial) = self.begin(list)?;
         let (changes, before, answer) = {
             let state = shared.state();
             let before = state.count(list.into()).total();
@@ -113,7 +182,7 @@ impl Lists {
             let updated = changes.len() - added;
             (changes, before, Added { added, updated })
         };
-        shared.write(&mut journal, changes, Switch::ByPrefix)?;
+        shared.write(&mut journal, changes, trial, Switch::ByPrefix)?;
         event::added_many(list, before, answer.added, answer.updated);
         Ok(answer)
     }
@@ -122,10 +191,10 @@ impl Lists {
     ///
     /// # Errors
     /// As [`Lists::add`].
-    pub fn replace(&self, list: List, entries: Vec<NewEntry>) -> Result<Replaced, WriteError> {
-        let shared = &self.0.shared;
+    pub fn replace(self, list: List, entries: Vec<NewEntry>) -> Result<Replaced, WriteError> {
+        let shared = self.shared;
         let shelf = Shelf::from(list);
-        let mut journal = shared.journal_without_ended();
+        let (mut journal, trial) = self.begin(list)?;
         let (changes, answer) = {
             let state = shared.state();
             let mut changes = shared.drafted(&state, list, entries, Force(false))?;
@@ -157,11 +226,13 @@ impl Lists {
             lists: vec![(list, record)],
             ..Batch::default()
         };
-        shared.write_as(&mut journal, batch, changes, Switch::Whole)?;
+        shared.write_as(&mut journal, batch, changes, trial, Switch::Whole)?;
         event::replaced(list, answer.added, answer.updated, answer.removed);
         Ok(answer)
     }
+}
 
+impl Lists {
     /// Makes these, with their reasons, the protected prefixes. They are derived from the state of
     /// the host and never journaled.
     ///
@@ -233,7 +304,7 @@ impl Lists {
         };
         if !changes.is_empty() {
             let changes = std::mem::take(&mut changes);
-            shared.write(&mut journal, changes, Switch::ByPrefix)?;
+            shared.write(&mut journal, changes, None, Switch::ByPrefix)?;
             event::protected(&now_protected, &no_longer);
         }
         outcome
@@ -250,6 +321,29 @@ impl Lists {
         let outcome = shared.bans().ban(order, &*shared.maps, shared.clock)?;
         shared.wake.unwritten();
         Ok(outcome)
+    }
+
+    /// Makes the bans that were ordered on trial what they would be without it: the rules stay.
+    ///
+    /// # Errors
+    /// [`WriteError::Kernel`]: those that are left end with the trial.
+    pub fn keep_bans(&self) -> Result<(), WriteError> {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let kept = shared.bans().keep_tried(&*shared.maps, now);
+        shared.wake.unwritten();
+        Ok(kept?)
+    }
+
+    /// Ends the bans that were ordered on trial now: the rules are taken back.
+    ///
+    /// # Errors
+    /// As [`Lists::keep_bans`].
+    pub fn end_bans(&self) -> Result<(), WriteError> {
+        let shared = &self.0.shared;
+        let ended = shared.bans().end_tried(&*shared.maps, shared.clock);
+        shared.wake.unwritten();
+        Ok(ended?)
     }
 
     /// Lifts a ban and forgets the offences of its prefix.
@@ -289,19 +383,28 @@ impl Shared {
         &self,
         journal: &mut Journal,
         changes: Vec<Change>,
+        trial: Option<Pending>,
         switch: Switch,
     ) -> Result<(), WriteError> {
-        self.write_as(journal, journaled(&changes), changes, switch)
+        self.write_as(journal, journaled(&changes), changes, trial, switch)
     }
 
     /// The same; `batch` is what the journal is told of the changes.
-    fn write_as(
+    pub(super) fn write_as(
         &self,
         journal: &mut Journal,
-        batch: Batch,
+        mut batch: Batch,
         changes: Vec<Change>,
+        trial: Option<Pending>,
         switch: Switch,
     ) -> Result<(), WriteError> {
+        let tried = trial.and_then(|pending| {
+            let list = changes.first()?.shelf.list();
+            Some(Trial::new(pending, list, &self.state(), &changes))
+        });
+        // In the transaction of the change: either is there with the other alone.
+        batch.trial = tried.as_ref().map(|trial| Some(trial.record()));
+        let is_tried = tried.is_some();
         let rows = batch.entries.iter();
         let rows: Vec<(List, IpNet)> = rows.map(|(list, prefix, _)| (*list, *prefix)).collect();
         let lists: Vec<List> = batch.lists.iter().map(|(list, _)| *list).collect();
@@ -309,11 +412,18 @@ impl Shared {
             self.commit(journal, batch)
                 .inspect_err(|_| self.wake.unwritten())?;
         }
-        let (undo, outcome) = self.project(changes, switch);
+        let begun = tried.as_ref().map(|trial| trial.pending.clone());
+        let (undo, outcome) = self.project(changes, tried, switch);
         let Err(error) = outcome else {
+            if let Some(pending) = &begun {
+                pending::event::made(pending);
+            }
             return Ok(());
         };
-        if let (_, Err(again)) = self.project(undo, Switch::Whole) {
+        if is_tried {
+            self.state().end_trial();
+        }
+        if let (_, Err(again)) = self.project(undo, None, Switch::Whole) {
             event::kernel_refused("taking back a write", None, &again);
         }
         let mut state = self.state();
@@ -327,14 +437,18 @@ impl Shared {
     }
 
     /// Memory and kernel. Returns what would undo it.
-    fn project(
+    pub(super) fn project(
         &self,
         changes: Vec<Change>,
+        trial: Option<Trial>,
         switch: Switch,
     ) -> (Vec<Change>, Result<(), dataplane::Error>) {
         let now = self.clock.monotonic_ns();
         let (undo, slots, projection) = {
             let mut state = self.state();
+            if let Some(trial) = trial {
+                state.begin(trial);
+            }
             let (undo, slots) = state.apply(changes);
             let prefixes: Vec<IpNet> = undo.iter().map(|change| change.prefix).collect();
             let projection = match switch {

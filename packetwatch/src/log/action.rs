@@ -40,6 +40,16 @@ pub(super) const ACTIONS: &[Action] = &[
     event("rules-changed", CONFIGURATION, &["change"]),
     event("protect-changed", CONFIGURATION, &["change"]),
     event("mode-changed", CONFIGURATION, &["change"]),
+    event("change-pending", CONFIGURATION, &["change"]),
+    event("change-confirmed", CONFIGURATION, &["change"]),
+    event("change-rolled-back", CONFIGURATION, &["change"]),
+    Action {
+        kind: "alert",
+        ..event("bypass-began", CONFIGURATION, &["change"])
+    },
+    event("bypass-ended", CONFIGURATION, &["change"]),
+    event("restored", CONFIGURATION, &["change"]),
+    attempt("journal-set-aside", CONFIGURATION, &["info"], "failure"),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
     event("privileges-dropped", PROCESS, &["info"]),

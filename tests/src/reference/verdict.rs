@@ -166,10 +166,8 @@ impl Reference {
                 continue;
             };
             offences.extend(self.offend(*unit, packet, rule));
-            if !self.observe {
-                self.callers.get_mut(unit).expect("just met").dropped += 1;
-                beyond = true;
-            }
+            self.callers.get_mut(unit).expect("just met").dropped += 1;
+            beyond |= !self.observe;
         }
         if beyond {
             return Reason::Threshold;

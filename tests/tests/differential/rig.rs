@@ -104,14 +104,9 @@ impl Rig {
         self.kernel.observe(false);
         self.kernel.set_rules(Vec::new());
         self.kernel.set_now(START_NS);
-        let generation = self
-            .kernel
-            .dataplane
-            .policy()
-            .unwrap()
-            .expect("a policy is in force")
-            .generation;
-        Reference::new(START_NS, generation, Vec::new())
+        let policies = self.kernel.dataplane.policies().unwrap();
+        let [policy, _] = policies.expect("a policy is in force");
+        Reference::new(START_NS, policy.generation, Vec::new())
     }
 
     fn take(&mut self, step: &Step, reference: &mut Reference) -> Result<(), String> {

@@ -25,16 +25,17 @@ const LAST: [&str; 7] = [
     "1/2/3",
 ];
 
-const QUERIES: [&str; 6] = [
+const QUERIES: [&str; 7] = [
     "",
     "?colour=red",
     "?limit=x",
     "?limit=0",
     "?cursor=x",
+    "?confirm=2h",
     "?contains=x&partial=x&force=x&recent=x",
 ];
 
-const BODIES: [(&str, &[u8]); 14] = [
+const BODIES: [(&str, &[u8]); 16] = [
     ("", b""),
     ("application/json", b"{}"),
     ("application/json", b"[]"),
@@ -49,6 +50,8 @@ const BODIES: [(&str, &[u8]); 14] = [
     ("application/json", b"{\"ttl\": \"0s\"}"),
     ("application/json", b"{\"rules\": [{\"within\": 5}]}"),
     ("application/json", b"[{\"prefix\": 7}]"),
+    ("application/json", b"{\"mode\": \"sleep\"}"),
+    ("application/jsonl", b"nonsense"),
     ("application/xml", b"<ttl/>"),
     ("text/plain", b"192.0.2.1 192.0.2.2"),
     ("text/plain", b"198.18.0.1"),
@@ -122,9 +125,14 @@ fn every_answer_is_described() {
                 let mut stream = stage.connect();
                 let head = format!(
                     "{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: \
-                     application/json\r\nContent-Length: 99\r\n\r\n{{",
+                     {}\r\nContent-Length: 99\r\n\r\n{{",
                     method.to_uppercase(),
-                    concrete(path, LAST[0])
+                    concrete(path, LAST[0]),
+                    if path == "/v1/restore" {
+                        "application/jsonl"
+                    } else {
+                        "application/json"
+                    },
                 );
                 stream.write_all(head.as_bytes()).expect("send a part");
                 slow.push((method, path.clone(), stream));
@@ -163,7 +171,8 @@ fn concrete(path: &str, last: &str) -> String {
     let path = path
         .replace("{prefix}", last)
         .replace("{address}", last)
-        .replace("{token}", last);
+        .replace("{token}", last)
+        .replace("{id}", &last.replace('/', "%2F"));
     if path == "/v1/events" {
         return format!("{path}?follow=false&recent=5");
     }

@@ -19,6 +19,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod bulk;
 mod described;
 mod entries;

@@ -49,7 +49,7 @@ impl Operation {
         let is_of = |start: &str| self.path.starts_with(start);
         if self.path == "/healthz" {
             None
-        } else if is_of("/v1/tokens") {
+        } else if is_of("/v1/tokens") || is_of("/v1/backup") {
             Some("admin")
         } else if self.method == "GET" {
             Some("read")
@@ -70,7 +70,8 @@ impl Operation {
             .path
             .replace("{prefix}", "192.0.2.77")
             .replace("{address}", "192.0.2.77")
-            .replace("{token}", "victim");
+            .replace("{token}", "victim")
+            .replace("{id}", "none");
         let path = match self.path.as_str() {
             "/v1/events" => format!("{path}?follow=false"),
             _ => path,

@@ -7,21 +7,28 @@ use serde_json::{Value, json};
 use crate::stage::{Stage, keys, problem, text};
 
 /// Every path with its methods, as users know them.
-const ROUTES: [(&str, &[&str]); 18] = [
+const ROUTES: [(&str, &[&str]); 25] = [
     ("/healthz", &["get"]),
     ("/readyz", &["get"]),
     ("/metrics", &["get"]),
     ("/openapi.json", &["get"]),
     ("/v1/allow", &["get", "post", "put"]),
     ("/v1/allow/{prefix}", &["delete", "put"]),
+    ("/v1/backup", &["get"]),
     ("/v1/bans", &["get"]),
     ("/v1/bans/{prefix}", &["delete"]),
+    ("/v1/bypass", &["delete", "post"]),
     ("/v1/callers", &["get"]),
     ("/v1/callers/{address}", &["get"]),
     ("/v1/deny", &["get", "post", "put"]),
     ("/v1/deny/{prefix}", &["delete", "put"]),
     ("/v1/events", &["get"]),
     ("/v1/explain/{address}", &["get"]),
+    ("/v1/mode", &["delete", "get", "put"]),
+    ("/v1/pending", &["get"]),
+    ("/v1/pending/{id}", &["delete"]),
+    ("/v1/pending/{id}/confirm", &["post"]),
+    ("/v1/restore", &["post"]),
     ("/v1/rules", &["delete", "get", "put"]),
     ("/v1/status", &["get"]),
     ("/v1/tokens", &["get", "post"]),
@@ -51,7 +58,8 @@ fn the_description_is_of_the_routes_there_are() {
         let concrete = path
             .replace("{prefix}", "192.0.2.250")
             .replace("{address}", "192.0.2.250")
-            .replace("{token}", "nobody");
+            .replace("{token}", "nobody")
+            .replace("{id}", "192.0.2.250");
         for method in METHODS {
             // The one answer that does not end; `verdicts` reads it.
             if (path.as_str(), method) == ("/v1/events", "get") {
@@ -62,12 +70,14 @@ fn the_description_is_of_the_routes_there_are() {
                 assert_ne!(answer.status, 405, "{method} {path}: {answer:?}");
                 // What is not there is an entry or a token, and then the answer names it.
                 if answer.status == 404 {
-                    let entry = if path.starts_with("/v1/tokens") {
+                    let named = if path.starts_with("/v1/tokens") {
                         "token"
+                    } else if path.contains("{id}") {
+                        "id"
                     } else {
                         "prefix"
                     };
-                    problem(&answer, 404, Some(entry));
+                    problem(&answer, 404, Some(named));
                 }
             } else {
                 problem(&answer, 405, None);
@@ -137,12 +147,15 @@ fn status_and_probes_have_their_keys() {
     let stage = Stage::shared();
     let status = stage.expect(200, "GET", "/v1/status").json();
     let expected = [
+        "bypass_until",
         "counting",
         "interfaces",
         "lists",
         "memory",
         "mode",
+        "mode_from",
         "packets",
+        "pending",
         "rules_from",
         "uptime_seconds",
         "version",
@@ -177,5 +190,5 @@ fn status_and_probes_have_their_keys() {
     assert_eq!(bans, json!({"entries": [], "next": null}));
     // Nobody has called from there, which is no fault of the question.
     let callers = stage.expect(200, "GET", "/v1/callers/192.0.2.250").json();
-    assert_eq!(callers, json!({"callers": []}));
+    assert_eq!(callers, json!({"callers": [], "mode": "enforce"}));
 }

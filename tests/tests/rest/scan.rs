@@ -88,7 +88,7 @@ impl Scan {
     #[track_caller]
     pub(crate) fn caller(&self) -> Value {
         let callers = self.get(&format!("/v1/callers/{}", self.scanner()));
-        assert_eq!(keys(&callers), ["callers"]);
+        assert_eq!(keys(&callers), ["callers", "mode"]);
         let callers = callers["callers"].as_array().expect("callers are a list");
         let single = self.single();
         let entry = callers

@@ -57,6 +57,7 @@ fn told_everywhere(family: Family) {
         "last_seen",
         "packets",
         "prefix",
+        "rule",
         "state",
     ];
     assert_eq!(keys(&caller), expected);

@@ -24,3 +24,4 @@ mod scene;
 mod state;
 mod takeover;
 mod traffic;
+mod trials;

@@ -75,6 +75,11 @@ impl Scene {
         }
     }
 
+    /// Whether the client's `n`-th address gets an answer before TCP would try again.
+    pub(crate) fn is_served(&self, n: u8) -> bool {
+        self.is_answered(n, PORTS[0], SILENCE)
+    }
+
     #[track_caller]
     pub(crate) fn assert_silence(&self, n: u8) {
         let answered = self.is_answered(n, PORTS[0], SILENCE);

@@ -166,14 +166,14 @@ fn a_journal_of_a_newer_version_is_refused_and_left_as_it_is() {
             .expect("write the version");
         transaction.commit().expect("commit");
     };
-    set_version(3);
+    set_version(4);
     let shown = path.display().to_string();
-    let words = [shown.as_str(), "version 3", "run the newer packetwatch"];
+    let words = [shown.as_str(), "version 4", "run the newer packetwatch"];
     for _ in 0..2 {
         refused(scene.daemon.command(), &words);
         assert!(!scene.is_filtered());
     }
-    set_version(2);
+    set_version(3);
     scene.daemon.restart();
     let deny = scene.expect(200, "GET", "/v1/deny", None);
     assert_eq!(deny["entries"][0]["prefix"], "203.0.113.0/24");

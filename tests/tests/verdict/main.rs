@@ -8,6 +8,7 @@ mod limits;
 mod load;
 mod order;
 mod parse;
+mod trial;
 mod units;
 mod windows;
 

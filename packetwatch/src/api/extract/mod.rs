@@ -22,6 +22,9 @@ pub(super) struct PathPrefix(pub Parsed);
 /// The single address at the end of the path.
 pub(super) struct PathAddress(pub IpAddr);
 
+/// The id in the path.
+pub(super) struct PathId(pub String);
+
 /// Query parameters; unknown ones are errors if `T` denies them.
 pub(super) struct Params<T>(pub T);
 
@@ -37,6 +40,14 @@ impl<S: Send + Sync> FromRequestParts<S> for PathPrefix {
         let text = last_of_path(parts, state, "prefix").await?;
         let parsed = prefix::parse(&text).map_err(|e| Problem::bad("prefix", e.to_string()))?;
         Ok(Self(parsed))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        last_of_path(parts, state, "id").await.map(Self)
     }
 }
 

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::{api::problem::Fault, lists::Row};
+use crate::{
+    api::{PendingChange, WouldDrop, problem::Fault},
+    lists::Row,
+};
 
 /// An entry of the allow or deny list.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -55,6 +58,21 @@ pub struct WrittenEntry {
     /// What was read otherwise than written, such as cleared host bits, or does not take effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Peers that this cuts off: sessions, API clients, who asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_drop: Vec<WouldDrop>,
+    /// It is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
+}
+
+/// What became of a removal that waits to be confirmed.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Removed {
+    pub pending: PendingChange,
+    /// Peers that this cuts off: sessions, API clients, who asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_drop: Vec<WouldDrop>,
 }
 
 /// What became of a list body.
@@ -74,6 +92,12 @@ pub struct Change {
     /// What was read otherwise than written, such as cleared host bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Peers that this cuts off: sessions, API clients, who asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_drop: Vec<WouldDrop>,
+    /// It is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingChange>,
 }
 
 impl From<Row> for ListEntry {

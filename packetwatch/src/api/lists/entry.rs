@@ -1,5 +1,7 @@
 //! One entry at a time.
 
+use std::time::Duration;
+
 use axum::{
     Extension, Json,
     extract::State,
@@ -9,15 +11,17 @@ use axum::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{EntryBody, WrittenEntry, refusal};
+use super::{EntryBody, Removed, WrittenEntry, refusal};
 use crate::{
     api::{
-        App, blocking,
-        extract::{NoParams, OptionalBody, Params, PathPrefix},
+        App, Asker, PendingChange, blocking,
+        extract::{OptionalBody, Params, PathPrefix},
+        pending::{ConfirmParams, confirm, in_the_way},
         problem::Problem,
         refusals::{
             BadBody, BadParameter, Failed, Full, Gated, NotThere, NotWritten, Protected, Slow,
         },
+        would_drop::Watched,
     },
     lists::{Entry, Force, List, NewEntry, Put},
 };
@@ -30,6 +34,10 @@ pub(super) struct ForceParams {
     /// never takes force.
     #[serde(default)]
     force: bool,
+    /// Take the change back after this time, 1s to 1h, unless it is confirmed.
+    #[serde(default, deserialize_with = "confirm")]
+    #[param(value_type = Option<String>, example = "60s")]
+    confirm: Option<Duration>,
 }
 
 /// Put a prefix on the {list} list; replaces its whole entry.
@@ -45,7 +53,8 @@ pub(super) async fn put(
     State(app): State<App>,
     Extension(list): Extension<List>,
     PathPrefix(written): PathPrefix,
-    Params(ForceParams { force }): Params<ForceParams>,
+    asker: Asker,
+    Params(ForceParams { force, confirm }): Params<ForceParams>,
     OptionalBody(body): OptionalBody<EntryBody>,
 ) -> Result<Response, Problem> {
     let (reason, ttl) = body
@@ -56,17 +65,28 @@ pub(super) async fn put(
         reason,
         ttl,
     };
-    let put = blocking(move || {
-        let put = app.lists.put(list, entry, Force(force));
-        put.map_err(|error| refusal(&app, error))
-    });
-    let put = put.await?;
-    let status = match put.created {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
-    };
-    let entry = answer(put, written.host_bits_cleared);
-    Ok((status, Json(entry)).into_response())
+    blocking(move || {
+        let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        let watched = Watched::of(&app, asker)?;
+        let put = app.lists.confirming(confirm).put(list, entry, Force(force));
+        let put = put.map_err(|error| refusal(&app, error))?;
+        let status = match put.created {
+            true => StatusCode::CREATED,
+            false => StatusCode::OK,
+        };
+        let entry = WrittenEntry {
+            would_drop: watched.dropped_since(&app)?,
+            pending: pending(&app, confirm),
+            ..answer(put, written.host_bits_cleared)
+        };
+        Ok((status, Json(entry)).into_response())
+    })
+    .await
+}
+
+/// The change that this call has begun, if it was to be confirmed.
+pub(super) fn pending(app: &App, confirm: Option<Duration>) -> Option<PendingChange> {
+    confirm.and(app.lists.pending()).map(PendingChange::from)
 }
 
 fn answer(put: Put, host_bits_cleared: bool) -> WrittenEntry {
@@ -107,27 +127,41 @@ fn answer(put: Put, host_bits_cleared: bool) -> WrittenEntry {
         expires_at,
         carved_out,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
+        would_drop: Vec::new(),
+        pending: None,
     }
 }
 
 /// Remove an entry of the {list} list.
 #[utoipa::path(delete, path = "/v1/{list}/{*prefix}", operation_id = "remove_{list}", tag = "lists", security(("token" = ["lists"])),
-    params(("prefix" = String, Path, description = "an address or prefix; `/` or `%2F`")),
+    params(("prefix" = String, Path, description = "an address or prefix; `/` or `%2F`"), ConfirmParams),
     responses(
     (status = 204, description = "removed"),
+    (status = 200, description = "removed, to be confirmed", body = Removed),
     BadParameter, NotThere, Protected, NotWritten, Gated, Failed, Slow,
 ))]
 pub(super) async fn remove(
     State(app): State<App>,
     Extension(list): Extension<List>,
     PathPrefix(written): PathPrefix,
-    Params(NoParams {}): Params<NoParams>,
-) -> Result<StatusCode, Problem> {
+    asker: Asker,
+    Params(ConfirmParams { confirm }): Params<ConfirmParams>,
+) -> Result<Response, Problem> {
     let prefix: IpNet = written.prefix;
     blocking(move || {
-        let removed = app.lists.remove(list, prefix);
-        removed.map_err(|error| refusal(&app, error))
+        let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        let watched = Watched::of(&app, asker)?;
+        let removed = app.lists.confirming(confirm).remove(list, prefix);
+        removed.map_err(|error| refusal(&app, error))?;
+        let Some(pending) = pending(&app, confirm) else {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        };
+        let would_drop = watched.dropped_since(&app)?;
+        let removed = Removed {
+            pending,
+            would_drop,
+        };
+        Ok(Json(removed).into_response())
     })
-    .await?;
-    Ok(StatusCode::NO_CONTENT)
+    .await
 }

@@ -18,10 +18,10 @@ use utoipa_axum::{
     routes,
 };
 
-pub use answer::{Change, ListEntry, ListPage, WrittenEntry};
+pub use answer::{Change, ListEntry, ListPage, Removed, WrittenEntry};
 pub use body::{EntryBody, ListedBody, time_to_live};
 
-use super::{App, problem::Problem};
+use super::{App, pending::in_the_way, problem::Problem};
 use crate::lists::{List, WriteError};
 
 /// What stands for the name of the list in the attributes of the handlers.
@@ -76,6 +76,7 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
     match error {
         WriteError::NotFound { .. } => Problem::new(StatusCode::NOT_FOUND, detail).about("prefix"),
         WriteError::Protected { .. } => Problem::new(StatusCode::CONFLICT, detail).about("prefix"),
+        WriteError::InTheWay(error) => in_the_way(&error),
         WriteError::Ttl { .. } => Problem::refused("ttl", detail),
         WriteError::Cursor { .. } => Problem::bad("cursor", detail),
         WriteError::Full { list, .. } => {

@@ -1,20 +1,24 @@
 //! The list as a whole: read by pages, added to and replaced by bodies.
 
+use std::time::Duration;
+
 use axum::{
     Extension, Json,
     extract::{Request, State},
 };
 use serde::Deserialize;
 
-use super::{Change, ListEntry, ListPage, ListedBody, feed::Feed, read, refusal};
+use super::{Change, ListEntry, ListPage, ListedBody, entry::pending, feed::Feed, read, refusal};
 use crate::{
     api::{
-        App, blocking,
+        App, Asker, blocking,
         extract::{Params, media_type, unsupported},
         page::PageParams,
+        pending::{confirm, in_the_way},
         problem::Problem,
         refusals::{BadBody, BadParameter, Failed, Full, Gated, NoPlace, Protected, Slow},
         upload::{LIST_BODY, Uploads},
+        would_drop::Watched,
     },
     lists::List,
 };
@@ -26,6 +30,10 @@ pub(super) struct BodyParams {
     /// Apply the good entries and list the others, instead of all or nothing.
     #[serde(default)]
     partial: bool,
+    /// Take the change back after this time, 1s to 1h, unless it is confirmed.
+    #[serde(default, deserialize_with = "confirm")]
+    #[param(value_type = Option<String>, example = "60s")]
+    confirm: Option<Duration>,
 }
 
 /// List the entries of the {list} list.
@@ -55,10 +63,11 @@ pub(super) async fn add(
     State(app): State<App>,
     Extension(list): Extension<List>,
     Extension(uploads): Extension<Uploads>,
-    Params(BodyParams { partial }): Params<BodyParams>,
+    asker: Asker,
+    Params(params): Params<BodyParams>,
     request: Request,
 ) -> Result<Json<Change>, Problem> {
-    written(app, list, uploads, partial, request, Write::Add).await
+    written(app, list, uploads, asker, params, request, Write::Add).await
 }
 
 /// Replace the {list} list in one step: no packet sees half of it.
@@ -70,10 +79,11 @@ pub(super) async fn replace(
     State(app): State<App>,
     Extension(list): Extension<List>,
     Extension(uploads): Extension<Uploads>,
-    Params(BodyParams { partial }): Params<BodyParams>,
+    asker: Asker,
+    Params(params): Params<BodyParams>,
     request: Request,
 ) -> Result<Json<Change>, Problem> {
-    written(app, list, uploads, partial, request, Write::Replace).await
+    written(app, list, uploads, asker, params, request, Write::Replace).await
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +96,8 @@ async fn written(
     app: App,
     list: List,
     uploads: Uploads,
-    partial: bool,
+    asker: Asker,
+    params: BodyParams,
     request: Request,
     write: Write,
 ) -> Result<Json<Change>, Problem> {
@@ -101,7 +112,7 @@ async fn written(
     let change = blocking(move || {
         let feed = parse(body.bytes())?;
         drop(body);
-        let change = apply(&app, list, feed, partial, write);
+        let change = apply(&app, list, feed, asker, params, write);
         // Held to the end of the work, though who asked for it may have gone.
         drop(place);
         change
@@ -113,9 +124,11 @@ fn apply(
     app: &App,
     list: List,
     mut feed: Feed,
-    partial: bool,
+    asker: Asker,
+    BodyParams { partial, confirm }: BodyParams,
     write: Write,
 ) -> Result<Change, Problem> {
+    let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
     if list == List::Deny {
         let prefixes = feed.entries.iter().map(|entry| entry.prefix);
         feed.refuse_protected(&app.lists.protected_among(prefixes));
@@ -129,18 +142,25 @@ fn apply(
         errors: feed.faults,
         ..Change::default()
     };
+    let watched = Watched::of(app, asker)?;
+    let writing = app.lists.confirming(confirm);
     let done = match write {
-        Write::Add => app.lists.add(list, feed.entries).map(|done| Change {
+        Write::Add => writing.add(list, feed.entries).map(|done| Change {
             added: done.added,
             updated: done.updated,
             ..change
         }),
-        Write::Replace => app.lists.replace(list, feed.entries).map(|done| Change {
+        Write::Replace => writing.replace(list, feed.entries).map(|done| Change {
             added: done.added,
             updated: done.updated,
             removed: Some(done.removed),
             ..change
         }),
     };
-    done.map_err(|error| refusal(app, error))
+    let change = done.map_err(|error| refusal(app, error))?;
+    Ok(Change {
+        would_drop: watched.dropped_since(app)?,
+        pending: pending(app, confirm),
+        ..change
+    })
 }

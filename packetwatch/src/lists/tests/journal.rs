@@ -88,14 +88,14 @@ fn a_journal_of_a_newer_version_is_refused_and_left_alone() {
         let OpenError::Newer { found, known, .. } = refused else {
             panic!("{refused}");
         };
-        assert_eq!((found, known), (7, 2));
+        assert_eq!((found, known), (7, 3));
     }
 }
 
 #[test]
 fn a_record_of_a_newer_version_or_none_is_refused() {
     let rows = [
-        ("192.0.2.1/32", r#"{"v":3}"#, "version 3"),
+        ("192.0.2.1/32", r#"{"v":4}"#, "version 4"),
         ("192.0.2.1/32", "{", "damaged"),
         ("192.0.2.1/33", "{}", "damaged"),
     ];

@@ -9,7 +9,10 @@ mod projection;
 mod random;
 mod reconcile;
 mod reload;
+mod salvage;
+mod saved;
 mod size;
+mod trial;
 mod writes;
 
 use std::{
@@ -275,6 +278,7 @@ fn order(prefix: IpNet) -> BanOrder {
         ban: BanLength::For(10 * MINUTE),
         escalate: 2.0,
         max_ban: 60 * MINUTE,
+        trial_until: None,
         within: MINUTE,
     }
 }

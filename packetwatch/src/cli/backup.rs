@@ -1,0 +1,122 @@
+//! `packetwatch backup` and `packetwatch restore`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use reqwest::Method;
+
+use super::{Asking, client::Client, output::Format};
+use crate::api::RestoreAnswer;
+
+/// As much as the daemon takes.
+const MAX_FILE: u64 = 128 * 1024 * 1024;
+/// How the last line begins, without which a backup is not whole.
+const END: &[u8] = b"{\"kind\":\"end\"";
+/// Longer than that line.
+const TAIL: usize = 256;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BackupArgs {
+    /// File to write, which only its owner may read [default: stdout]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// What `packetwatch backup` has written; - for stdin
+    file: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
+    let (client, _) = args.asking.open()?;
+    let Some(file) = args.file else {
+        return read(&client, &mut io::stdout().lock()).await;
+    };
+    // A backup that breaks off leaves the one before as it was.
+    let mut aside = file.clone().into_os_string();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let name = |doing: &str| format!("{doing} {}", file.display());
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut written = options.open(&aside).with_context(|| name("write"))?;
+    let whole = read(&client, &mut written).await;
+    let whole = whole.and_then(|()| Ok(written.sync_all()?));
+    if let Err(error) = whole {
+        let _ = fs::remove_file(&aside);
+        return Err(error.context(name("write")));
+    }
+    fs::rename(&aside, &file).with_context(|| name("write"))?;
+    eprintln!("wrote {}", file.display());
+    Ok(())
+}
+
+/// Copies piece by piece; what lacks its end is an error.
+async fn read(client: &Client, to: &mut dyn Write) -> anyhow::Result<()> {
+    let mut response = client.stream("/v1/backup").await?;
+    let mut tail: Vec<u8> = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|e| client.broken(&e))? {
+        to.write_all(&piece)?;
+        tail.extend_from_slice(&piece[piece.len().saturating_sub(TAIL)..]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+    }
+    to.flush()?;
+    let lines = tail.strip_suffix(b"\n").unwrap_or_default();
+    let last = lines.rsplit(|byte| *byte == b'\n').next();
+    if !last.is_some_and(|line| line.starts_with(END)) {
+        bail!("the backup broke off before its last line: see the daemon's log and repeat it");
+    }
+    Ok(())
+}
+
+pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
+    let (client, mut out) = args.asking.open()?;
+    let body = file(&args.file)?;
+    let answer: RestoreAnswer = client
+        .send_text(Method::POST, "/v1/restore", body, "application/jsonl")
+        .await?;
+    match out.format {
+        Format::Json | Format::Jsonl => out.json(&answer)?,
+        Format::Table => {
+            let RestoreAnswer {
+                allow,
+                deny,
+                bans,
+                ended,
+                rules_from,
+                mode,
+            } = &answer;
+            out.line(&format!(
+                "{allow} allowed, {deny} denied, {bans} banned; {ended} have ended since"
+            ))?;
+            out.line(&format!("mode {mode}, rules from {rules_from}"))?;
+        }
+    }
+    out.flush()
+}
+
+fn file(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let read = if file == Path::new("-") {
+        io::stdin().take(MAX_FILE + 1).read_to_end(&mut body)
+    } else {
+        File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut body))
+    };
+    let size = read.with_context(|| format!("cannot read {}", file.display()))?;
+    if size as u64 > MAX_FILE {
+        bail!(
+            "{} is larger than {MAX_FILE} bytes, more than the daemon takes",
+            file.display()
+        );
+    }
+    Ok(body)
+}

@@ -1,0 +1,44 @@
+//! Why rules, mode or bypass were not changed.
+
+use std::{io, path::PathBuf};
+
+use packetwatch_abi::MAX_BAN_LENGTHS;
+
+use crate::{
+    dataplane,
+    pending::InTheWay,
+    rules::{RuleErrors, RulesTextError},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    #[error(transparent)]
+    Invalid(#[from] RuleErrors),
+    #[error("{}: {source}; `packetwatch rules reset` or removing the file mends it", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: Box<RulesTextError>,
+    },
+    #[error(
+        "{}: {cause}; remove the file, and mode and rules are those of the configuration and of \
+         rules.toml, with no bypass and nothing on trial", path.display()
+    )]
+    Control { path: PathBuf, cause: String },
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "bans of {lengths} different prefix lengths would stand beside each other, and the kernel \
+         looks under {MAX_BAN_LENGTHS}: wait for bans to end or remove some"
+    )]
+    TooManyLengths { lengths: usize },
+    #[error(transparent)]
+    InTheWay(#[from] InTheWay),
+    #[error(transparent)]
+    Kernel(#[from] dataplane::Error),
+}

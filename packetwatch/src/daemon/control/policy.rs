@@ -1,0 +1,98 @@
+//! The kernel's policies that follow from the state.
+
+use std::collections::BTreeSet;
+
+use packetwatch_abi::{FOREVER, MAX_BAN_LENGTHS, Policy};
+
+use super::{
+    error::RulesError,
+    state::{Regime, State},
+};
+use crate::{
+    config::Mode,
+    dataplane::Dataplane,
+    prefix::Family,
+    rules::{
+        RuleSet,
+        policy::{Compiled, compile},
+    },
+};
+
+/// The policy in force, and the one that takes its place at the end of a trial.
+pub(super) fn policies(state: &State, dataplane: &Dataplane) -> Result<[Policy; 2], RulesError> {
+    let standing = policy(&state.standing, state, dataplane)?;
+    match &state.trial {
+        None => Ok([standing; 2]),
+        Some(trial) => {
+            let tried = policy(&trial.regime, state, dataplane)?;
+            let until = trial.pending.deadline;
+            Ok([Policy { until, ..tried }, standing])
+        }
+    }
+}
+
+/// Until when nothing is dropped.
+pub(super) fn observe_until(mode: Mode, bypass_until: u64) -> u64 {
+    match mode {
+        Mode::Observe => FOREVER,
+        Mode::Enforce => bypass_until,
+    }
+}
+
+fn policy(regime: &Regime, state: &State, dataplane: &Dataplane) -> Result<Policy, RulesError> {
+    let Compiled {
+        call_rules,
+        volume_rules,
+        limit_rules,
+        units,
+        unit_rules,
+        rules,
+    } = compile(&regime.rules);
+    let mut ban_lengths = [[0; MAX_BAN_LENGTHS]; 2];
+    let lengths = lengths(&regime.rules, dataplane)?;
+    for (row, lengths) in lengths.into_iter().enumerate() {
+        for (place, length) in ban_lengths[row].iter_mut().zip(lengths) {
+            *place = length;
+        }
+    }
+    Ok(Policy {
+        observe_until: observe_until(regime.mode, state.bypass_until),
+        until: FOREVER,
+        generation: regime.generation,
+        call_budget: state.configured.call_budget,
+        limit_rules,
+        call_rules,
+        volume_rules,
+        _pad: 0,
+        interfaces: dataplane.interface_slots(),
+        units,
+        unit_rules,
+        ban_lengths,
+        rules,
+    })
+}
+
+/// The prefix lengths under which bans stand or may come to stand, per family: the rules' units,
+/// the single address, and those of bans that other rules have set.
+///
+/// # Errors
+/// There are more than the kernel looks under.
+pub(super) fn lengths(
+    rules: &RuleSet,
+    dataplane: &Dataplane,
+) -> Result<[BTreeSet<u32>; 2], RulesError> {
+    let units = |family, single| {
+        let units = rules.units(family).into_iter().map(u32::from);
+        units.chain([single]).collect::<BTreeSet<_>>()
+    };
+    let mut lengths = [units(Family::V4, 32), units(Family::V6, 128)];
+    dataplane.each_ban(|prefix, _| {
+        let row = usize::from(prefix.addr().is_ipv6());
+        lengths[row].insert(prefix.prefix_len().into());
+    })?;
+    let most = lengths.iter().map(BTreeSet::len).max().unwrap_or(0);
+    if most > MAX_BAN_LENGTHS {
+        return Err(RulesError::TooManyLengths { lengths: most });
+    }
+    Ok(lengths)
+}

@@ -1,0 +1,326 @@
+//! What is in force of rules and mode, what is on trial, and how long nothing is dropped.
+
+use std::fmt;
+
+use packetwatch_abi::Policy;
+
+use crate::{
+    config::{Config, Mode, Word as _},
+    log::EVENT,
+    pending::{Object, Pending},
+    rules::{RuleSet, RuleText},
+};
+
+/// Who has said what the rules or the mode are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetBy {
+    /// the configuration: a default, a file, a variable, a flag
+    Configuration(String),
+    /// the API, kept in the state directory
+    Api,
+}
+
+impl SetBy {
+    fn is_configuration(&self) -> bool {
+        matches!(self, Self::Configuration(_))
+    }
+}
+
+impl fmt::Display for SetBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(origin) => f.write_str(origin),
+            Self::Api => f.write_str("api"),
+        }
+    }
+}
+
+/// Rules and mode that are in force together.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Regime {
+    pub(super) rules: RuleSet,
+    pub(super) rules_by: SetBy,
+    /// Windows kept under another one are void.
+    pub(super) generation: u32,
+    pub(super) mode: Mode,
+    pub(super) mode_by: SetBy,
+}
+
+/// What the configuration says.
+#[derive(Clone, Debug)]
+pub(super) struct Configured {
+    pub(super) rules: RuleSet,
+    pub(super) rules_by: SetBy,
+    pub(super) mode: Mode,
+    pub(super) mode_by: SetBy,
+    pub(super) call_budget: u32,
+}
+
+impl Configured {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            rules: config.rules.clone(),
+            rules_by: SetBy::Configuration(config.rules_from()),
+            mode: config.mode,
+            mode_by: SetBy::Configuration(config.mode_from()),
+            call_budget: config.log.connections_per_second,
+        }
+    }
+}
+
+/// A change of rules or mode.
+#[derive(Clone, Debug)]
+pub(super) enum To {
+    Rules(RuleSet),
+    ResetRules,
+    Mode(Mode),
+    ResetMode,
+}
+
+impl To {
+    pub(super) fn object(&self) -> Object {
+        match self {
+            Self::Rules(_) | Self::ResetRules => Object::Rules,
+            Self::Mode(_) | Self::ResetMode => Object::Mode,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) pending: Pending,
+    pub(super) to: To,
+    pub(super) regime: Regime,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) configured: Configured,
+    /// what stands, or stands again when the trial is over
+    pub(super) standing: Regime,
+    pub(super) trial: Option<Trial>,
+    /// CLOCK_MONOTONIC nanoseconds; 0 without a bypass
+    pub(super) bypass_until: u64,
+    /// the last generation that was given
+    generations: u32,
+    /// what the kernel was told last
+    pub(super) in_force: Option<[Policy; 2]>,
+}
+
+impl State {
+    pub(super) fn new(configured: Configured) -> Self {
+        let standing = Regime {
+            rules: configured.rules.clone(),
+            rules_by: configured.rules_by.clone(),
+            generation: 1,
+            mode: configured.mode,
+            mode_by: configured.mode_by.clone(),
+        };
+        Self {
+            configured,
+            standing,
+            trial: None,
+            bypass_until: 0,
+            generations: 1,
+            in_force: None,
+        }
+    }
+
+    /// What the kernel judges by at this time.
+    pub(super) fn regime(&self, now: u64) -> &Regime {
+        match self.live_trial(now) {
+            Some(trial) => &trial.regime,
+            None => &self.standing,
+        }
+    }
+
+    pub(super) fn live_trial(&self, now: u64) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| trial.pending.is_live(now))
+    }
+
+    /// What this change makes of what stands.
+    pub(super) fn changed(&mut self, to: &To) -> Regime {
+        let mut regime = self.standing.clone();
+        let Configured {
+            rules,
+            rules_by,
+            mode,
+            mode_by,
+            ..
+        } = &self.configured;
+        match to {
+            To::Rules(rules) => (regime.rules, regime.rules_by) = (rules.clone(), SetBy::Api),
+            To::ResetRules => {
+                (regime.rules, regime.rules_by) = (rules.clone(), rules_by.clone());
+            }
+            To::Mode(mode) => (regime.mode, regime.mode_by) = (*mode, SetBy::Api),
+            To::ResetMode => (regime.mode, regime.mode_by) = (*mode, mode_by.clone()),
+        }
+        if to.object() == Object::Rules {
+            self.generations = self.generations.wrapping_add(1);
+            regime.generation = self.generations;
+        }
+        regime
+    }
+
+    /// Puts a change in force for good, beside a trial of the other object.
+    pub(super) fn take(&mut self, to: &To, regime: Regime) {
+        let trial = self.trial.as_mut().map(|trial| &mut trial.regime);
+        if let Some(tried) = trial {
+            match to.object() {
+                Object::Mode => {
+                    tried.mode = regime.mode;
+                    tried.mode_by = regime.mode_by.clone();
+                }
+                _ => {
+                    tried.rules = regime.rules.clone();
+                    tried.rules_by = regime.rules_by.clone();
+                    tried.generation = regime.generation;
+                }
+            }
+        }
+        self.standing = regime;
+    }
+
+    /// Takes over another configuration: what is the configuration's follows it, also what is to
+    /// stand again after a trial; what the API has said stays.
+    pub(super) fn follow(&mut self, configured: Configured) {
+        let trial = self.trial.as_mut().map(|trial| &mut trial.regime);
+        let mut generation = None;
+        for regime in [&mut self.standing].into_iter().chain(trial) {
+            if regime.rules_by.is_configuration() {
+                if regime.rules != configured.rules {
+                    self.generations = match generation {
+                        // The same rules, so the same windows.
+                        Some(generation) => generation,
+                        None => self.generations.wrapping_add(1),
+                    };
+                    generation = Some(self.generations);
+                    regime.generation = self.generations;
+                    regime.rules = configured.rules.clone();
+                }
+                regime.rules_by = configured.rules_by.clone();
+            }
+            if regime.mode_by.is_configuration() {
+                regime.mode = configured.mode;
+                regime.mode_by = configured.mode_by.clone();
+            }
+        }
+        self.configured = configured;
+    }
+}
+
+/// Says what of a regime differs from the one before.
+pub(super) fn tell(before: &Regime, after: &Regime) {
+    if before.mode != after.mode {
+        let mode = after.mode.word();
+        tracing::warn!(
+            target: EVENT,
+            {
+                event.action = "mode-changed",
+                packetwatch.mode = mode,
+                packetwatch.before = before.mode.word(),
+                packetwatch.after = mode,
+            },
+            "mode changed to {mode}"
+        );
+    }
+    if before.generation != after.generation {
+        tracing::info!(
+            target: EVENT,
+            {
+                event.action = "rules-changed",
+                packetwatch.rules = after.rules.len() as u64,
+                packetwatch.rules_from = %after.rules_by,
+                packetwatch.before = written(&before.rules),
+                packetwatch.after = written(&after.rules),
+            },
+            "{} rules in force", after.rules.len()
+        );
+    }
+}
+
+/// For the log: 8 rules take half of what a value may.
+fn written(rules: &RuleSet) -> String {
+    let texts: Vec<RuleText> = rules.iter().cloned().map(RuleText::from).collect();
+    serde_json::to_string(&texts).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        rules::{Rule, Trigger},
+    };
+
+    fn rules(name: &str) -> RuleSet {
+        RuleSet::validate(vec![Rule::new(name, Trigger::Connections(5))]).unwrap()
+    }
+
+    fn configured(rules: RuleSet, mode: Mode) -> Configured {
+        Configured {
+            rules,
+            rules_by: SetBy::Configuration("built-in".to_owned()),
+            mode,
+            mode_by: SetBy::Configuration("built-in".to_owned()),
+            call_budget: 0,
+        }
+    }
+
+    fn on_trial(state: &mut State, to: To) -> u64 {
+        let pending = Pending::new(to.object(), Duration::from_secs(60), Clock::new());
+        let (deadline, regime) = (pending.deadline, state.changed(&to));
+        state.trial = Some(Trial {
+            pending,
+            to,
+            regime,
+        });
+        deadline
+    }
+
+    #[test]
+    fn a_trial_counts_to_its_end_and_then_what_stood() {
+        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        let end = on_trial(&mut state, To::Rules(rules("tried")));
+        assert_eq!(state.regime(end - 1).rules, rules("tried"));
+        assert_eq!(state.regime(end).rules, rules("file"));
+        let generations = [end - 1, end].map(|now| state.regime(now).generation);
+        assert_eq!(generations, [2, 1], "each set has its own windows");
+    }
+
+    #[test]
+    fn a_trial_of_the_mode_keeps_the_windows() {
+        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        let end = on_trial(&mut state, To::Mode(Mode::Observe));
+        let regime = state.regime(end - 1);
+        assert_eq!((regime.mode, regime.generation), (Mode::Observe, 1));
+        assert_eq!(state.regime(end).mode, Mode::Enforce);
+    }
+
+    #[test]
+    fn another_configuration_is_what_a_trial_returns_to() {
+        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        let end = on_trial(&mut state, To::Rules(rules("tried")));
+        state.follow(configured(rules("edited"), Mode::Observe));
+        let tried = state.regime(end - 1);
+        assert_eq!((&tried.rules, tried.mode), (&rules("tried"), Mode::Observe));
+        assert_eq!(state.regime(end).rules, rules("edited"));
+        assert_eq!(state.regime(end).generation, 3);
+    }
+
+    #[test]
+    fn what_the_api_has_said_stays() {
+        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        state.standing = state.changed(&To::Mode(Mode::Observe));
+        state.follow(configured(rules("file"), Mode::Enforce));
+        let regime = state.regime(0);
+        assert_eq!((regime.mode, &regime.mode_by), (Mode::Observe, &SetBy::Api));
+        assert_eq!(regime.generation, 1, "the same rules keep their windows");
+        let reset = state.changed(&To::ResetMode);
+        assert_eq!(reset.mode, Mode::Enforce);
+    }
+}

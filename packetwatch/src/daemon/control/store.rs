@@ -1,0 +1,268 @@
+//! What the API says of rules, mode and bypass, in the state directory: `rules.toml`, which people
+//! may read and write, and `control.json`.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::error::RulesError;
+use crate::{
+    pending::PendingRecord,
+    rules::{RuleSet, RuleText},
+};
+
+const RULES_FILE: &str = "rules.toml";
+const CONTROL_FILE: &str = "control.json";
+/// Of `control.json`.
+const VERSION: u64 = 1;
+
+/// Everything in `control.json`. It is replaced whole, so a change on trial and the word that it is
+/// one are on disk together or not at all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ControlRecord {
+    pub(super) v: u64,
+    /// The mode that the API has set; without it the configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mode: Option<String>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub(super) bypass_until: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trial: Option<TrialRecord>,
+}
+
+impl Default for ControlRecord {
+    fn default() -> Self {
+        Self {
+            v: VERSION,
+            mode: None,
+            bypass_until: None,
+            trial: None,
+        }
+    }
+}
+
+/// A change on trial. What stands when it is over is in `rules.toml` and in the mode above.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TrialRecord {
+    #[serde(flatten)]
+    pub(super) pending: PendingRecord,
+    pub(super) to: ChangeRecord,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ChangeRecord {
+    Rules(Rules),
+    ResetRules,
+    Mode(String),
+    ResetMode,
+}
+
+/// Rules as users write them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Rules(Vec<RuleText>);
+
+impl PartialEq for Rules {
+    fn eq(&self, other: &Self) -> bool {
+        let json = |rules: &Self| serde_json::to_value(rules).ok();
+        json(self) == json(other)
+    }
+}
+
+impl From<&RuleSet> for Rules {
+    fn from(rules: &RuleSet) -> Self {
+        Self(rules.iter().cloned().map(RuleText::from).collect())
+    }
+}
+
+impl Rules {
+    pub(super) fn checked(&self) -> Result<RuleSet, String> {
+        let rules = self.0.iter().cloned().map(crate::rules::Rule::try_from);
+        let rules = rules.collect::<Result<Vec<_>, _>>()?;
+        RuleSet::validate(rules).map_err(|errors| errors.to_string())
+    }
+}
+
+/// The files.
+pub(super) struct Store {
+    rules: PathBuf,
+    control: PathBuf,
+}
+
+impl Store {
+    pub(super) fn in_directory(state_dir: &Path) -> Self {
+        Self {
+            rules: state_dir.join(RULES_FILE),
+            control: state_dir.join(CONTROL_FILE),
+        }
+    }
+
+    pub(super) fn rules(&self) -> Result<Option<RuleSet>, RulesError> {
+        let Some(text) = read(&self.rules)? else {
+            return Ok(None);
+        };
+        match RuleSet::from_toml(&text) {
+            Ok(rules) => Ok(Some(rules)),
+            Err(source) => Err(RulesError::File {
+                path: self.rules.clone(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// Writes the rules, or with `None` removes the file.
+    pub(super) fn put_rules(&self, rules: Option<&RuleSet>) -> Result<(), RulesError> {
+        match rules {
+            Some(rules) => write(&self.rules, rules.to_toml().as_bytes()),
+            None => remove(&self.rules),
+        }
+    }
+
+    pub(super) fn control(&self) -> Result<ControlRecord, RulesError> {
+        let Some(text) = read(&self.control)? else {
+            return Ok(ControlRecord::default());
+        };
+        self.parsed(&text)
+    }
+
+    pub(super) fn put_control(&self, record: &ControlRecord) -> Result<(), RulesError> {
+        if *record == ControlRecord::default() {
+            return remove(&self.control);
+        }
+        let text = serde_json::to_vec_pretty(record);
+        let mut text = text.expect("a record is of strings and lists");
+        text.push(b'\n');
+        write(&self.control, &text)
+    }
+
+    /// `control.json` says what cannot be: `cause`.
+    pub(super) fn unusable(&self, cause: String) -> RulesError {
+        let path = self.control.clone();
+        RulesError::Control { path, cause }
+    }
+
+    fn parsed(&self, text: &str) -> Result<ControlRecord, RulesError> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u64,
+        }
+        let unusable = |error: serde_json::Error| self.unusable(error.to_string());
+        let Version { v } = serde_json::from_str(text).map_err(unusable)?;
+        if v > VERSION {
+            let cause = format!("version {v} is newer than {VERSION}: run the newer packetwatch");
+            return Err(self.unusable(cause));
+        }
+        serde_json::from_str(text).map_err(unusable)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, RulesError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path, error)),
+    }
+}
+
+/// Whole or not at all, whatever happens meanwhile.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), RulesError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let write = || {
+        let mut file = fs::File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        sync_directory(path)
+    };
+    write().map_err(|error| failed("write", path, error))
+}
+
+fn remove(path: &Path) -> Result<(), RulesError> {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.and_then(|()| sync_directory(path)),
+    };
+    removed.map_err(|error| failed("remove", path, error))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> RulesError {
+    RulesError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        pending::{Object, Pending},
+    };
+
+    #[test]
+    fn a_record_reads_as_it_was_written_and_an_empty_one_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path());
+        assert_eq!(store.control().unwrap(), ControlRecord::default());
+        let pending = Pending::new(
+            Object::Rules,
+            std::time::Duration::from_secs(60),
+            Clock::new(),
+        );
+        let changes = [
+            ChangeRecord::Rules(Rules::from(&RuleSet::default())),
+            ChangeRecord::ResetRules,
+            ChangeRecord::Mode("observe".to_owned()),
+            ChangeRecord::ResetMode,
+        ];
+        for to in changes {
+            let record = ControlRecord {
+                mode: Some("observe".to_owned()),
+                bypass_until: Some(OffsetDateTime::UNIX_EPOCH),
+                trial: Some(TrialRecord {
+                    pending: pending.record.clone(),
+                    to,
+                }),
+                ..ControlRecord::default()
+            };
+            store.put_control(&record).unwrap();
+            assert_eq!(store.control().unwrap(), record);
+        }
+        store.put_control(&ControlRecord::default()).unwrap();
+        assert!(!store.control.exists());
+    }
+
+    #[test]
+    fn an_unusable_record_is_named_with_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path());
+        for (text, cause) in [
+            ("{", "EOF"),
+            ("{\"v\":2}", "newer"),
+            ("{\"v\":1,\"x\":1}", "x"),
+        ] {
+            fs::write(&store.control, text).unwrap();
+            let error = store.control().unwrap_err().to_string();
+            assert!(
+                error.contains("control.json") && error.contains(cause),
+                "{error}"
+            );
+            assert!(error.contains("remove the file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! A change of a list on trial: what it changed is kept, and put back unless the change is confirmed.
+//!
+//! The kernel knows no more than deadlines, and they go a long way. What a trial has put there ends
+//! with it by itself. What it has taken away cannot come back by itself: where an allow entry is
+//! missing for the time of a trial, no deny lasts longer than that, so that with the daemon dead
+//! nobody stays cut off. A deny entry that a trial has taken away stands again with the next daemon.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ipnet::IpNet;
+use packetwatch_abi::FOREVER;
+
+use super::{
+    Lists, Shared,
+    entry::List,
+    error::WriteError,
+    event,
+    journal::Batch,
+    projection::Projection,
+    record::{EntryRecord, ListRecord, TrialRecord},
+    state::{About, Change, Draft, Listed, Node, Shelf, State},
+    writes::Switch,
+};
+use crate::{
+    clock::Clock,
+    pending::{self, Pending},
+};
+
+/// Beyond so many entries a list that is put back is written to the journal whole.
+const ROWS_AT_MOST: usize = 1000;
+
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) pending: Pending,
+    list: List,
+    /// what stood under each prefix that was changed; `None` for nothing
+    former: HashMap<IpNet, Option<Draft>>,
+}
+
+impl Trial {
+    /// Of what stands before `changes`, all of one list, are made.
+    pub(super) fn new(pending: Pending, list: List, state: &State, changes: &[Change]) -> Self {
+        let former = changes.iter().map(|change| {
+            let listed = state.listed(change.shelf, change.prefix);
+            (change.prefix, listed.map(Listed::draft))
+        });
+        Self {
+            pending,
+            list,
+            former: former.collect(),
+        }
+    }
+
+    pub(super) fn holds(&self, prefix: IpNet) -> bool {
+        self.former.contains_key(&prefix)
+    }
+
+    /// For the journal.
+    pub(super) fn record(&self) -> TrialRecord {
+        let former = self.former.iter();
+        let there = former.clone().filter_map(|(prefix, draft)| {
+            let draft = draft.as_ref()?;
+            let record = EntryRecord::new(&draft.about.record, draft.forced);
+            Some((*prefix, record))
+        });
+        let absent = former.filter(|(_, draft)| draft.is_none());
+        TrialRecord {
+            pending: self.pending.record.clone(),
+            former: ListRecord::of(there),
+            absent: absent.map(|(prefix, _)| *prefix).collect(),
+        }
+    }
+
+    fn restored(record: TrialRecord, list: List, clock: Clock) -> Self {
+        let draft = |record: EntryRecord| {
+            let EntryRecord {
+                about: record,
+                forced,
+            } = record;
+            let until = record.expires_at;
+            let until = until.map_or(FOREVER, |at| clock.deadline(at));
+            let about = Arc::new(About { record, until });
+            Draft { about, forced }
+        };
+        let there = record.former.entries();
+        let there = there.map(|(prefix, record)| (prefix, Some(draft(record))));
+        let absent = record.absent.iter().map(|prefix| (prefix.trunc(), None));
+        Self {
+            former: there.chain(absent).collect(),
+            pending: Pending::restored(record.pending, clock),
+            list,
+        }
+    }
+
+    /// The changes that put back what stood.
+    fn undo(self) -> Vec<Change> {
+        let shelf = self.list.into();
+        let former = self.former.into_iter();
+        let back = |(prefix, to)| Change { shelf, prefix, to };
+        former.map(back).collect()
+    }
+}
+
+/// What a trial makes of the deadlines that the kernel is told of one prefix.
+#[derive(Clone, Copy)]
+pub(super) struct OnTrial {
+    shelf: Shelf,
+    deadline: u64,
+    /// what stood there until when; 0 for nothing
+    former_until: u64,
+}
+
+impl OnTrial {
+    /// Until when an entry stands that ends at `until` unless it is taken back.
+    pub(super) fn until(&self, shelf: Shelf, until: u64) -> u64 {
+        if shelf != self.shelf || until < self.deadline {
+            return until;
+        }
+        self.former_until.max(self.deadline)
+    }
+
+    /// The time from which on no deny may stand here or inside: something that allowed is taken
+    /// away by the trial and would not come back.
+    pub(super) fn uncovered(&self, node: &Node, now: u64) -> Option<u64> {
+        let until = |shelf| node.on(shelf).map_or(0, |listed| listed.about.until);
+        let taken = match self.shelf {
+            Shelf::Allow => self.former_until > until(Shelf::Allow).max(self.deadline),
+            _ => node.on(Shelf::Protected).is_some() && node.protection(now).is_none(),
+        };
+        taken.then_some(self.deadline)
+    }
+}
+
+impl State {
+    pub(super) fn on_trial(&self, prefix: IpNet) -> Option<OnTrial> {
+        let trial = self.trial.as_ref()?;
+        let former = trial.former.get(&prefix)?;
+        Some(OnTrial {
+            shelf: trial.list.into(),
+            deadline: trial.pending.deadline,
+            former_until: former.as_ref().map_or(0, |draft| draft.about.until),
+        })
+    }
+
+    /// Every prefix of a trial has a node, also one under which nothing stands for the time being:
+    /// the kernel is told of it.
+    pub(super) fn begin(&mut self, trial: Trial) {
+        for prefix in trial.former.keys() {
+            if self.nodes.get(*prefix).is_none() {
+                self.nodes.insert(*prefix, Node::default());
+            }
+        }
+        self.trial = Some(trial);
+    }
+
+    pub(super) fn end_trial(&mut self) -> Option<Trial> {
+        let trial = self.trial.take()?;
+        for prefix in trial.former.keys() {
+            if self.nodes.get(*prefix).is_some_and(Node::is_empty) {
+                self.nodes.remove(*prefix);
+            }
+        }
+        self.trial_is_unwritten = true;
+        Some(trial)
+    }
+
+    /// Takes a trial from the journal; puts back what stood if it is over, and returns it then.
+    pub(super) fn restore_trial(&mut self, record: TrialRecord, clock: Clock) -> Option<Pending> {
+        let list = record.list()?;
+        let trial = Trial::restored(record, list, clock);
+        if trial.pending.is_live(clock.monotonic_ns()) {
+            self.begin(trial);
+            return None;
+        }
+        let pending = trial.pending.clone();
+        let rows: Vec<_> = trial.former.keys().map(|prefix| (list, *prefix)).collect();
+        self.apply(trial.undo());
+        self.mark_many_unwritten(list, rows);
+        self.trial_is_unwritten = true;
+        Some(pending)
+    }
+
+    fn mark_many_unwritten(&mut self, list: List, rows: Vec<(List, IpNet)>) {
+        if rows.len() > ROWS_AT_MOST {
+            self.mark_list_unwritten(list);
+        } else {
+            self.mark_unwritten(rows);
+        }
+    }
+}
+
+impl Lists {
+    /// The change that waits to be confirmed.
+    pub fn pending(&self) -> Option<Pending> {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let state = shared.state();
+        let pending = state.trial.as_ref().map(|trial| trial.pending.clone());
+        pending.filter(|pending| pending.is_live(now))
+    }
+
+    /// Keeps the change on trial.
+    ///
+    /// # Errors
+    /// [`WriteError::Journal`], and it stays on trial; [`WriteError::Kernel`], and it is put in
+    /// force for good by the next comparison with the kernel.
+    pub fn confirm(&self) -> Result<(), WriteError> {
+        let shared = &self.0.shared;
+        let mut journal = shared.journal();
+        shared.settle_trial(shared.clock.monotonic_ns());
+        let Some(trial) = shared.state().end_trial() else {
+            return Ok(());
+        };
+        if let Err(error) = shared.commit(&mut journal, Batch::default()) {
+            shared.state().begin(trial);
+            return Err(error.into());
+        }
+        let now = shared.clock.monotonic_ns();
+        let prefixes: Vec<IpNet> = trial.former.keys().copied().collect();
+        let projection = Projection::of(&shared.state(), &prefixes, now);
+        let all = || Projection::standings(&shared.state(), now);
+        pending::event::confirmed(&trial.pending);
+        Ok(projection.write(&*shared.maps, all)?)
+    }
+
+    /// Puts back what stood before the change on trial: at once in memory and in the kernel, in the
+    /// journal by group commit. Until then, and if that fails, the trial's end does it.
+    pub fn roll_back(&self) {
+        let shared = &self.0.shared;
+        let _writer = shared.journal();
+        shared.end_trial(true);
+    }
+
+    /// Puts back what stood before a trial that is over. To be called once a second.
+    pub fn settle(&self) {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let is_due = {
+            let state = shared.state();
+            let trial = state.trial.as_ref();
+            trial.is_some_and(|trial| !trial.pending.is_live(now))
+        };
+        if is_due {
+            let _writer = shared.journal();
+            shared.settle_trial(now);
+        }
+    }
+
+    /// Of a trial of this list: its end.
+    pub fn trial_until(&self, list: List) -> Option<u64> {
+        let state = self.0.shared.state();
+        let trial = state.trial.as_ref().filter(|trial| trial.list == list);
+        trial.map(|trial| trial.pending.deadline)
+    }
+}
+
+impl Shared {
+    /// Refuses a write while a change is on trial: any of its list, and any that is on trial too.
+    pub(super) fn see_to_trial(&self, list: List, confirm: bool) -> Result<(), WriteError> {
+        let state = self.state();
+        let trial = state.trial.as_ref();
+        match trial.filter(|trial| confirm || trial.list == list) {
+            Some(trial) => Err(trial.pending.in_the_way().into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The caller holds the journal.
+    pub(super) fn settle_trial(&self, now: u64) {
+        let is_due = {
+            let state = self.state();
+            let trial = state.trial.as_ref();
+            trial.is_some_and(|trial| !trial.pending.is_live(now))
+        };
+        if is_due {
+            self.end_trial(false);
+        }
+    }
+
+    fn end_trial(&self, asked: bool) {
+        let Some(trial) = self.state().end_trial() else {
+            return;
+        };
+        let (pending, list) = (trial.pending.clone(), trial.list);
+        let changes = trial.undo();
+        let rows: Vec<_> = changes.iter().map(|change| (list, change.prefix)).collect();
+        let (_, outcome) = self.project(changes, None, Switch::ByPrefix);
+        self.state().mark_many_unwritten(list, rows);
+        self.wake.unwritten();
+        pending::event::rolled_back(&pending, asked);
+        if let Err(error) = outcome {
+            // The comparison with the kernel finds it within a second.
+            event::kernel_refused("taking back a change on trial", None, &error);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A backup over the API, and what a restore makes of it.
+
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, problem, text};
+
+const MEDIA: &str = "application/jsonl";
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_backup_puts_lists_rules_and_mode_back() {
+    let mut stage = Stage::own();
+    let reason = Some(json!({"reason": "ours", "ttl": "1h"}));
+    assert_eq!(stage.ask("PUT", "/v1/allow/192.0.2.1", reason).status, 201);
+    let feed: String = (0..2500u32)
+        .map(|n| format!("203.0.{}.{}\n", n / 250, n % 250))
+        .collect();
+    let put = stage.send("PUT", "/v1/deny", "text/plain", feed.as_bytes());
+    assert_eq!(put.status, 200, "{put:?}");
+    let rules = json!({"rules": [{"name": "calls", "connections": 7}]});
+    assert_eq!(stage.ask("PUT", "/v1/rules", Some(rules)).status, 200);
+    let observe = Some(json!({"mode": "observe"}));
+    assert_eq!(stage.ask("PUT", "/v1/mode", observe).status, 200);
+    let all = |stage: &Stage| {
+        let lists = ["allow", "deny"].map(|list| stage.listed(list));
+        let rules = stage.expect(200, "GET", "/v1/rules").json();
+        let mode = stage.expect(200, "GET", "/v1/mode").json();
+        (lists, rules, mode)
+    };
+    let before = all(&stage);
+
+    let backup = stage.expect(200, "GET", "/v1/backup");
+    assert_eq!(backup.header("content-type"), Some(MEDIA));
+    let lines: Vec<Value> = backup
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect();
+    let kinds: Vec<_> = lines.iter().map(|line| text(&line["kind"])).collect();
+    let groups = ["entries"; 4];
+    let expected = [&["backup", "rules", "mode"][..], &groups, &["end"]].concat();
+    assert_eq!(kinds, expected, "the prefixes are in groups of a thousand");
+    assert!(!backup.text().contains("pw_"), "no token is in it");
+
+    stage.expect(200, "DELETE", "/v1/rules");
+    stage.expect(200, "DELETE", "/v1/mode");
+    stage.expect(204, "DELETE", "/v1/allow/192.0.2.1");
+    stage.expect(201, "PUT", "/v1/deny/198.51.100.0/24");
+    let restored = stage.send("POST", "/v1/restore", MEDIA, &backup.body);
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert_eq!(
+        (&restored.json()["allow"], &restored.json()["deny"]),
+        (&json!(1), &json!(2500))
+    );
+    assert_eq!(all(&stage), before);
+    stage.daemon.kill();
+    stage.daemon.restart();
+    assert_eq!(all(&stage), before);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_backup_that_is_not_whole_changes_nothing() {
+    let stage = Stage::own();
+    stage.expect(201, "PUT", "/v1/deny/198.51.100.0/24");
+    let backup = stage.expect(200, "GET", "/v1/backup").body;
+    let text = String::from_utf8(backup).expect("it is text");
+    let cut = &text[..text.len() / 2];
+    let lines: Vec<_> = text.lines().collect();
+    let without_end = lines[..lines.len() - 1].join("\n");
+    let bad = text.replace("198.51.100.0/24", "198.51.100.0/33");
+    for (body, line) in [(cut, 2), (without_end.as_str(), 2), (bad.as_str(), 2)] {
+        let refused = stage.send("POST", "/v1/restore", MEDIA, body.as_bytes());
+        let refused = problem(&refused, 422, Some("body"));
+        assert!(
+            refused["errors"][0]["line"].as_u64() <= Some(line),
+            "{refused}"
+        );
+    }
+    let refused = stage.send("POST", "/v1/restore", "text/plain", b"");
+    problem(&refused, 415, Some("Content-Type"));
+    // While a change waits to be confirmed, neither way.
+    stage.expect(201, "PUT", "/v1/allow/192.0.2.1?confirm=60s");
+    problem(&stage.ask("GET", "/v1/backup", None), 409, Some("confirm"));
+    let refused = stage.send("POST", "/v1/restore", MEDIA, text.as_bytes());
+    problem(&refused, 409, Some("confirm"));
+    assert_eq!(stage.listed("deny"), ["198.51.100.0/24"]);
+}
