@@ -33,8 +33,8 @@ impl Bans {
 impl Dataplane {
     /// Whether the kernel holds the bans that were written, and no others, and looks for them.
     ///
-    /// One batched read and no search, since an entry names its slot: a few milliseconds for
-    /// 65 536 bans. False also if bans are written so fast that it cannot tell.
+    /// One batched read and no search, since an entry names its slot: for 65 536 bans 20 to 30 ms,
+    /// four fifths of them in the kernel. False also if bans are written so fast that it cannot tell.
     pub fn bans_as_written(&self) -> Result<bool, Error> {
         for _ in 0..LOOKS {
             let writes = lock(&self.0.bans).writes;
