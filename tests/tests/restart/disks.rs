@@ -95,18 +95,33 @@ impl FailingDisk {
 
     /// Lets the kernel find an error in it.
     pub(crate) fn fail(&self) {
+        let path = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device());
+        fs::write(&path, "1").unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// Nobody may have a file open there. Returns when the kernel has let go of it: whoever copies
+    /// the mounts meanwhile, as a new mount namespace does, holds it for as long.
+    pub(crate) fn unmount(&self) {
+        let backing_file = format!("/sys/block/{}/loop/backing_file", self.device());
+        run(Command::new("umount").arg(&self.at), "is it in use?");
+        let image = self.image.path();
+        let is_free =
+            || !fs::read_to_string(&backing_file).is_ok_and(|file| Path::new(file.trim()) == image);
+        let freed = until(PROMPT * 3, || is_free().then_some(()));
+        assert!(
+            freed.is_some(),
+            "{backing_file} still names {}",
+            image.display()
+        );
+    }
+
+    /// The name of its loop device.
+    fn device(&self) -> String {
         let device = fs::metadata(&self.at).expect("it is mounted").dev();
         let (major, minor) = (libc::major(device), libc::minor(device));
         let device = fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
         let device = device.expect("a block device");
-        let name = device.file_name().expect("a name").display();
-        let path = format!("/sys/fs/ext4/{name}/trigger_fs_error");
-        fs::write(&path, "1").unwrap_or_else(|error| panic!("{path}: {error}"));
-    }
-
-    /// Nobody may have a file open there.
-    pub(crate) fn unmount(&self) {
-        run(Command::new("umount").arg(&self.at), "is it in use?");
+        device.file_name().expect("a name").display().to_string()
     }
 }
 
