@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use packetwatch_tests::{Daemon, Family, Frame, Frames, Lan, packet::SYN};
+use packetwatch_tests::{Daemon, Family, Frame, Frames, Lan, packet::SYN, patience::Raised};
 use serde_json::Value;
 
 use super::spoofed;
@@ -37,6 +37,7 @@ fn a_flood_is_told_and_hides_no_heavy_source() {
 
     let over = AtomicBool::new(false);
     let ban = thread::scope(|scope| {
+        let _end = Raised(&over);
         scope.spawn(|| {
             let link = Frames::open(&lan.segment().client, "eth0");
             let mut frame = call(known, 443);
@@ -79,9 +80,7 @@ fn a_flood_is_told_and_hides_no_heavy_source() {
         let banned = |line: &Value| {
             line["event.action"] == "ban" && line["source.ip"] == heavy.to_string().as_str()
         };
-        let ban = daemon.log().wait_from(0, banned, PROMPT);
-        over.store(true, Relaxed);
-        ban
+        daemon.log().wait_from(0, banned, PROMPT)
     });
     assert_eq!(ban["rule.name"], "calls");
     let ended = |line: &Value| line["event.action"] == "flood-ended";

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use packetwatch_tests::patience::until;
+use packetwatch_tests::patience::{Raised, until};
 use serde_json::{Value, json};
 
 use crate::disks::{FailingDisk, SmallDisk};
@@ -107,16 +107,9 @@ impl Told {
 
 /// Lets writers write while `during` lasts.
 fn beside_writers(scene: &Scene, during: impl FnOnce(&Told)) -> BTreeSet<String> {
-    /// Also when a panic ends the scope.
-    struct End<'a>(&'a AtomicBool);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let told = Told::default();
     thread::scope(|scope| {
-        let _end = End(&told.ended);
+        let _end = Raised(&told.ended);
         for writer in 0..WRITERS {
             let told = &told;
             scope.spawn(move || told.write(scene, writer));
