@@ -75,9 +75,8 @@ impl Told {
         let is_it = |text: &String| words.iter().all(|words| text.contains(words));
         let refused = until(PROMPT, || {
             let refused = self.refused.lock().unwrap();
-            let each = refused.iter().zip(before);
-            each.map(|(texts, from)| texts[from..].iter().any(is_it))
-                .all(|was| was)
+            let mut each = refused.iter().zip(before);
+            each.all(|(texts, from)| texts[from..].iter().any(is_it))
                 .then_some(())
         });
         let last = || {
