@@ -107,7 +107,7 @@ impl FailingDisk {
         let image = self.image.path();
         let is_free =
             || !fs::read_to_string(&backing_file).is_ok_and(|file| Path::new(file.trim()) == image);
-        let freed = until(PROMPT * 3, || is_free().then_some(()));
+        let freed = until(PROMPT, || is_free().then_some(()));
         assert!(
             freed.is_some(),
             "{backing_file} still names {}",
