@@ -65,6 +65,9 @@ impl Maps for NoMaps {
     fn remove_ban(&self, _: IpNet) -> Result<(), Error> {
         Ok(())
     }
+    fn bans_as_written(&self) -> Result<bool, Error> {
+        Ok(true)
+    }
     fn each_ban(&self, _: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Waiting for something that another process does, for so long and no longer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,5 +18,16 @@ pub fn until<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<
             return None;
         }
         thread::sleep(STEP);
+    }
+}
+
+/// Raises a flag at its end, also that of a panic: threads that go on until then would otherwise
+/// keep a failing test from ending.
+#[derive(Debug)]
+pub struct Raised<'a>(pub &'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -113,50 +113,35 @@ admissions! {
 mod tests {
     use super::*;
 
-    const KEYS: SketchKeys = SketchKeys {
-        rows: [
-            [
-                0x9e37_79b9_7f4a_7c15,
-                0xbf58_476d_1ce4_e5b9,
-                0x94d0_49bb_1331_11eb,
-                11,
-                13,
-                17,
-                19,
-            ],
-            [
-                0x2545_f491_4f6c_dd1d,
-                0xd6e8_feb8_6659_fd93,
-                0xa076_1d64_78bd_642f,
-                23,
-                29,
-                31,
-                37,
-            ],
-            [
-                0xe703_7ed1_a0b4_28db,
-                0x8ebc_6af0_9c88_c6e3,
-                0x5899_65cc_7537_4cc3,
-                41,
-                43,
-                47,
-                53,
-            ],
-        ],
-    };
+    /// Numbers as random as those that are drawn (SplitMix64).
+    fn keys() -> SketchKeys {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ mixed >> 31
+        };
+        let rows = core::array::from_fn(|_| core::array::from_fn(|_| next()));
+        SketchKeys { rows }
+    }
 
     #[test]
     fn each_row_has_cells_of_its_own_and_every_part_of_a_unit_counts() {
-        let unit = Prefix::address_v6([1, 2, 3, 4]);
+        let (keys, unit) = (keys(), Prefix::address_v6([1, 2, 3, 4]));
+        let mut others = [unit; 6];
+        for (word, other) in others.iter_mut().take(4).enumerate() {
+            other.addr[word] ^= 1;
+        }
+        others[4].family = crate::Family::V4 as u32;
+        others[5].len = 64;
         for row in 0..SKETCH_ROWS {
             let first = row * SKETCH_CELLS;
-            let cell = KEYS.cell(row, &unit) as usize;
-            assert!((first..first + SKETCH_CELLS).contains(&cell));
-        }
-        for word in 0..2 {
-            let mut other = unit;
-            other.addr[word] ^= 1 << 30;
-            assert_ne!(KEYS.cell(0, &unit), KEYS.cell(0, &other), "word {word}");
+            let cell = keys.cell(row, &unit);
+            assert!((first..first + SKETCH_CELLS).contains(&(cell as usize)));
+            for other in others {
+                assert_ne!(keys.cell(row, &other), cell, "{other:?}");
+            }
         }
     }
 

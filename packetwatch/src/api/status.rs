@@ -314,7 +314,7 @@ pub(super) async fn healthz() -> Json<Probe> {
     })
 }
 
-/// Whether the filter is attached and the rules are carried out.
+/// Whether the filter is attached, the rules are carried out, and writes reach the disk.
 #[utoipa::path(get, path = "/readyz", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "it does", body = Probe),
     (status = 503, description = "not ready, and why",
@@ -322,11 +322,21 @@ pub(super) async fn healthz() -> Json<Probe> {
     Gated, Failed, Slow,
 ))]
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Problem> {
-    let ready = blocking(move || Ok(app.readiness.is_ready())).await?;
+    let ready = blocking(move || Ok(is_ready(&app))).await?;
     ready.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))?;
     Ok(Json(Probe {
         status: "ready".to_owned(),
     }))
+}
+
+fn is_ready(app: &App) -> Result<(), String> {
+    app.readiness.is_ready()?;
+    app.lists.journal_fault().map_or(Ok(()), |fault| {
+        Err(format!(
+            "the filter works on, but writes are refused and new bans would not survive a restart, \
+             since the journal cannot be written ({fault}). See to the state directory's disk"
+        ))
+    })
 }
 
 /// Metrics in the OpenMetrics text format.

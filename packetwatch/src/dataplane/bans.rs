@@ -1,13 +1,15 @@
 //! Bans in the kernel: a table for each family, a presence filter in front of them, and a slot each
 //! for what was dropped.
 
+mod compare;
+
 use std::{
     collections::{BTreeSet, HashMap as Slots},
     os::fd::AsFd as _,
 };
 
 use aya::{
-    Ebpf, Pod,
+    Ebpf,
     maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray},
 };
 use ipnet::IpNet;
@@ -16,13 +18,13 @@ use packetwatch_abi::{
 };
 
 use super::{
-    Dataplane, Error, MapUse, batch,
+    Dataplane, Error, MapUse,
     counters::{clear, sum, usage},
     error::{is_absent, map_error},
-    key::{key, prefix},
+    key::key,
     lock,
     mapped::Mapped,
-    object::{second, take},
+    object::take,
 };
 
 const MAP: &str = "BANS";
@@ -49,6 +51,10 @@ pub(super) struct Bans {
     /// the slot of each prefix in the tables
     slots: Slots<Prefix, u32>,
     free: BTreeSet<u32>,
+    /// by slot, the prefix and the deadline that were written last
+    written: Vec<Option<(Prefix, u64)>>,
+    /// writes to the tables so far
+    writes: u64,
     /// how many prefixes share a bit of the filter; absent is none
     shares: Slots<u32, u32>,
 }
@@ -75,6 +81,8 @@ impl Bans {
             capacity,
             slots: Slots::new(),
             free: BTreeSet::new(),
+            written: Vec::new(),
+            writes: 0,
             shares: Slots::new(),
         })
     }
@@ -153,6 +161,15 @@ impl Bans {
         Ok(slot)
     }
 
+    fn wrote(&mut self, slot: u32, what: Option<(Prefix, u64)>) {
+        let slot = slot as usize;
+        if slot >= self.written.len() {
+            self.written.resize(slot + 1, None);
+        }
+        self.written[slot] = what;
+        self.writes += 1;
+    }
+
     fn tally(&self, slot: u32) -> Result<Tally, Error> {
         match self.hits.get(&slot, 0) {
             Ok(values) => Ok(sum(values.iter())),
@@ -225,6 +242,7 @@ impl Dataplane {
             }
             return Err(error);
         }
+        bans.wrote(slot, Some((key, until)));
         if known.is_none() {
             bans.slots.insert(key, slot);
             // Now the program looks for it.
@@ -235,8 +253,12 @@ impl Dataplane {
 
     /// The ban of exactly this prefix, also one that has ended.
     pub fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {
+        let key = key(prefix);
         let bans = lock(&self.0.bans);
-        let entry = bans.get(&key(prefix))?;
+        let entry = bans.get(&key)?.map(|entry| Entry {
+            until: bans.deadline(&key, entry),
+            ..entry
+        });
         entry.map(|entry| bans.shown(entry)).transpose()
     }
 
@@ -246,43 +268,11 @@ impl Dataplane {
         let mut bans = lock(&self.0.bans);
         bans.remove(&key)?;
         if let Some(slot) = bans.slots.remove(&key) {
+            bans.wrote(slot, None);
             bans.free.insert(slot);
             bans.unshare_bit(&key);
         }
         Ok(())
-    }
-
-    /// Visits each ban with its deadline, ended ones too, in no order. Nothing waits for it.
-    pub fn each_ban(&self, mut visit: impl FnMut(IpNet, u64)) -> Result<(), Error> {
-        let (v4, v6) = {
-            let bans = lock(&self.0.bans);
-            (
-                second(IterableMap::map(&bans.v4), MAP)?,
-                second(IterableMap::map(&bans.v6), MAP)?,
-            )
-        };
-        each(&v4, |BanKeyV4 { addr, len }, entry| {
-            let key = Prefix {
-                len,
-                ..Prefix::address_v4(addr)
-            };
-            visit(prefix(&key), entry.until);
-        })?;
-        each(&v6, |BanKeyV6 { addr, len }, entry| {
-            let key = Prefix {
-                len,
-                ..Prefix::address_v6(addr)
-            };
-            visit(prefix(&key), entry.until);
-        })
-    }
-
-    /// Prefixes whose ban the filter hides from the program, though it is in the table: somebody
-    /// else has written into the filter. They are shown to it again.
-    pub fn mend_ban_filter(&self) -> Vec<IpNet> {
-        let bans = lock(&self.0.bans);
-        let is_hidden = |key: &&Prefix| bans.filter.set_bit(ban_filter_bit(key).into());
-        bans.slots.keys().filter(is_hidden).map(prefix).collect()
     }
 
     /// All bans, ended ones too, in no order.
@@ -295,8 +285,4 @@ impl Dataplane {
         }
         Ok(all)
     }
-}
-
-fn each<K: Pod>(map: &MapData, visit: impl FnMut(K, Entry)) -> Result<(), Error> {
-    batch::each::<K, Entry>(map, MAP, visit)
 }

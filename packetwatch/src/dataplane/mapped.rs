@@ -90,6 +90,11 @@ impl Mapped {
         }
     }
 
+    /// A bit, counted from the first word on.
+    pub(super) fn bit(&self, bit: u64) -> bool {
+        self.word((bit / 64) as u32) >> (bit % 64) & 1 != 0
+    }
+
     /// Sets a bit; tells whether it was clear.
     pub(super) fn set_bit(&self, bit: u64) -> bool {
         let mask = 1 << (bit % 64);

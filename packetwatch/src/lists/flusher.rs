@@ -139,6 +139,7 @@ impl Shared {
             return Ok(());
         }
         let written = journal.commit(&batch);
+        self.set_journal_fault(written.as_ref().err().map(ToString::to_string));
         if let Ok(outgrown) = &written
             && !outgrown.is_empty()
         {

@@ -26,6 +26,8 @@ pub trait Maps: Send + Sync + 'static {
     fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error>;
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error>;
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
+    /// Whether nobody but [`Maps::ban`] and [`Maps::remove_ban`] has written the bans.
+    fn bans_as_written(&self) -> Result<bool, Error>;
     /// Visits all bans with their deadlines, ended ones too, in no order.
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error>;
     /// Bans that the program does not look for, though they stand; from now on it does.
@@ -73,6 +75,10 @@ impl Maps for Dataplane {
 
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error> {
         Self::remove_ban(self, prefix)
+    }
+
+    fn bans_as_written(&self) -> Result<bool, Error> {
+        Self::bans_as_written(self)
     }
 
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {

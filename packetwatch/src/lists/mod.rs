@@ -86,6 +86,8 @@ struct Shared {
     state: Mutex<State>,
     bans: Mutex<Bans>,
     wake: Wake,
+    /// of the last write, if it failed
+    journal_fault: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Lists {
@@ -127,6 +129,13 @@ impl Lists {
         })))
     }
 
+    /// Why the last write to the journal failed, if it did: the file and the store's words. What it
+    /// lacks is tried again every second, so that this ends with the cause.
+    pub fn journal_fault(&self) -> Option<String> {
+        let fault = self.0.shared.journal_fault.lock();
+        fault.expect("nothing panics here").clone()
+    }
+
     /// Writes what the journal lacks. On failure it is logged and tried again in the background.
     pub fn flush(&self) {
         self.0.shared.flush();
@@ -157,11 +166,16 @@ impl Shared {
             state: Mutex::new(state),
             bans: Mutex::new(bans),
             wake: Wake::default(),
+            journal_fault: Mutex::default(),
         }))
     }
 
     // A panic under a lock may have left memory and kernel apart: who comes after panics as well,
     // and the journal is read again at the next start.
+
+    fn set_journal_fault(&self, fault: Option<String>) {
+        *self.journal_fault.lock().expect("nothing panics here") = fault;
+    }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().expect("no writer panicked")

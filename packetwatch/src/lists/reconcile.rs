@@ -24,12 +24,19 @@ enum Kind {
 }
 
 impl Lists {
-    /// Whether what the kernel judges by is still what was written, as far as sums tell: much
-    /// cheaper than [`Lists::reconcile_entries`].
-    pub fn are_as_written(&self) -> bool {
+    /// Whether the allow and deny lists in the kernel are still what was written, as far as sums
+    /// tell: much cheaper than [`Lists::reconcile_entries`].
+    pub fn entries_are_as_written(&self) -> bool {
         let maps = &self.0.shared.maps;
         // An error is the comparison's to tell.
         maps.standings_as_written() && maps.lists_in_force().unwrap_or(false)
+    }
+
+    /// Whether the bans in the kernel are still what was written: much cheaper than
+    /// [`Lists::reconcile_bans`].
+    pub fn bans_are_as_written(&self) -> bool {
+        // An error is the comparison's to tell.
+        self.0.shared.maps.bans_as_written().unwrap_or(false)
     }
 
     /// Compares the allow and deny lists with what the kernel judges by.

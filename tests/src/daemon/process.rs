@@ -18,8 +18,9 @@ use nix::unistd::Pid;
 use super::log::Log;
 use crate::patience;
 
-/// From SIGTERM to the end of the process; what is slower is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// From SIGTERM to the end of the process; what is slower is killed. A round of the reconciler over
+/// 65 536 bans is brought to its end, which takes seconds in an unoptimised build beside others.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What of the standard error is kept; the daemon speaks there only when it cannot start.
 const MAX_STDERR: u64 = 1 << 20;

@@ -14,7 +14,7 @@ use packetwatch::{
     rules::{Rule, Trigger},
 };
 use packetwatch_abi::{Action, Reason};
-use packetwatch_tests::{Kernel, Runner, kernel::net, runner};
+use packetwatch_tests::{Kernel, Runner, kernel::net, patience::Raised, runner};
 
 use super::{call, readdress, spoofed};
 
@@ -49,6 +49,7 @@ fn no_count_is_lost_while_others_are_swept() {
             }
             rounds
         });
+        let end = Raised(done);
         runner::stay_on(1 % runner::cpus());
         let runner = Runner::of(kernel);
         let mut frame = call(active(0), 80);
@@ -64,7 +65,7 @@ fn no_count_is_lost_while_others_are_swept() {
             let gone = kernel.dataplane.forget_silent(silent).unwrap();
             assert_eq!(gone, u64::from(CHURN), "round {round}");
         }
-        done.store(true, Relaxed);
+        drop(end);
         counting.join().unwrap()
     });
     let callers: HashMap<IpNet, _> = kernel.dataplane.callers().unwrap().into_iter().collect();

@@ -11,9 +11,11 @@
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
+//! * `writes`: writers at work while the disk fills up, or its file system turns read-only.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
+mod disks;
 mod holder;
 mod kill;
 mod leftovers;
@@ -25,3 +27,4 @@ mod state;
 mod takeover;
 mod traffic;
 mod trials;
+mod writes;

@@ -1,57 +1,12 @@
 //! State directories on which nothing can be written, or that hold what this daemon cannot read.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::json;
 
+use crate::disks::SmallDisk;
 use crate::refused::refused;
 use crate::scene::{PORTS, Scene};
-
-/// A small file system of its own at a path; unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: &Path) -> Self {
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"])
-            .arg(path);
-        assert!(mount.status().expect("run mount").success());
-        Self(path.to_owned())
-    }
-
-    fn set_read_only(&self, is_read_only: bool) {
-        let option = if is_read_only {
-            "remount,ro"
-        } else {
-            "remount,rw"
-        };
-        let mut mount = Command::new("mount");
-        mount.args(["-o", option]).arg(&self.0);
-        assert!(mount.status().expect("run mount").success());
-    }
-
-    /// Fills it with a file, which is returned.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = fs::File::create(&path).expect("make a file");
-        while file.write_all(&[0; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily, for a daemon that a failing test has not stopped yet may hold it.
-        let done = Command::new("umount").arg("-l").arg(&self.0).status();
-        if !done.is_ok_and(|status| status.success()) {
-            eprintln!("{} is still mounted", self.0.display());
-        }
-    }
-}
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -94,8 +49,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let denied = scene.address(1);
     scene.expect(201, "PUT", &format!("/v1/deny/{denied}"), None);
     scene.assert_silence(1);
-    // The ban was on no disk until there was room.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // The ban was on no disk until there was room, and went there with the write that found it.
     scene.daemon.kill();
     scene.daemon.restart();
     assert_eq!(entries(&scene), kept + 1);

@@ -169,6 +169,10 @@ impl Maps for FakeMaps {
         Ok(())
     }
 
+    fn bans_as_written(&self) -> Result<bool, dataplane::Error> {
+        Ok(true)
+    }
+
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), dataplane::Error> {
         let bans = self.kernel().bans.clone();
         bans.into_iter()

@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path};
 
-use redb::StorageBackend as _;
+use redb::{ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend as _};
 
 use super::{disk::Disk, life::journal, *};
-use crate::lists::journal::SLACK;
+use crate::lists::{journal::SLACK, tables::rows_of};
 
 const ROOM: Capacity = Capacity {
     lists: 50_000,
@@ -40,6 +40,15 @@ fn compacted(disk: &Disk) -> u64 {
     database.compact().unwrap();
     drop(database);
     disk.len().unwrap()
+}
+
+/// Rows beside the record of the deny list.
+fn rows(disk: &Disk) -> u64 {
+    let database = redb::Builder::new().create_with_backend(disk.image());
+    let database = database.unwrap();
+    let transaction = database.begin_read().unwrap();
+    let rows = transaction.open_table(rows_of(List::Deny)).unwrap();
+    rows.len().unwrap()
 }
 
 /// Three copies of the largest contents at once, the former, the new one and the one before that
@@ -117,6 +126,8 @@ fn what_comes_and_goes_beside_a_replaced_list_leaves_nothing() {
         longest = longest.max(disk.len().unwrap());
     }
     assert_bounded(longest, largest);
+    // Each of them says that an entry of the record is gone.
+    assert!(rows(&disk) <= 30, "{}", rows(&disk));
     drop(lists);
     let lists = lists_on(&disk);
     assert_eq!(lists.counts().deny.v4, 70);

@@ -1,7 +1,10 @@
 //! Maps that somebody else has changed: noticed, mended, counted and told. And nothing told where
 //! only the daemon was at work.
 
+mod bound;
+
 use std::net::IpAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,13 +32,19 @@ impl Scene {
             .interface("pw0")
             .rules_toml(RULE)
             .start();
-        let status = daemon.api("GET", "/v1/status", None).json();
-        let program = status["interfaces"][0]["program_id"].as_u64().unwrap();
         Self {
+            intruder: intruder(&daemon),
             daemon,
-            intruder: Intruder::of(program.try_into().unwrap()),
             lan,
         }
+    }
+
+    /// Stops the daemon, lets `change` see to its state directory, and starts it again.
+    fn restart_with(&mut self, change: impl FnOnce(&Path)) {
+        self.daemon.terminate();
+        change(&self.daemon.state_dir());
+        self.daemon.restart();
+        self.intruder = intruder(&self.daemon);
     }
 
     /// Denies the first `count` addresses of 203.0.113.0/24, in as many entries.
@@ -73,11 +82,15 @@ impl Scene {
 
     /// Meddles, and returns the line that tells of it.
     fn after(&self, meddle: impl FnOnce()) -> Value {
+        self.within(NOTICED, meddle)
+    }
+
+    fn within(&self, limit: Duration, meddle: impl FnOnce()) -> Value {
         let mark = self.daemon.log().len();
         meddle();
         let meddled = Instant::now();
         let is = |line: &Value| line["event.action"] == "reconciled";
-        let line = self.daemon.log().wait_from(mark, is, NOTICED);
+        let line = self.daemon.log().wait_from(mark, is, limit);
         println!("{} after {:?}", line["message"], meddled.elapsed());
         line
     }
@@ -97,6 +110,13 @@ impl Scene {
             .find_map(|line| line.strip_prefix(&series)?.trim().parse::<u64>().ok());
         assert_eq!(value, Some(count), "{series}\n{}", answer.text());
     }
+}
+
+/// Who meddles with the daemon's one interface.
+fn intruder(daemon: &Daemon) -> Intruder {
+    let status = daemon.api("GET", "/v1/status", None).json();
+    let program = status["interfaces"][0]["program_id"].as_u64().unwrap();
+    Intruder::of(program.try_into().unwrap())
 }
 
 fn assert_line(line: &Value, map: &str, [missing, changed, foreign]: [u64; 3]) {
@@ -170,6 +190,12 @@ fn bans_that_somebody_changes_are_mended() {
     for kind in ["missing", "changed", "foreign"] {
         scene.assert_counted("bans", kind, 1);
     }
+    // Its own deadline, and another's tally: somebody else's entry in the place of ours.
+    let written = bans.get(&keys[1], 0).unwrap();
+    let slot = written.slot + 100;
+    let line = scene.after(|| bans.insert(keys[1], Ban { slot, ..written }, 0).unwrap());
+    assert_line(&line, "bans", [0, 1, 0]);
+    assert_eq!(bans.get(&keys[1], 0).unwrap(), written);
     let line = scene.after(|| scene.intruder.blind_to_bans());
     assert_line(&line, "bans", [3, 0, 0]);
     let mut now: Vec<BanKeyV4> = bans.keys().map(Result::unwrap).collect();
