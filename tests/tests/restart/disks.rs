@@ -1,13 +1,11 @@
-//! File systems of their own for a state directory: small ones, and one that fails.
+//! File systems of their own for a state directory.
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 use packetwatch_tests::patience::until;
-use tempfile::NamedTempFile;
 
 use crate::scene::PROMPT;
 
@@ -60,81 +58,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         unmount(&self.0);
     }
-}
-
-/// An ext4 file system in a file, which can be made to meet an error.
-pub(crate) struct FailingDisk {
-    image: NamedTempFile,
-    at: PathBuf,
-}
-
-impl FailingDisk {
-    const BYTES: u64 = 32 << 20;
-
-    /// Mounts it at a path, as distributions mount the root file system: an error makes it read-only.
-    pub(crate) fn mount(at: &Path) -> Self {
-        let image = NamedTempFile::with_prefix("packetwatch-").expect("make a file");
-        image.as_file().set_len(Self::BYTES).expect("a sparse file");
-        let mut make = Command::new("mkfs.ext4");
-        run(make.arg("-q").arg(image.path()), "package e2fsprogs");
-        let disk = Self {
-            image,
-            at: at.to_owned(),
-        };
-        disk.mount_again();
-        disk
-    }
-
-    /// After [`FailingDisk::unmount`], what an administrator does who has seen to it.
-    pub(crate) fn mount_again(&self) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,errors=remount-ro"]);
-        mount.arg(self.image.path()).arg(&self.at);
-        run(&mut mount, "needs loop devices");
-    }
-
-    /// Lets the kernel find an error in it.
-    pub(crate) fn fail(&self) {
-        let path = format!("/sys/fs/ext4/{}/trigger_fs_error", self.device());
-        fs::write(&path, "1").unwrap_or_else(|error| panic!("{path}: {error}"));
-    }
-
-    /// Nobody may have a file open there. Returns when the kernel has let go of it: whoever copies
-    /// the mounts meanwhile, as a new mount namespace does, holds it for as long.
-    pub(crate) fn unmount(&self) {
-        let backing_file = format!("/sys/block/{}/loop/backing_file", self.device());
-        run(Command::new("umount").arg(&self.at), "is it in use?");
-        let image = self.image.path();
-        let is_free =
-            || !fs::read_to_string(&backing_file).is_ok_and(|file| Path::new(file.trim()) == image);
-        let freed = until(PROMPT, || is_free().then_some(()));
-        assert!(
-            freed.is_some(),
-            "{backing_file} still names {}",
-            image.display()
-        );
-    }
-
-    /// The name of its loop device.
-    fn device(&self) -> String {
-        let device = fs::metadata(&self.at).expect("it is mounted").dev();
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        let device = fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
-        let device = device.expect("a block device");
-        device.file_name().expect("a name").display().to_string()
-    }
-}
-
-impl Drop for FailingDisk {
-    fn drop(&mut self) {
-        unmount(&self.at);
-    }
-}
-
-fn run(command: &mut Command, hint: &str) {
-    let status = command.status();
-    let done = status.as_ref().is_ok_and(ExitStatus::success);
-    assert!(done, "{command:?}: {status:?} ({hint})");
 }
 
 /// Lazily, for a daemon that a failing test has not stopped yet may hold it.
