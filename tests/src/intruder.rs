@@ -96,15 +96,15 @@ impl Intruder {
         replaced.expect("replace the lists");
     }
 
-    /// Switches to the policy that is not in force, and returns to which.
+    /// Switches to the pair of policies that is not in force, and returns to which.
     pub fn switch_policy(&self) -> u32 {
         let mut active = self.active_policy();
-        let other = 1 - active.get(&0, 0).expect("read ACTIVE");
+        let other = 2 - active.get(&0, 0).expect("read ACTIVE");
         active.set(0, other, 0).expect("write ACTIVE");
         other
     }
 
-    /// Which policy is in force, 0 or 1.
+    /// Which pair of policies is in force, 0 or 2.
     pub fn active_policy(&self) -> Array<MapData, u32> {
         Map::Array(self.map("ACTIVE")).try_into().expect("an array")
     }

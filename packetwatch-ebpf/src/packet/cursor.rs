@@ -17,6 +17,9 @@ pub struct Cursor {
     limit: usize,
 }
 
+/// No driver goes on in a second buffer before the first holds this much, but for headers alone.
+const LEAST_BUFFER: usize = 1536;
+
 /// More than any chain of headers that is followed (eight of 2 KiB), and less than the verifier's
 /// limit on the variable part of a packet offset (0xffff).
 const MAX_OFFSET: usize = 0x7fff;
@@ -67,12 +70,13 @@ impl Cursor {
     }
 
     /// As [`Cursor::frame_len`] of a frame whose IP packet ends `end` bytes from here. If that is in
-    /// the linear part the frame is taken to end with it: to ask the kernel for more buffers costs a
-    /// tenth of a drop, and they could hold nothing but padding.
+    /// a first buffer that is not full, the frame is taken to end with it: to ask the kernel for more
+    /// costs a tenth of a drop, and could find nothing but the padding behind a packet whose headers
+    /// the card has put into a buffer of their own.
     #[inline(always)]
     pub fn frame_len_of(&self, end: usize) -> u64 {
         let linear = self.end() - self.data();
-        if self.offset + end <= linear {
+        if self.offset + end <= linear && linear < LEAST_BUFFER {
             linear as u64
         } else {
             self.frame_len()

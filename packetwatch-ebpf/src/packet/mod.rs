@@ -21,7 +21,7 @@ use ethernet::EtherType;
 
 #[repr(C)]
 pub struct Packet {
-    /// of the whole frame, all buffers of a jumbo frame included in which its IP packet goes on
+    /// of the whole frame, all buffers of a jumbo frame included
     pub bytes: u64,
     /// the address in the outermost IP header
     pub source: Prefix,

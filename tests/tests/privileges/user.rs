@@ -123,7 +123,8 @@ fn files_change_hands_with_the_user_and_no_filter_is_lost() {
     let mut daemon = daemon(&lan).arg("--on-exit").arg("keep").start();
     let id = |lan: &Lan| lan.host.xdp("pw0").map(|xdp| xdp["prog"]["id"].clone());
     expect(&daemon, 201, "PUT", "/v1/deny/192.0.2.1");
-    assert_eq!(owners(&daemon.state_dir()), [nobody(); 3]);
+    // The journal, the token, the tokens' hashes, and where they lie.
+    assert_eq!(owners(&daemon.state_dir()), [nobody(); 4]);
     let first = id(&lan);
 
     for (user, uid) in [("root", 0), (NOBODY, nobody())] {
@@ -133,7 +134,7 @@ fn files_change_hands_with_the_user_and_no_filter_is_lost() {
         daemon.set_env("PACKETWATCH_USER", user);
         daemon.restart();
         assert_reduced(daemon.pid(), uid);
-        assert_eq!(owners(&daemon.state_dir()), [uid; 3]);
+        assert_eq!(owners(&daemon.state_dir()), [uid; 4]);
         let deny = daemon.api("GET", "/v1/deny", None).json();
         assert_eq!(deny["entries"][0]["prefix"], "192.0.2.1/32", "{deny}");
         let taken_over = id(&lan);

@@ -225,7 +225,7 @@ fn a_policy_that_somebody_switches_is_put_in_force_again() {
         .unwrap_or_else(|error| panic!("{error}"));
     let deadline = patience::until(NOTICED, || (scene.told().len() == 2).then_some(()));
     assert!(deadline.is_some(), "{:?}", scene.told());
-    assert!(scene.intruder.active_policy().get(&0, 0).unwrap() < 2);
+    assert!(scene.intruder.active_policy().get(&0, 0).unwrap() <= 2);
 }
 
 #[test]

@@ -82,6 +82,12 @@ impl Operation {
             ("/v1/tokens", "POST") => {
                 ("application/json", json!({"scopes": ["admin"]}).to_string())
             }
+            ("/v1/mode", "PUT") => ("application/json", json!({"mode": "enforce"}).to_string()),
+            ("/v1/bypass", "POST") => ("application/json", json!({"for": "1s"}).to_string()),
+            ("/v1/restore", "POST") => {
+                let backup = stage.expect(200, "GET", "/v1/backup");
+                ("application/jsonl", backup.text().to_owned())
+            }
             _ => ("application/json", String::new()),
         };
         let authorization = token.map(|token| format!("Bearer {token}"));

@@ -5,19 +5,25 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Output;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use packetwatch_tests::daemon::binary;
 use packetwatch_tests::http::{Request, Response};
+use packetwatch_tests::patience::until;
 use packetwatch_tests::{Daemon, Family, Lan, Netns, connect};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::stage::{PROMPT, problem};
 
 const PORT: u16 = 7300;
+
+/// For a connection that is let in, or dropped.
+const ATTEMPT: Duration = Duration::from_millis(500);
 
 /// An authority and the files of a daemon.
 struct Authority {
@@ -75,6 +81,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(tables: &str) -> Self {
         let (lan, authority) = (Lan::new(), Authority::new());
         let host = lan.segment().host(Family::V4);
         authority.write(&authority.sign(&[&host.to_string()]));
@@ -82,7 +92,7 @@ impl Scene {
             .interface(&lan.segment().interface)
             .rules_toml("")
             .listen(SocketAddr::from(([0, 0, 0, 0], PORT)))
-            .config_toml(&authority.tables())
+            .config_toml(&(authority.tables() + tables))
             .start();
         let address = SocketAddr::new(host, PORT);
         Self {
@@ -165,10 +175,7 @@ fn off_loopback_there_is_no_start_without_tls() {
             .args(["--config", &file])
             .output()
             .expect("run it");
-        assert!(
-            !output.status.success() && output.stdout.is_empty(),
-            "{output:?}"
-        );
+        assert!(!output.status.success(), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         for word in words {
             assert!(said.contains(word), "{word}: {said}");
@@ -352,4 +359,32 @@ fn tls_is_spoken_on_loopback_too() {
             .expect("an answer")
     };
     assert_eq!(answer.status, 400);
+}
+
+/// An API client that a deny cuts off is named in its answer, and let in again when the trial is over.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn who_cuts_himself_off_is_told_and_let_in_again() {
+    let scene = Scene::with("[protect]\nsessions = false\n");
+    let token = fs::read_to_string(scene.daemon.state_dir().join("token")).expect("a token");
+    let bearer = format!("Bearer {}", token.trim());
+    let ask = |method: &str, path: &str| {
+        let request = Request {
+            headers: vec![("Authorization", &bearer)],
+            ..Request::new(method, path)
+        };
+        request.exchange(scene.secure().0).expect("an answer")
+    };
+    let reaches = || connect(scene.client(), None, scene.address, ATTEMPT).is_ok();
+
+    let put = ask("PUT", "/v1/deny/198.18.0.0/15?confirm=4s");
+    assert_eq!(put.status, 201, "{put:?}");
+    let put = put.json();
+    assert_eq!(put["would_drop"][0]["peer"], "who asks", "{put}");
+    assert!(!reaches());
+    let pending = scene.daemon.api("GET", "/v1/pending", None).json();
+    assert_eq!(pending["pending"][0], put["pending"], "{pending}");
+    let again = until(PROMPT, || reaches().then_some(()));
+    assert!(again.is_some(), "the trial is not over");
+    assert_eq!(ask("GET", "/v1/pending").json(), json!({"pending": []}));
 }

@@ -1,11 +1,9 @@
 //! Changes on trial and the bypass, with the daemon alive, killed and started again.
 
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use packetwatch_tests::http::Request;
-use packetwatch_tests::{Family, patience::until};
+use packetwatch_tests::patience::until;
 use serde_json::{Value, json};
 
 use crate::scene::{PORTS, PROMPT, Scene};
@@ -205,44 +203,6 @@ fn a_bypass_passes_everybody_and_outlives_the_daemon() {
 
 fn until_silent(scene: &Scene) -> bool {
     until(PROMPT, || (!scene.is_served(1)).then_some(())).is_some()
-}
-
-/// Who denies his own network over the API is told in the answer, which still comes, and is back in
-/// by himself.
-#[test]
-#[ignore = "needs root: network namespaces and BPF"]
-fn who_cuts_himself_off_is_told_and_let_in_again() {
-    let scene = Scene::with("10m", |builder| {
-        let any = SocketAddr::from(([0, 0, 0, 0], 7300));
-        builder
-            .listen(any)
-            .config_toml("[protect]\nsessions = false\n")
-    });
-    let token = std::fs::read_to_string(scene.daemon.state_dir().join("token")).expect("a token");
-    let bearer = format!("Bearer {}", token.trim());
-    let segment = scene.lan.segment();
-    let api = SocketAddr::new(segment.host(Family::V4), 7300);
-    let ask = |method: &str, path: &str| {
-        let stream = segment
-            .client
-            .run(|| TcpStream::connect_timeout(&api, PROMPT));
-        let stream = stream.expect("the API answers");
-        stream.set_read_timeout(Some(PROMPT)).expect("set a limit");
-        let request = Request {
-            headers: vec![("Authorization", &bearer)],
-            ..Request::new(method, path)
-        };
-        request.exchange(stream).expect("an answer")
-    };
-    let put = ask("PUT", "/v1/deny/198.18.0.0/15?confirm=4s");
-    assert_eq!(put.status, 201, "{put:?}");
-    let put = put.json();
-    assert_eq!(put["would_drop"][0]["peer"], "who asks", "{put}");
-    scene.assert_silence(0);
-    let status = scene.expect(200, "GET", "/v1/pending", None);
-    assert_eq!(status["pending"][0], put["pending"], "{status}");
-    scene.wait_until_served(0);
-    assert_eq!(ask("GET", "/v1/pending").json(), json!({"pending": []}));
 }
 
 #[test]
