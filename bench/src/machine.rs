@@ -24,15 +24,20 @@ impl Machine {
             (key.trim() == "model name").then(|| value.trim().to_owned())
         });
         Ok(Self {
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
-                .trim()
-                .to_owned(),
+            kernel: kernel_version()?,
             cpu: model.unwrap_or_else(|| "unknown CPU".to_owned()),
             cores: thread::available_parallelism()?.get(),
             memory_gib: memory_kib()? >> 20,
             mitigations: mitigations()?,
         })
     }
+}
+
+/// Without what whoever built it appends.
+fn kernel_version() -> Result<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let version = release.trim().split(['-', '+']).next();
+    Ok(version.unwrap_or_default().to_owned())
 }
 
 fn memory_kib() -> Result<u64> {

@@ -70,11 +70,12 @@ impl Standings {
             active: take(ebpf, "LISTS_ACTIVE")?,
             slots: take(ebpf, "LIST_SLOTS")?,
             lines: take(ebpf, MAP)?,
-            in_force: 0,
+            // So that the first index lies in half 0, which a new `LISTS_ACTIVE` names.
+            in_force: 1,
             is_other_in_use: false,
         };
         let (lines, index) = halves.build(None, &[], capacity)?;
-        halves.switch_to(&lines, capacity)?;
+        halves.put(&lines, capacity)?;
         Ok(Self {
             halves,
             lines,
@@ -119,16 +120,23 @@ impl Halves {
         Ok((lines, Index::build(&plan, slots, words)))
     }
 
+    /// Makes the half that was built the one that counts here.
+    fn put(&mut self, lines: &Lines, capacity: u32) -> Result<(), Error> {
+        self.lines
+            .set(self.other(), lines, 0)
+            .map_err(map_error(MAP, "write", capacity))?;
+        self.in_force = self.other();
+        Ok(())
+    }
+
     /// Puts the half that was built in force, by one store; then lets go of the former.
     fn switch_to(&mut self, lines: &Lines, capacity: u32) -> Result<(), Error> {
-        let next = self.other();
-        self.lines
-            .set(next, lines, 0)
-            .map_err(map_error(MAP, "write", capacity))?;
-        self.active
-            .set(0, next, 0)
-            .map_err(map_error(MAP, "switch", capacity))?;
-        self.in_force = next;
+        let former = self.in_force;
+        self.put(lines, capacity)?;
+        if let Err(error) = self.active.set(0, self.in_force, 0) {
+            self.in_force = former;
+            return Err(map_error(MAP, "switch", capacity)(error));
+        }
         self.is_other_in_use = true;
         // What fails here is tried again before the other half is needed.
         if self.leave_other(Some(lines)).is_ok() {
