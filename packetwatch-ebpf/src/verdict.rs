@@ -1,4 +1,4 @@
-//! The verdict, in its order: allow, deny, ban, threshold, pass.
+//! The verdict, in its order: allow, deny, ban, threshold, limit, pass.
 
 use aya_ebpf::programs::XdpContext;
 use packetwatch_abi::Reason;

@@ -11,6 +11,9 @@ const TIME_BITS: u32 = 4;
 /// Costs of one are in 2^-16 ns, so that those of many are not the sum of their roundings.
 const COST_BITS: u32 = 16;
 
+/// What the clocks of two CPUs may differ by: two ticks of 10 ms.
+const SKEW: u64 = 20_000_000 << TIME_BITS;
+
 /// Most bytes of a packet: its cost at one a second fits the word.
 const MAX_AMOUNT: u64 = 0xffff;
 
@@ -54,7 +57,10 @@ impl Limit {
     #[inline(always)]
     pub const fn after(self, word: u64, now: u64, cost: u64) -> Option<u64> {
         let now = now << TIME_BITS;
-        let paid = if word > now { word } else { now };
+        // Nothing that passed puts it further ahead. A CPU that still worked by former rules may have
+        // left something else there, which would hold the source off for years.
+        let is_ahead = word > now && word - now <= self.depth + SKEW;
+        let paid = if is_ahead { word } else { now };
         if paid - now + cost > self.depth {
             None
         } else {
@@ -114,6 +120,19 @@ mod tests {
                 .after(word, now + SECOND / 5 + 1, limit.of(1))
                 .is_some()
         );
+    }
+
+    #[test]
+    fn a_word_that_no_packet_can_have_left_is_void() {
+        let limit = Limit::new(5, 3);
+        let now = 7 * SECOND;
+        let first = limit.after(0, now, limit.of(1));
+        for word in [u64::MAX, (now << TIME_BITS) + limit.depth + SKEW + 1] {
+            assert_eq!(limit.after(word, now, limit.of(1)), first, "{word:#x}");
+        }
+        // What another CPU has paid a tick ahead counts.
+        let full = (now << TIME_BITS) + limit.depth + SKEW;
+        assert_eq!(limit.after(full, now, limit.of(1)), None);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! `packetwatch backup` and `packetwatch restore`.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write},
+    fs::{self, OpenOptions},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
 
-use super::{Asking, client::Client, output::Format};
+use super::{Asking, client::Client, input, output::Format};
 use crate::api::RestoreAnswer;
 
 /// As much as the daemon takes.
@@ -80,7 +80,7 @@ async fn read(client: &Client, to: &mut dyn Write) -> anyhow::Result<()> {
 
 pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let (client, mut out) = args.asking.open()?;
-    let body = file(&args.file)?;
+    let body = input::read(&args.file, MAX_FILE, ", more than the daemon takes")?;
     let answer: RestoreAnswer = client
         .send_text(Method::POST, "/v1/restore", body, "application/jsonl")
         .await?;
@@ -102,21 +102,4 @@ pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
         }
     }
     out.flush()
-}
-
-fn file(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let read = if file == Path::new("-") {
-        io::stdin().take(MAX_FILE + 1).read_to_end(&mut body)
-    } else {
-        File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut body))
-    };
-    let size = read.with_context(|| format!("cannot read {}", file.display()))?;
-    if size as u64 > MAX_FILE {
-        bail!(
-            "{} is larger than {MAX_FILE} bytes, more than the daemon takes",
-            file.display()
-        );
-    }
-    Ok(body)
 }

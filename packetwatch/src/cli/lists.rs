@@ -1,17 +1,14 @@
 //! `packetwatch allow` and `packetwatch deny`.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use reqwest::Method;
 
 use super::{
     Asking,
     client::{Client, path_of},
+    input,
     output::{Format, Out, number, table, until, when},
     trials::{ConfirmArgs, tell},
 };
@@ -212,7 +209,7 @@ async fn load(
     file: &Path,
     path: &str,
 ) -> anyhow::Result<()> {
-    let body = read(file)?;
+    let body = input::read(file, MAX_FILE, ": load it in parts")?;
     // As of a pipe whose first command failed.
     let nothing = body.iter().all(u8::is_ascii_whitespace);
     if nothing && method == Method::PUT && file == Path::new("-") {
@@ -248,23 +245,6 @@ async fn load(
         told.push_str(&format!(", {refused} left out"));
     }
     out.line(&told)
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let read = if file == Path::new("-") {
-        io::stdin().take(MAX_FILE + 1).read_to_end(&mut body)
-    } else {
-        File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut body))
-    };
-    let size = read.with_context(|| format!("cannot read {}", file.display()))?;
-    if size as u64 > MAX_FILE {
-        bail!(
-            "{} is larger than {MAX_FILE} bytes: load it in parts",
-            file.display()
-        );
-    }
-    Ok(body)
 }
 
 /// Walks through a list page by page, up to the limit.

@@ -12,6 +12,7 @@ mod doctor;
 mod events;
 mod explain;
 mod generate;
+mod input;
 mod lists;
 mod mode;
 mod output;

@@ -1,16 +1,12 @@
 //! `packetwatch rules`.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use reqwest::Method;
 
 use super::{
-    Asking,
+    Asking, input,
     output::{Format, Out, table},
     trials::{ConfirmArgs, tell},
 };
@@ -112,19 +108,8 @@ fn rule_table(rules: &[RuleText]) -> anyhow::Result<Option<String>> {
 }
 
 fn read(file: &Path) -> anyhow::Result<NewRules> {
-    let mut text = String::new();
-    let read = if file == Path::new("-") {
-        io::stdin().take(MAX_FILE + 1).read_to_string(&mut text)
-    } else {
-        File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text))
-    };
-    let size = read.with_context(|| format!("cannot read {}", file.display()))?;
-    if size as u64 > MAX_FILE {
-        bail!(
-            "{} is larger than {MAX_FILE} bytes, which no rules are",
-            file.display()
-        );
-    }
+    let text = input::read(file, MAX_FILE, ", which no rules are")?;
+    let text = String::from_utf8(text).with_context(|| format!("in {}", file.display()))?;
     parse(&text).with_context(|| format!("in {}", file.display()))
 }
 

@@ -74,7 +74,7 @@ impl Standings {
             in_force: 1,
             is_other_in_use: false,
         };
-        let (lines, index) = halves.build(None, &[], capacity)?;
+        let (lines, index) = halves.build(&[], capacity)?;
         halves.put(&lines, capacity)?;
         Ok(Self {
             halves,
@@ -100,16 +100,9 @@ impl Halves {
         HALVES - 1 - self.in_force
     }
 
-    /// Builds an index in the half that is not in force.
-    /// `in_force`: the lines of the other one, if it was ever switched to.
-    fn build(
-        &mut self,
-        in_force: Option<&Lines>,
-        nodes: &[(IpNet, Standing)],
-        capacity: u32,
-    ) -> Result<(Lines, Index), Error> {
+    /// Builds an index in the half that is not in force, and that nobody looks into.
+    fn build(&self, nodes: &[(IpNet, Standing)], capacity: u32) -> Result<(Lines, Index), Error> {
         let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
-        self.leave_other(in_force)?;
         let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
         let lines = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
         let slots = IterableMap::map(&self.slots).fd().as_fd();
@@ -139,7 +132,7 @@ impl Halves {
         }
         self.is_other_in_use = true;
         // What fails here is tried again before the other half is needed.
-        if self.leave_other(Some(lines)).is_ok() {
+        if self.leave_other(lines).is_ok() {
             // Both halves have the new lines, so that the memory of the former is freed.
             let _ = self.lines.set(self.other(), lines, 0);
         }
@@ -149,16 +142,11 @@ impl Halves {
     /// Waits until no packet looks into the half that is not in force: to write a map of maps,
     /// though it be what stands there already, returns only when all programs that ran before have
     /// ended (kernel 5.0).
-    fn leave_other(&mut self, in_force: Option<&Lines>) -> Result<(), Error> {
+    fn leave_other(&mut self, in_force: &Lines) -> Result<(), Error> {
         if self.is_other_in_use {
-            match (self.ids.get(&self.in_force, 0), in_force) {
-                (Ok(_), Some(lines)) => self.lines.set(self.in_force, lines, 0),
-                (Ok(_), None) => Ok(()),
-                // Somebody has taken it away.
-                (Err(error), _) if is_absent(&error) => Ok(()),
-                (Err(error), _) => Err(error),
-            }
-            .map_err(map_error(MAP, "wait for", 0))?;
+            self.lines
+                .set(self.in_force, in_force, 0)
+                .map_err(map_error(MAP, "wait for", 0))?;
             self.is_other_in_use = false;
         }
         Ok(())
@@ -191,9 +179,8 @@ impl Dataplane {
         let mut guard = lock(&self.0.standings);
         let standings = &mut *guard;
         let capacity = standings.capacity;
-        let (lines, index) = standings
-            .halves
-            .build(Some(&standings.lines), nodes, capacity)?;
+        standings.halves.leave_other(&standings.lines)?;
+        let (lines, index) = standings.halves.build(nodes, capacity)?;
         standings.halves.switch_to(&lines, capacity)?;
         standings.lines = lines;
         standings.index = index;
