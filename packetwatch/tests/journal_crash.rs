@@ -39,6 +39,10 @@ impl Maps for NoMaps {
         Ok(Differences::default())
     }
 
+    fn inherited_standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
+        Ok(Vec::new())
+    }
+
     fn mend_ban_filter(&self) -> Vec<IpNet> {
         Vec::new()
     }

@@ -193,6 +193,7 @@ impl Kernel {
             deny_until,
             allow_slot: 1,
             deny_slot: 2,
+            is_derived: false,
         };
         self.stand(net(prefix), Some(standing));
     }

@@ -58,8 +58,8 @@ pub use sketch::{
 pub use window::{BUCKETS, Bucket, epoch, place, windowed, windowed_before};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
-/// of the pins. A build takes over links of every version, and maps of none.
-pub const VERSION: u32 = 4;
+/// of the pins. A build takes over links of every version, and maps of its own alone.
+pub const VERSION: u32 = 5;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {

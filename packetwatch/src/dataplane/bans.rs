@@ -3,6 +3,8 @@
 
 mod compare;
 
+pub(super) use compare::each_ban;
+
 use std::{
     collections::{BTreeSet, HashMap as Slots},
     os::fd::AsFd as _,
@@ -72,7 +74,7 @@ impl Bans {
             operation: "map into memory",
             source,
         })?;
-        Ok(Self {
+        let mut bans = Self {
             v4,
             v6: take(ebpf, "BANS_V6")?,
             filter,
@@ -84,7 +86,52 @@ impl Bans {
             written: Vec::new(),
             writes: 0,
             shares: Slots::new(),
-        })
+        };
+        bans.adopt()?;
+        Ok(bans)
+    }
+
+    /// Goes on with what is in the tables, if an earlier process has left them. Its program may
+    /// still drop by them, so that no ban is out of force for a moment.
+    fn adopt(&mut self) -> Result<(), Error> {
+        let (v4, v6) = (IterableMap::map(&self.v4), IterableMap::map(&self.v6));
+        let mut found = Vec::new();
+        each_ban(v4, v6, |key, entry| found.push((*key, entry)))?;
+        let mut homeless = Vec::new();
+        for (key, entry) in found {
+            let is_taken = self
+                .written
+                .get(entry.slot as usize)
+                .is_some_and(Option::is_some);
+            if is_taken || entry.slot >= self.capacity {
+                homeless.push((key, entry));
+                continue;
+            }
+            self.wrote(entry.slot, Some((key, entry.until)));
+            self.slots.insert(key, entry.slot);
+            self.share_bit(&key);
+        }
+        let unused = (0..).zip(&self.written).filter(|(_, ban)| ban.is_none());
+        self.free = unused.map(|(slot, _)| slot).collect();
+        // Not written by a process of ours, but in force.
+        for (key, entry) in homeless {
+            let slot = self.take_slot()?;
+            self.put(&key, Entry { slot, ..entry })?;
+            self.wrote(slot, Some((key, entry.until)));
+            self.slots.insert(key, slot);
+            self.share_bit(&key);
+        }
+        // Bits of bans that are no longer there.
+        let mut wanted = vec![0u64; BAN_FILTER_WORDS as usize];
+        for bit in self.shares.keys() {
+            wanted[*bit as usize / 64] |= 1 << (bit % 64);
+        }
+        for (at, wanted) in (0..).zip(wanted) {
+            if self.filter.word(at) != wanted {
+                self.filter.publish(at, wanted);
+            }
+        }
+        Ok(())
     }
 
     /// Memory of the tables, the filter and the tallies.

@@ -30,6 +30,14 @@ pub(super) struct Hold {
     path: PathBuf,
 }
 
+impl Hold {
+    /// Whether it is that of an interface of this name.
+    pub(super) fn is_of(&self, interface: &str) -> bool {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        name.and_then(parse).is_some_and(|(of, _)| of == interface)
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         // Before the lock is gone: whoever comes next makes a file of its own.

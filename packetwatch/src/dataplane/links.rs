@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use packetwatch_abi::MAX_INTERFACES;
 
-use super::{Holder, Interface, hold::Hold, link::XdpLink, pins::Pins};
+use super::{Holder, Interface, hold::Hold, link::XdpLink, pinned::PinnedMaps, pins::Pins};
 
 /// What holds the filter on an interface. Dropping it lets go, but for a pin.
 pub(super) struct Held {
@@ -30,6 +30,8 @@ pub(super) struct Seat {
 
 pub(super) struct Links {
     pub(super) pins: Option<Pins>,
+    /// what is pinned beside each link; `None` in tests of this table
+    pub(super) maps: Option<PinnedMaps>,
     /// who held interfaces when the process could still find out
     holders: Vec<Holder>,
     /// the names to filter, in the order in which they were asked for
@@ -40,9 +42,10 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(pins: Option<Pins>, holders: Vec<Holder>) -> Self {
+    pub(super) fn new(pins: Option<Pins>, maps: Option<PinnedMaps>, holders: Vec<Holder>) -> Self {
         Self {
             pins,
+            maps,
             holders,
             configured: Vec::new(),
             seats: Vec::new(),
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     fn table(configured: &[&str]) -> Links {
-        let mut links = Links::new(None, Vec::new());
+        let mut links = Links::new(None, None, Vec::new());
         for name in configured {
             links.seat(name);
         }

@@ -22,7 +22,7 @@ use super::{
     key::key,
     lock,
     mapped::Mapped,
-    object::{data, take},
+    object::{data, second, take},
 };
 
 type Lines = Array<MapData, Line>;
@@ -82,6 +82,11 @@ impl Standings {
             index,
             capacity,
         })
+    }
+
+    /// The lines in force, a second time.
+    pub(super) fn lines(&self) -> Result<MapData, Error> {
+        second(IterableMap::map(&self.lines), MAP)
     }
 
     pub(super) fn usage(&self, listed: u64) -> MapUse {
@@ -181,7 +186,11 @@ impl Dataplane {
         let capacity = standings.capacity;
         standings.halves.leave_other(&standings.lines)?;
         let (lines, index) = standings.halves.build(nodes, capacity)?;
+        let map = IterableMap::map(&lines);
+        // Each time only for the pins, so that who attaches or looks does not wait for the switch.
+        lock(&self.0.links).announce_lines(map);
         standings.halves.switch_to(&lines, capacity)?;
+        lock(&self.0.links).adopt_lines(map)?;
         standings.lines = lines;
         standings.index = index;
         Ok(())

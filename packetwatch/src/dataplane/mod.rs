@@ -21,6 +21,7 @@ mod follow;
 mod hold;
 mod holder;
 mod index;
+mod inherit;
 mod interface;
 mod key;
 mod link;
@@ -29,6 +30,7 @@ mod lists;
 mod mapped;
 mod mode;
 mod object;
+mod pinned;
 mod pins;
 mod policy;
 mod probe;
@@ -52,6 +54,7 @@ pub use features::{OLDEST_KERNEL, version};
 pub use hold::DIRECTORY as LOCKS;
 pub use holder::Holder;
 pub use index::{Differences, Region};
+pub use inherit::Inherited;
 pub use interface::{Interface, State};
 pub use key::{address, prefix};
 pub use lists::Change;
@@ -64,6 +67,7 @@ use admission::Admissions;
 use bans::Bans;
 use callers::Callers;
 use counters::Counters;
+use inherit::Inheritance;
 use links::Links;
 use lists::Standings;
 use policy::Policies;
@@ -81,6 +85,7 @@ struct Rooms {
     admissions: Admissions,
     counters: Counters,
     policies: Mutex<Policies>,
+    inheritance: Mutex<Option<Inheritance>>,
     /// Holds the program. Declared last, so that the links go first.
     ebpf: Mutex<Ebpf>,
 }

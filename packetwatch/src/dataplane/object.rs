@@ -21,8 +21,11 @@ use super::{
     error::{Errno as _, map_error},
     events::Events,
     features,
+    inherit::Inheritance,
+    key::prefix,
     links::Links,
     lists::Standings,
+    pinned::PinnedMaps,
     pins::Pins,
     policy::Policies,
 };
@@ -56,6 +59,8 @@ pub struct Options {
     pub capacities: Capacities,
     /// `None`: the filter goes with the process
     pub pins: Option<Pins>,
+    /// that will be attached to: what is left of their filters is taken over
+    pub interfaces: Vec<String>,
     /// who holds interfaces, as far as a process with more rights has found out
     pub holders: Vec<Holder>,
     /// Time is what [`Dataplane::set_clock`] says, for tests of windows.
@@ -78,18 +83,33 @@ impl Dataplane {
     }
 
     fn try_load(options: Options) -> Result<(Self, Events), Error> {
+        let Options {
+            capacities,
+            pins,
+            interfaces,
+            holders,
+            clock_from_map,
+            debug,
+        } = options;
         let Capacities {
             lists,
             bans,
             callers,
-        } = options.capacities;
-        let log_level: u8 = if options.debug {
+        } = capacities;
+        let log_level: u8 = if debug {
             aya_log::Level::Debug as u8
         } else {
             0
         };
-        let clock_from_map = u8::from(options.clock_from_map);
-        let mut ebpf = EbpfLoader::new()
+        let clock_from_map = u8::from(clock_from_map);
+        let inheritance = pins.as_ref();
+        let inheritance =
+            inheritance.and_then(|pins| Inheritance::of(pins, &interfaces, capacities));
+        let mut loader = EbpfLoader::new();
+        if let Some(inheritance) = &inheritance {
+            inheritance.share(&mut loader);
+        }
+        let mut ebpf = loader
             .override_global(aya_log::LEVEL, &log_level, false)
             .override_global("CLOCK_FROM_MAP", &clock_from_map, true)
             .map_max_entries("LIST_HITS", lists.min(capacity::LIST_HITS))
@@ -102,20 +122,27 @@ impl Dataplane {
             .map_err(unloadable)?;
         // First: it opens maps a second time that others take out of the object.
         let counters = Counters::new(&mut ebpf, lists)?;
-        let events = Events::new(&mut ebpf, options.debug)?;
+        let events = Events::new(&mut ebpf, debug)?;
+        let mut maps = PinnedMaps::new(&ebpf)?;
         let standings = Standings::new(&mut ebpf, lists)?;
+        maps.set_lines(standings.lines()?);
+        let others = inheritance.as_ref().map(Inheritance::other_bans);
         let rooms = Rooms {
-            links: Mutex::new(Links::new(options.pins, options.holders)),
+            links: Mutex::new(Links::new(pins, Some(maps), holders)),
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(&mut ebpf)?),
             callers: Callers::new(&mut ebpf)?,
             admissions: Admissions::new(&mut ebpf, callers)?,
             counters,
             policies: Mutex::new(Policies::new(&mut ebpf)?),
+            inheritance: Mutex::new(inheritance),
             ebpf: Mutex::new(ebpf),
         };
         let dataplane = Self(Arc::new(rooms));
         dataplane.with_program(|program| program.load().map_err(refused))?;
+        for (key, until) in others.into_iter().flatten() {
+            dataplane.ban(prefix(&key), until)?;
+        }
         Ok((dataplane, events))
     }
 

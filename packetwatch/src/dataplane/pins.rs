@@ -1,10 +1,12 @@
 //! Pins: what keeps a filter in place when its process is gone.
 //!
-//! One link an interface, at `BPFFS/packetwatch/abi-N/netns-INODE/INTERFACE`. The ABI version tells
-//! builds apart that disagree about the maps; the namespace keeps apart interfaces of one name in
-//! different network namespaces, which share the host's bpffs.
+//! One link an interface, at `BPFFS/packetwatch/abi-N/netns-INODE/INTERFACE`, and beside it a
+//! directory `INTERFACE:maps`. The ABI version tells builds apart that disagree about the maps; the
+//! namespace keeps apart interfaces of one name in different network namespaces, which share the
+//! host's bpffs.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -89,6 +91,11 @@ impl Pins {
         self.dir().join(file_name(interface))
     }
 
+    /// Where the maps of the filter on an interface are.
+    pub(super) fn maps_dir(&self, interface: &str) -> PathBuf {
+        maps_of(&self.path(interface))
+    }
+
     /// What is pinned for this namespace, of every ABI version.
     pub(super) fn kept(&self) -> Vec<Kept> {
         entries(&self.root())
@@ -145,7 +152,7 @@ impl Kept {
     pub(super) fn open(path: PathBuf) -> Option<Self> {
         let link = XdpLink::open(&path).ok()?;
         let info = link.info().ok()?;
-        let pinned_as = path.file_name()?.to_str()?.replace('+', ".");
+        let pinned_as = interface_of(&path)?;
         Some(Self {
             path,
             pinned_as,
@@ -194,9 +201,47 @@ pub(super) fn file_name(interface: &str) -> String {
     interface.replace('.', "+")
 }
 
-/// Removes a pin, if there is one.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+/// The interface that a pin is named after.
+pub(super) fn interface_of(link: &Path) -> Option<String> {
+    Some(link.file_name()?.to_str()?.replace('+', "."))
+}
+
+/// What ends the name of a directory of maps. No interface has a colon in its name (`dev_valid_name`).
+const MAPS: &str = ":maps";
+
+/// Where the maps are whose link is pinned at `link`.
+pub(super) fn maps_of(link: &Path) -> PathBuf {
+    let mut name = OsString::from(link);
+    name.push(MAPS);
+    name.into()
+}
+
+/// The pin of the link whose maps are in this directory; `None` if it is none of maps.
+pub(super) fn link_of(maps: &Path) -> Option<PathBuf> {
+    let name = maps.file_name()?.to_str()?.strip_suffix(MAPS)?;
+    Some(maps.with_file_name(name))
+}
+
+/// Removes the pin of a link, if there is one, and those of its maps.
+pub(super) fn remove(link: &Path) -> io::Result<()> {
+    unlink(link)?;
+    remove_maps(&maps_of(link))
+}
+
+/// Removes a directory of maps, if there is one.
+pub(super) fn remove_maps(directory: &Path) -> io::Result<()> {
+    for map in entries(directory) {
+        unlink(&map)?;
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a pin alone, if there is one.
+pub(super) fn unlink(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -43,6 +43,9 @@ fn remove_dead(pins: &Pins) {
                     remove_if_dead(kept, namespace);
                 }
             }
+            for maps in pins::entries(&dir) {
+                remove_if_alone(&maps, namespace);
+            }
             if namespace != pins.namespace() {
                 let _ = fs::remove_dir(&dir);
             }
@@ -62,6 +65,25 @@ fn remove_if_dead(kept: Kept, namespace: u64) {
         match dead.remove() {
             Ok(()) => tracing::info!("removed {}: its link is dead", path.display()),
             Err(error) => tracing::warn!("{error}"),
+        }
+    }
+}
+
+/// Maps whose link somebody has taken the pin of.
+fn remove_if_alone(maps: &Path, namespace: u64) {
+    let Some(link) = pins::link_of(maps) else {
+        return;
+    };
+    let Some(name) = pins::interface_of(&link) else {
+        return;
+    };
+    let Ok(_hold) = try_hold(&name, namespace) else {
+        return;
+    };
+    if !link.exists() {
+        match pins::remove_maps(maps) {
+            Ok(()) => tracing::info!("removed {}: its link is gone", maps.display()),
+            Err(error) => tracing::warn!("cannot remove {}: {error}", maps.display()),
         }
     }
 }
@@ -135,8 +157,8 @@ pub(super) fn relabel(moves: &[(PathBuf, u32, PathBuf)]) -> Vec<Result<(), Attac
         .collect()
 }
 
-/// Never over another pin, which would detach its link, but for a dead one: `rename(2)` would
-/// replace it, `link(2)` does not.
+/// With its maps. Never over another pin, which would detach its link, but for a dead one:
+/// `rename(2)` would replace it, `link(2)` does not.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if let Err(error) = fs::hard_link(from, to) {
         let is_dead = || Kept::open(to.to_owned()).is_none_or(|kept| kept.is_dead());
@@ -146,5 +168,10 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         pins::remove(to)?;
         fs::hard_link(from, to)?;
     }
-    pins::remove(from)
+    // Where they are when this is cut short, the next start begins without them.
+    pins::remove_maps(&pins::maps_of(to))?;
+    match fs::rename(pins::maps_of(from), pins::maps_of(to)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => pins::unlink(from),
+    }
 }

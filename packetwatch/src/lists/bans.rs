@@ -32,6 +32,16 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// `until`: CLOCK_MONOTONIC nanoseconds; `within`: how long the kernel knows of it after that.
+    pub(super) fn new(entry: BanEntry, until: u64, within: Duration, spent: bool) -> Self {
+        Self {
+            entry,
+            until,
+            within,
+            spent,
+        }
+    }
+
     pub(super) fn is_live(&self, now: u64) -> bool {
         !self.spent && now < self.until
     }
@@ -435,6 +445,17 @@ impl Bans {
 
     pub(super) fn deadline(&self, prefix: IpNet) -> Option<u64> {
         self.held.get(prefix).map(|held| held.until)
+    }
+
+    /// How many more there may be.
+    pub(super) fn room(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.held.len())
+    }
+
+    /// Holds one that the kernel has and the journal has not.
+    pub(super) fn hold_unknown(&mut self, held: Held) {
+        self.unwritten.insert(held.entry.prefix);
+        self.hold(held);
     }
 
     /// Bans that have not ended.

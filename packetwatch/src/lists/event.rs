@@ -6,6 +6,7 @@ use tracing::{Level, event};
 
 use super::{
     entry::{BanEntry, Entry, List},
+    recover::Recovered,
     salvage::Salvage,
     saved::Restored,
     state::Shelf,
@@ -138,6 +139,25 @@ pub(super) fn restored(restored: &Restored) {
         packetwatch.entries = allow + deny + bans,
         "restored from a backup: {allow} allowed, {deny} denied, {bans} banned; {ended} have ended \
          since it was made"
+    );
+}
+
+/// What only the kernel knew of.
+pub(super) fn recovered(recovered: &Recovered) {
+    let (entries, what) = match recovered {
+        Recovered::Lists { allow, deny } => (
+            allow + deny,
+            format!("{allow} allowed and {deny} denied prefixes"),
+        ),
+        Recovered::Bans(bans) => (*bans, format!("{bans} bans")),
+    };
+    event!(
+        target: TARGET,
+        Level::WARN,
+        event.action = "recovered",
+        packetwatch.entries = entries,
+        "the filter that was left knows of {what} that are in no journal: they stand; `packetwatch \
+         detach` before a start begins without them"
     );
 }
 

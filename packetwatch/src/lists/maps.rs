@@ -34,6 +34,9 @@ pub trait Maps: Send + Sync + 'static {
     fn mend_ban_filter(&self) -> Vec<IpNet>;
     /// Forgets what was counted of a unit.
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error>;
+    /// What the lists of a filter say that an earlier process has left, as prefixes that do not
+    /// overlap; empty when there is none.
+    fn inherited_standings(&self) -> Result<Vec<(IpNet, Standing)>, Error>;
 }
 
 impl Maps for Dataplane {
@@ -91,5 +94,9 @@ impl Maps for Dataplane {
 
     fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {
         Self::forget_caller(self, unit)
+    }
+
+    fn inherited_standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
+        Self::inherited_standings(self)
     }
 }

@@ -22,6 +22,7 @@ mod projection;
 mod reads;
 mod reconcile;
 mod record;
+mod recover;
 mod salvage;
 mod saved;
 mod schedule;
@@ -57,6 +58,7 @@ use flusher::{Flusher, Wake};
 use journal::Journal;
 use offences::Offences;
 use projection::Projection;
+use recover::Recovered;
 use state::{About, Change, Draft, State};
 use tables::Contents;
 
@@ -157,7 +159,11 @@ impl Shared {
             trial,
         } = contents;
         let state = restore_entries(entries, trial, &*maps, capacity.lists, clock)?;
-        let bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
+        let mut bans = restore_bans(bans, offences, &*maps, capacity.bans, clock)?;
+        let recovered = bans.recover(&*maps, clock)?;
+        if recovered > 0 {
+            event::recovered(&Recovered::Bans(recovered));
+        }
         Ok(Arc::new(Self {
             maps,
             clock,

@@ -123,6 +123,8 @@ fn narrowed(around: Standing, node: &Node, on_trial: Option<OnTrial>, now: u64) 
         on_trial.map_or(until, |trial| trial.until(shelf, until))
     };
     if let Some(allow) = node.shown(List::Allow, now) {
+        let is_written = node.on(Shelf::Allow).is_some_and(|a| a.is_live(now));
+        standing.is_derived = !is_written && (around.allow_until == 0 || around.is_derived);
         standing.allow_until = standing.allow_until.max(until(Shelf::Allow, allow));
         standing.allow_slot = allow.slot;
     }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{
@@ -16,7 +17,8 @@ use super::{
     error::{JournalError, OpenError},
     event,
     journal::{Batch, Journal},
-    record::ListRecord,
+    record::{EntryRecord, ListRecord},
+    recover::{self, Recovered},
     tables::Contents,
 };
 use crate::clock::Clock;
@@ -34,7 +36,8 @@ pub struct Salvage {
 }
 
 impl Lists {
-    /// As [`Lists::open`]; a damaged journal is set aside first, which the log tells.
+    /// As [`Lists::open`]; a damaged journal is set aside first, which the log tells. Without any,
+    /// the lists are what a filter says that an earlier process has left.
     ///
     /// # Errors
     /// [`OpenError`], of a damaged journal only if it cannot be set aside.
@@ -44,17 +47,39 @@ impl Lists {
         capacity: Capacity,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        match Journal::open(state_dir) {
+        let file = state_dir.join(Journal::FILE);
+        // Another error is the opening's to name.
+        let mut is_new = matches!(file.try_exists(), Ok(false));
+        let opened = match Journal::open(state_dir) {
             Err(OpenError::Damaged { path, cause }) => {
                 let salvage = set_aside(state_dir, &path, cause, clock)?;
                 event::set_aside(&salvage);
-                Self::open(state_dir, maps, capacity, clock)
+                is_new = salvage.lost.is_none();
+                Journal::open(state_dir)
             }
-            opened => {
-                let (journal, contents) = opened?;
-                Self::start(journal, contents, Box::new(maps), capacity, clock)
+            opened => opened,
+        };
+        let (mut journal, mut contents) = opened?;
+        if is_new {
+            contents.entries = recover::entries(&maps.inherited_standings()?, clock);
+            let on = |list: List| {
+                let entries = contents.entries.iter();
+                entries.filter(|(of, ..)| *of == list).count()
+            };
+            let recovered = Recovered::Lists {
+                allow: on(List::Allow),
+                deny: on(List::Deny),
+            };
+            let batch = Batch {
+                lists: records(&contents.entries),
+                ..Batch::default()
+            };
+            journal.commit(&batch).map_err(OpenError::Journal)?;
+            if !contents.entries.is_empty() {
+                event::recovered(&recovered);
             }
         }
+        Self::start(journal, contents, Box::new(maps), capacity, clock)
     }
 }
 
@@ -95,19 +120,24 @@ fn batch(contents: Contents) -> Batch {
         offences,
         trial,
     } = contents;
-    let of = |list: List| {
-        let entries = entries.iter().filter(|(of, ..)| *of == list);
-        let entries = entries.map(|(_, prefix, record)| (*prefix, record.clone()));
-        (list, ListRecord::of(entries))
-    };
     let some = |(prefix, record)| (prefix, Some(record));
     Batch {
-        lists: [List::Allow, List::Deny].map(of).into(),
+        lists: records(&entries),
         entries: Vec::new(),
         bans: bans.into_iter().map(some).collect(),
         offences: offences.into_iter().map(|(p, o)| (p, Some(o))).collect(),
         trial: trial.map(Some),
     }
+}
+
+/// Both lists, each in one record.
+fn records(entries: &[(List, IpNet, EntryRecord)]) -> Vec<(List, ListRecord)> {
+    let of = |list: List| {
+        let entries = entries.iter().filter(|(of, ..)| *of == list);
+        let entries = entries.map(|(_, prefix, record)| (*prefix, record.clone()));
+        (list, ListRecord::of(entries))
+    };
+    [List::Allow, List::Deny].map(of).into()
 }
 
 fn stamp(at: OffsetDateTime) -> String {

@@ -49,6 +49,8 @@ pub(super) const ACTIONS: &[Action] = &[
     },
     event("bypass-ended", CONFIGURATION, &["change"]),
     event("restored", CONFIGURATION, &["change"]),
+    event("recovered", CONFIGURATION, &["info"]),
+    event("inherited", PROCESS, &["info"]),
     attempt("journal-set-aside", CONFIGURATION, &["info"], "failure"),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),

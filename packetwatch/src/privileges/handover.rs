@@ -20,7 +20,7 @@ use nix::{
 use super::account::Account;
 
 /// Directories in one another, and files of a directory, that are handed over: the state directory
-/// has a handful, and pins lie three deep.
+/// has a handful, and pins lie four deep.
 const DEEPEST: usize = 8;
 const MOST: usize = 65_536;
 

@@ -6,7 +6,7 @@ use super::{Action, RuleSet, Trigger};
 use crate::prefix::Family;
 
 /// The parts of the kernel's policy that follow from the rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     pub call_rules: u32,
     pub volume_rules: u32,
@@ -14,6 +14,29 @@ pub struct Compiled {
     pub units: [[u32; abi::MAX_UNITS]; 2],
     pub unit_rules: [[u32; abi::MAX_UNITS]; 2],
     pub rules: [abi::Rule; abi::MAX_RULES],
+}
+
+impl Compiled {
+    /// Of a policy that is or was in force.
+    pub fn of(policy: &abi::Policy) -> Self {
+        let abi::Policy {
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+            ..
+        } = *policy;
+        Self {
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+        }
+    }
 }
 
 /// `rules` are within their bounds, so there is a place for each.

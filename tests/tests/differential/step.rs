@@ -32,6 +32,7 @@ pub(crate) fn standing(prefix: IpNet, allow_until: u64, deny_until: u64) -> Stan
         deny_until,
         allow_slot: slot,
         deny_slot: slot + 1,
+        is_derived: false,
     }
 }
 

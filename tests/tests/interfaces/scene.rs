@@ -117,7 +117,7 @@ impl Scene {
         assert!(ready.is_some(), "{} instead of {status}", self.readiness());
     }
 
-    /// The interfaces that have a pin, in order.
+    /// The interfaces whose link is pinned, in order; each has its maps beside it.
     pub(crate) fn pinned(&self) -> Vec<String> {
         let mut level = vec![self.daemon.bpffs().join("packetwatch")];
         // the ABI version, the namespace, the interface
@@ -132,7 +132,10 @@ impl Scene {
         let names = level.iter().filter_map(|path| path.file_name()?.to_str());
         let mut names: Vec<_> = names.map(str::to_owned).collect();
         names.sort();
-        names
+        let (maps, links): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n.contains(':'));
+        let beside: Vec<_> = links.iter().map(|link| format!("{link}:maps")).collect();
+        assert_eq!(maps, beside);
+        links
     }
 
     /// The value of a series; panics if there is none.

@@ -32,6 +32,7 @@ fn standing(allow: bool) -> Standing {
         deny_until: FOREVER,
         allow_slot: 1,
         deny_slot: 2,
+        is_derived: false,
     }
 }
 

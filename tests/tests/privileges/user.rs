@@ -189,7 +189,8 @@ fn pins_on_a_file_system_for_root_alone_are_reached_under_their_own_path() {
     let pinned = |pins: &Path| -> Option<std::path::PathBuf> {
         let version = fs::read_dir(pins).ok()?.next()?.ok()?.path();
         let namespace = fs::read_dir(version).ok()?.next()?.ok()?.path();
-        Some(fs::read_dir(namespace).ok()?.next()?.ok()?.path())
+        let pins = fs::read_dir(namespace).ok()?.flatten();
+        pins.map(|pin| pin.path()).find(|pin| !pin.is_dir())
     };
     let pin = pinned(&pins).expect("the link is pinned");
     assert!(pin.ends_with("pw0"), "{}", pin.display());
@@ -201,6 +202,9 @@ fn pins_on_a_file_system_for_root_alone_are_reached_under_their_own_path() {
     daemon.kill();
     daemon.restart();
     assert_reduced(daemon.pid(), nobody());
+    let inherited = daemon.wait_for(|line| line["event.action"] == "inherited", PROMPT);
+    let message = inherited["message"].as_str().unwrap_or_default();
+    assert!(message.contains("its callers and bans go on"), "{message}");
     daemon.terminate();
     assert!(lan.host.xdp("pw0").is_some());
     let mut detach = lan.host.command(binary());

@@ -17,6 +17,7 @@
 
 mod disks;
 mod holder;
+mod inherit;
 mod kill;
 mod leftovers;
 mod output;

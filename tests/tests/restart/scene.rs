@@ -137,8 +137,15 @@ impl Scene {
         ended(command)
     }
 
-    /// What is pinned, as paths below the BPF file system, in order.
+    /// The links that are pinned, as paths below the BPF file system, in order.
     pub(crate) fn pins(&self) -> Vec<String> {
+        let mut pins = self.all_pins();
+        pins.retain(|pin| !pin.contains(":maps/"));
+        pins
+    }
+
+    /// What is pinned, links and maps.
+    pub(crate) fn all_pins(&self) -> Vec<String> {
         let mut pins = Vec::new();
         let mut directories = vec![self.daemon.bpffs().to_owned()];
         while let Some(directory) = directories.pop() {

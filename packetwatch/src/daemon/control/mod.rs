@@ -89,6 +89,9 @@ impl RulesControl {
                 regime,
             });
         }
+        if let Some(left) = dataplane.inherited_policies() {
+            state.go_on(&left);
+        }
         let control = Self {
             dataplane,
             clock,

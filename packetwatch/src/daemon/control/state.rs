@@ -8,7 +8,10 @@ use crate::{
     config::{Config, Mode, Word as _},
     log::EVENT,
     pending::{Object, Pending},
-    rules::{RuleSet, RuleText},
+    rules::{
+        RuleSet, RuleText,
+        policy::{Compiled, compile},
+    },
 };
 
 /// Who has said what the rules or the mode are.
@@ -123,6 +126,29 @@ impl State {
             bypass_until: 0,
             generations: 1,
             in_force: None,
+        }
+    }
+
+    /// Goes on with the windows that an earlier process has left, where its rules were the same:
+    /// those were counted under the generations of these policies, which it had in force.
+    pub(super) fn go_on(&mut self, left: &[Policy; 2]) {
+        let last = left.iter().map(|policy| policy.generation).max();
+        self.generations = last.unwrap_or_default();
+        let trial = self.trial.as_mut().map(|trial| &mut trial.regime);
+        let mut known = left
+            .map(|policy| (Compiled::of(&policy), policy.generation))
+            .to_vec();
+        for regime in [&mut self.standing].into_iter().chain(trial) {
+            let rules = compile(&regime.rules);
+            let same = known.iter().find(|(left, _)| *left == rules);
+            regime.generation = match same {
+                Some((_, generation)) => *generation,
+                None => {
+                    self.generations = self.generations.wrapping_add(1);
+                    known.push((rules, self.generations));
+                    self.generations
+                }
+            };
         }
     }
 
@@ -310,6 +336,52 @@ mod tests {
         assert_eq!((&tried.rules, tried.mode), (&rules("tried"), Mode::Observe));
         assert_eq!(state.regime(end).rules, rules("edited"));
         assert_eq!(state.regime(end).generation, 3);
+    }
+
+    /// As the kernel would have it.
+    fn left(rules: &RuleSet, generation: u32) -> Policy {
+        let Compiled {
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+        } = compile(rules);
+        Policy {
+            generation,
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+            ..Policy::idle()
+        }
+    }
+
+    #[test]
+    fn windows_go_on_under_the_same_rules_alone() {
+        let of = |calls| {
+            let rule = Rule::new("calls", Trigger::Connections(calls));
+            RuleSet::validate(vec![rule]).unwrap()
+        };
+        let mut state = State::new(configured(of(5), Mode::Enforce));
+        state.go_on(&[left(&of(5), 7); 2]);
+        assert_eq!(state.regime(0).generation, 7);
+        // Others were on trial: they are told from those that stand, and from what comes next.
+        let end = on_trial(&mut state, To::Rules(of(6)));
+        state.go_on(&[left(&of(6), 9), left(&of(5), 7)]);
+        let generations = [end - 1, end].map(|now| state.regime(now).generation);
+        assert_eq!(generations, [9, 7]);
+        assert_eq!(state.changed(&To::Rules(of(8))).generation, 10);
+        // Rules that were changed while no daemon ran have windows of their own, and one trial of
+        // the mode has those of what stands.
+        let mut state = State::new(configured(of(5), Mode::Enforce));
+        let end = on_trial(&mut state, To::Mode(Mode::Observe));
+        state.go_on(&[left(&of(6), 9), left(&of(4), 7)]);
+        let generations = [end - 1, end].map(|now| state.regime(now).generation);
+        assert_eq!(generations, [10, 10]);
     }
 
     #[test]

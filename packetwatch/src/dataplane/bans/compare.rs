@@ -61,7 +61,7 @@ impl Dataplane {
         })
     }
 
-    fn each_entry(&self, mut visit: impl FnMut(&Prefix, Entry)) -> Result<(), Error> {
+    fn each_entry(&self, visit: impl FnMut(&Prefix, Entry)) -> Result<(), Error> {
         let (v4, v6) = {
             let bans = lock(&self.0.bans);
             (
@@ -69,20 +69,7 @@ impl Dataplane {
                 second(IterableMap::map(&bans.v6), MAP)?,
             )
         };
-        each(&v4, |BanKeyV4 { addr, len }, entry| {
-            let key = Prefix {
-                len,
-                ..Prefix::address_v4(addr)
-            };
-            visit(&key, entry);
-        })?;
-        each(&v6, |BanKeyV6 { addr, len }, entry| {
-            let key = Prefix {
-                len,
-                ..Prefix::address_v6(addr)
-            };
-            visit(&key, entry);
-        })
+        each_ban(&v4, &v6, visit)
     }
 
     /// Prefixes whose ban the filter hides from the program, though it is in the table: somebody
@@ -92,6 +79,28 @@ impl Dataplane {
         let is_hidden = |key: &&Prefix| bans.filter.set_bit(ban_filter_bit(key).into());
         bans.slots.keys().filter(is_hidden).map(prefix).collect()
     }
+}
+
+/// Visits each entry of the two tables, in no order.
+pub(in crate::dataplane) fn each_ban(
+    v4: &MapData,
+    v6: &MapData,
+    mut visit: impl FnMut(&Prefix, Entry),
+) -> Result<(), Error> {
+    each(v4, |BanKeyV4 { addr, len }, entry| {
+        let key = Prefix {
+            len,
+            ..Prefix::address_v4(addr)
+        };
+        visit(&key, entry);
+    })?;
+    each(v6, |BanKeyV6 { addr, len }, entry| {
+        let key = Prefix {
+            len,
+            ..Prefix::address_v6(addr)
+        };
+        visit(&key, entry);
+    })
 }
 
 fn each<K: Pod>(map: &MapData, visit: impl FnMut(K, Entry)) -> Result<(), Error> {

@@ -26,7 +26,7 @@ use pack::{pack, per_line, unpack};
 pub(super) use plan::Plan;
 use plan::{BITS_A_BLOCK, MOST_FILTER, Regions, blocks_of, filter_lines};
 pub use ranges::Region;
-use ranges::{Begin, Piece, RegionRanges, Run, of_region};
+use ranges::{Begin, Piece, RegionRanges, Run, of_region, prefixes_of};
 use written::Written;
 
 /// Beyond it, writes have filled the filter so far that it is to be built anew.
@@ -79,6 +79,38 @@ impl Index {
             written.expect("the plan counted the lines");
         });
         index
+    }
+
+    /// An index that another process has built, to be read.
+    pub(super) fn over(slots: Mapped, lines: Mapped, room: u32) -> Self {
+        Self {
+            slots: Written::new(slots),
+            lines: Written::new(lines),
+            room,
+            next: room,
+            filter_bits: 0,
+            filled: 0,
+            numbers: HashMap::new(),
+            half_free: None,
+            whole: HashMap::new(),
+        }
+    }
+
+    /// What is listed, as prefixes that do not overlap, in order.
+    pub(super) fn prefixes(&self) -> Vec<(IpNet, Standing)> {
+        let mut prefixes = Vec::new();
+        for region in self.listed() {
+            let begins = self.begins(region, self.slot(region));
+            let ends = begins.iter().skip(1).map(|next| next.at - 1);
+            let ends = ends.chain([region.bounds().1]);
+            for (begin, end) in begins.iter().zip(ends) {
+                if begin.standing != Standing::default() {
+                    let parts = prefixes_of(region, begin.at, end);
+                    prefixes.extend(parts.map(|prefix| (prefix, begin.standing)));
+                }
+            }
+        }
+        prefixes
     }
 
     fn write_run(&mut self, run: Run, wide: &Regions) -> Result<(), Outgrown> {

@@ -1,6 +1,9 @@
 //! From prefixes that overlap to ranges that do not.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use packetwatch_abi::{Standing, index::SLOT_BITS};
@@ -260,6 +263,17 @@ pub(super) fn prefix_at(region: Region, first: u128, last: u128) -> IpNet {
     let by_length = (last - first + 1).ilog2();
     let host_bits = by_length.min(first.trailing_zeros()).min(width);
     IpNet::new_assert(address, (width - host_bits) as u8)
+}
+
+/// The addresses from `first` to `last` of a region as the fewest prefixes.
+pub(super) fn prefixes_of(region: Region, first: u128, last: u128) -> impl Iterator<Item = IpNet> {
+    let mut next = Some(first);
+    iter::from_fn(move || {
+        let first = next.filter(|first| *first <= last)?;
+        let prefix = prefix_at(region, first, last);
+        next = number(prefix.broadcast()).checked_add(1);
+        Some(prefix)
+    })
 }
 
 #[cfg(test)]

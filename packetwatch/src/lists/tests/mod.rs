@@ -8,6 +8,7 @@ mod life;
 mod projection;
 mod random;
 mod reconcile;
+mod recover;
 mod reload;
 mod salvage;
 mod saved;
@@ -43,6 +44,8 @@ struct Kernel {
     standings: BTreeMap<IpNet, Standing>,
     hits: HashMap<u32, Tally>,
     bans: BTreeMap<IpNet, Ban>,
+    /// what the lists of an earlier filter say
+    left: Vec<(IpNet, Standing)>,
     forgotten: Vec<IpNet>,
     /// times that all standings were replaced at once
     switches: usize,
@@ -93,6 +96,10 @@ impl FakeMaps {
 }
 
 impl Maps for FakeMaps {
+    fn inherited_standings(&self) -> Result<Vec<(IpNet, Standing)>, dataplane::Error> {
+        Ok(self.kernel().left.clone())
+    }
+
     fn set_standings(&self, regions: Vec<(Region, Vec<(IpNet, Standing)>)>) -> Change {
         let Ok(mut kernel) = self.writing() else {
             return Change::Outgrown;

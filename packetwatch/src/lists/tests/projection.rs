@@ -191,3 +191,23 @@ fn many_changes_are_one_switch() {
     assert_eq!(maps.kernel().switches, 1);
     assert_eq!(maps.kernel().standings.len(), 513);
 }
+
+#[test]
+fn what_derives_from_the_host_is_told_from_what_was_written() {
+    let fixture = Fixture::new();
+    fixture.put(List::Allow, "198.51.100.0/24");
+    fixture
+        .protect(&["203.0.113.1/32", "198.51.100.1/32", "203.0.113.0/24"])
+        .unwrap();
+    fixture.put(List::Allow, "203.0.113.2/32");
+    let is_derived = |prefix: &str| fixture.maps.kernel().standings[&net(prefix)].is_derived;
+    for (prefix, derived) in [
+        ("198.51.100.0/24", false),
+        ("198.51.100.1/32", false),
+        ("203.0.113.0/24", true),
+        ("203.0.113.1/32", true),
+        ("203.0.113.2/32", false),
+    ] {
+        assert_eq!(is_derived(prefix), derived, "{prefix}");
+    }
+}

@@ -1,0 +1,153 @@
+//! The maps that a filter hands on: pinned beside its link, for whoever takes the filter over.
+//!
+//! Those that the program writes or whose deadlines count on the clock of this boot, so that a
+//! start goes on with them; and those that the lists can be read back from. What only one process
+//! makes sense of, its counters and rings, is each process's own.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, MapError},
+    pin::PinError,
+};
+
+use super::{
+    Error,
+    links::Links,
+    object::{data, second},
+    pins,
+};
+
+/// Bans with what they dropped, and the filter in front of them.
+pub(super) const BANS: [&str; 4] = ["BANS_V4", "BANS_V6", "BAN_FILTER", "BAN_HITS"];
+pub(super) const CALLERS: &str = "CALLERS";
+pub(super) const POLICY: &str = "POLICY";
+pub(super) const ACTIVE: &str = "ACTIVE";
+pub(super) const LIST_SLOTS: &str = "LIST_SLOTS";
+pub(super) const LISTS: &str = "LISTS";
+pub(super) const LISTS_ACTIVE: &str = "LISTS_ACTIVE";
+/// The lines in force: `LISTS` names them by id, which only CAP_SYS_ADMIN may open.
+pub(super) const LINES: &str = "LINES";
+/// Lines that are about to be in force.
+pub(super) const LINES_NEXT: &str = "LINES~next";
+
+pub(super) struct PinnedMaps {
+    maps: Vec<(&'static str, MapData)>,
+    lines: Option<MapData>,
+}
+
+impl PinnedMaps {
+    /// Opens them a second time, while they are still in the object.
+    pub(super) fn new(ebpf: &Ebpf) -> Result<Self, Error> {
+        let others = [CALLERS, POLICY, ACTIVE, LIST_SLOTS, LISTS, LISTS_ACTIVE];
+        let maps = BANS.into_iter().chain(others);
+        let maps = maps.map(|name| Ok((name, data(ebpf, name)?)));
+        Ok(Self {
+            maps: maps.collect::<Result<_, Error>>()?,
+            lines: None,
+        })
+    }
+
+    pub(super) fn set_lines(&mut self, lines: MapData) {
+        self.lines = Some(lines);
+    }
+
+    /// Pins all of them in a directory, in the place of what is there.
+    fn pin_in(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir_all(directory)?;
+        let lines = self.lines.iter().map(|lines| (LINES, lines));
+        for (name, map) in self
+            .maps
+            .iter()
+            .map(|(name, map)| (*name, map))
+            .chain(lines)
+        {
+            pin_over(map, &directory.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is pinned there already and another map gives way, at no moment to nothing.
+fn pin_over(map: &MapData, path: &Path) -> io::Result<()> {
+    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
+    if let Ok(there) = MapData::from_pin(path)
+        && id(&there) == id(map)
+    {
+        return Ok(());
+    }
+    let mut next = path.as_os_str().to_owned();
+    next.push("~new");
+    let next = PathBuf::from(next);
+    pins::unlink(&next)?;
+    map.pin(&next).map_err(io_error)?;
+    fs::rename(&next, path)
+}
+
+fn io_error(error: PinError) -> io::Error {
+    match error {
+        PinError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+impl Links {
+    /// Where the maps of each filtered interface are pinned.
+    fn maps_dirs(&self) -> Vec<PathBuf> {
+        let Some(pins) = &self.pins else {
+            return Vec::new();
+        };
+        let held = self.seats.iter().filter(|seat| seat.held.is_some());
+        held.map(|seat| pins.maps_dir(&seat.interface.name))
+            .collect()
+    }
+
+    /// Pins the maps beside the link of an interface that was attached to. Without them the filter
+    /// is as good; whoever takes it over begins to count anew.
+    pub(super) fn pin_maps(&self, interface: &str) {
+        let (Some(pins), Some(maps)) = (&self.pins, &self.maps) else {
+            return;
+        };
+        let directory = pins.maps_dir(interface);
+        if let Err(error) = maps.pin_in(&directory) {
+            tracing::warn!(
+                "a restart will count the callers of {interface} anew: cannot pin the maps at {}: \
+                 {error}",
+                directory.display()
+            );
+        }
+    }
+
+    /// Pins lines that are about to be in force: whoever takes the filter over at that moment finds
+    /// the one or the other.
+    pub(super) fn announce_lines(&self, lines: &MapData) {
+        for directory in self.maps_dirs() {
+            let path = directory.join(LINES_NEXT);
+            let pinned = pins::unlink(&path).and_then(|()| lines.pin(&path).map_err(io_error));
+            if let Err(error) = pinned {
+                tracing::warn!("cannot pin the lists at {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// They are in force.
+    pub(super) fn adopt_lines(&mut self, lines: &MapData) -> Result<(), Error> {
+        for directory in self.maps_dirs() {
+            // Whoever could not pin them has said so.
+            let _ = fs::rename(directory.join(LINES_NEXT), directory.join(LINES));
+        }
+        if let Some(maps) = &mut self.maps {
+            maps.set_lines(second(lines, LINES)?);
+        }
+        Ok(())
+    }
+}
+
+/// Of a pinned map.
+pub(super) fn open(directory: &Path, name: &str) -> Result<MapData, MapError> {
+    MapData::from_pin(directory.join(name))
+}
