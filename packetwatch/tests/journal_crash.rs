@@ -63,6 +63,9 @@ impl Maps for NoMaps {
     fn ban(&self, _: IpNet, _: u64) -> Result<(), Error> {
         Ok(())
     }
+    fn ban_until(&self, _: IpNet) -> Option<u64> {
+        None
+    }
     fn ban_of(&self, _: IpNet) -> Result<Option<Ban>, Error> {
         Ok(None)
     }

@@ -53,6 +53,8 @@ pub(super) struct Bans {
     /// the slot of each prefix in the tables
     slots: Slots<Prefix, u32>,
     free: BTreeSet<u32>,
+    /// Slots from here on have never counted.
+    unused: u32,
     /// by slot, the prefix and the deadline that were written last
     written: Vec<Option<(Prefix, u64)>>,
     /// writes to the tables so far
@@ -62,7 +64,8 @@ pub(super) struct Bans {
 }
 
 impl Bans {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// `inherited`: the tables are those of a filter that an earlier process has left.
+    pub(super) fn new(ebpf: &mut Ebpf, inherited: bool) -> Result<Self, Error> {
         let v4: HashMap<MapData, BanKeyV4, Entry> = take(ebpf, "BANS_V4")?;
         let info = IterableMap::map(&v4).info();
         let capacity = info.map_err(map_error(MAP, "inspect", 0))?.max_entries();
@@ -83,16 +86,19 @@ impl Bans {
             capacity,
             slots: Slots::new(),
             free: BTreeSet::new(),
+            unused: if inherited { capacity } else { 0 },
             written: Vec::new(),
             writes: 0,
             shares: Slots::new(),
         };
-        bans.adopt()?;
+        if inherited {
+            bans.adopt()?;
+        }
         Ok(bans)
     }
 
-    /// Goes on with what is in the tables, if an earlier process has left them. Its program may
-    /// still drop by them, so that no ban is out of force for a moment.
+    /// Goes on with what is in the tables. The program of the earlier process may still drop by them,
+    /// so no ban is out of force for a moment.
     fn adopt(&mut self) -> Result<(), Error> {
         let (v4, v6) = (IterableMap::map(&self.v4), IterableMap::map(&self.v6));
         let mut found = Vec::new();
@@ -203,7 +209,11 @@ impl Bans {
                 capacity: self.capacity,
             });
         }
-        clear(&mut self.hits, "BAN_HITS", slot, self.capacity)?;
+        if slot < self.unused {
+            clear(&mut self.hits, "BAN_HITS", slot, self.capacity)?;
+        } else {
+            self.unused = slot + 1;
+        }
         self.free.remove(&slot);
         Ok(slot)
     }
@@ -266,10 +276,10 @@ impl Dataplane {
     pub fn ban(&self, prefix: IpNet, until: u64) -> Result<(), Error> {
         let key = key(prefix);
         let mut bans = lock(&self.0.bans);
-        let before = bans.get(&key)?;
         let known = bans.slots.get(&key).copied();
         let slot = match known {
             Some(slot) => {
+                let before = bans.get(&key)?;
                 if before.is_none_or(|before| before.until < until) {
                     let capacity = bans.capacity;
                     clear(&mut bans.hits, "BAN_HITS", slot, capacity)?;
@@ -296,6 +306,15 @@ impl Dataplane {
             bans.share_bit(&key);
         }
         Ok(())
+    }
+
+    /// The deadline of the ban of exactly this prefix, as it was written last, by this process or the
+    /// one whose tables it uses on; without a system call.
+    pub fn ban_until(&self, prefix: IpNet) -> Option<u64> {
+        let bans = lock(&self.0.bans);
+        let slot = *bans.slots.get(&key(prefix))?;
+        let (_, until) = (*bans.written.get(slot as usize)?)?;
+        Some(until)
     }
 
     /// The ban of exactly this prefix, also one that has ended.

@@ -113,10 +113,14 @@ impl Inheritance {
         }
     }
 
+    pub(super) fn shares_bans(&self) -> bool {
+        self.shared.contains(&BANS[0])
+    }
+
     /// The bans that stand in tables which are not used on, each with its deadline.
     pub(super) fn other_bans(&self) -> Vec<(Prefix, u64)> {
         let mut found = Vec::new();
-        if !self.shared.contains(&BANS[0])
+        if !self.shares_bans()
             && let Ok(v4) = pinned::open(&self.directory, BANS[0])
             && let Ok(v6) = pinned::open(&self.directory, BANS[1])
         {
@@ -154,11 +158,10 @@ impl Dataplane {
     pub fn inherited(&self) -> Option<Inherited> {
         let inheritance = lock(&self.0.inheritance);
         let inheritance = inheritance.as_ref()?;
-        let has = |name| inheritance.shared.contains(&name);
         Some(Inherited {
             interface: inheritance.interface.clone(),
-            callers: has(CALLERS),
-            bans: has(BANS[0]),
+            callers: inheritance.shared.contains(&CALLERS),
+            bans: inheritance.shares_bans(),
         })
     }
 

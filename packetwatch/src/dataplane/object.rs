@@ -130,7 +130,10 @@ impl Dataplane {
         let rooms = Rooms {
             links: Mutex::new(Links::new(pins, Some(maps), holders)),
             standings: Mutex::new(standings),
-            bans: Mutex::new(Bans::new(&mut ebpf)?),
+            bans: Mutex::new(Bans::new(
+                &mut ebpf,
+                inheritance.as_ref().is_some_and(Inheritance::shares_bans),
+            )?),
             callers: Callers::new(&mut ebpf)?,
             admissions: Admissions::new(&mut ebpf, callers)?,
             counters,

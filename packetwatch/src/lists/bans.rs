@@ -103,8 +103,8 @@ impl Bans {
         let (within, spent) = (record.within, record.spent);
         let entry = record.into_entry(prefix);
         let mut until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
-        match maps.ban_of(prefix)? {
-            Some(ban) if spent || now < ban.until => until = ban.until,
+        match maps.ban_until(prefix) {
+            Some(kept) if spent || now < kept => until = kept,
             None if spent => {
                 self.unwritten.insert(prefix);
                 return Ok(());

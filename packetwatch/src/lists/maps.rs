@@ -24,6 +24,8 @@ pub trait Maps: Send + Sync + 'static {
     fn clear_list_hits(&self, slot: u32) -> Result<(), Error>;
     /// Bans until `until_ns`, or moves the end of a ban there.
     fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error>;
+    /// The deadline of a ban as it was written last.
+    fn ban_until(&self, prefix: IpNet) -> Option<u64>;
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error>;
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
     /// Whether nobody but [`Maps::ban`] and [`Maps::remove_ban`] has written the bans.
@@ -70,6 +72,10 @@ impl Maps for Dataplane {
 
     fn ban(&self, prefix: IpNet, until_ns: u64) -> Result<(), Error> {
         Self::ban(self, prefix, until_ns)
+    }
+
+    fn ban_until(&self, prefix: IpNet) -> Option<u64> {
+        Self::ban_until(self, prefix)
     }
 
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, Error> {

@@ -1,7 +1,7 @@
 //! An ordered map of prefixes that answers what covers one and what lies inside it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     net::IpAddr,
     ops::Bound::{Excluded, Included, Unbounded},
 };
@@ -43,6 +43,24 @@ impl<T> PrefixMap<T> {
             self.lengths_mut(prefix)[usize::from(prefix.prefix_len())] += 1;
         }
         former
+    }
+
+    /// The value of a prefix, a new one if there is none: in one search.
+    pub(super) fn or_default(&mut self, prefix: IpNet) -> &mut T
+    where
+        T: Default,
+    {
+        match self.entries.entry(prefix) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let lengths: &mut [u32] = match prefix {
+                    IpNet::V4(_) => &mut self.lengths_v4,
+                    IpNet::V6(_) => &mut self.lengths_v6,
+                };
+                lengths[usize::from(prefix.prefix_len())] += 1;
+                entry.insert(T::default())
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, prefix: IpNet) -> Option<T> {

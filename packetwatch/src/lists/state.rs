@@ -324,11 +324,7 @@ impl State {
         if about.until != FOREVER {
             self.ends.insert((about.until, shelf, prefix));
         }
-        if self.nodes.get(prefix).is_none() {
-            self.nodes.insert(prefix, Node::default());
-        }
-        let node = self.nodes.get_mut(prefix).expect("inserted above");
-        let place = node.on_mut(shelf);
+        let place = self.nodes.or_default(prefix).on_mut(shelf);
         match place {
             Some(listed) => {
                 let given = if is_counted && listed.slot == NO_SLOT {

@@ -167,6 +167,10 @@ impl Maps for FakeMaps {
         Ok(())
     }
 
+    fn ban_until(&self, prefix: IpNet) -> Option<u64> {
+        self.kernel().bans.get(&prefix).map(|ban| ban.until)
+    }
+
     fn ban_of(&self, prefix: IpNet) -> Result<Option<Ban>, dataplane::Error> {
         Ok(self.kernel().bans.get(&prefix).copied())
     }
