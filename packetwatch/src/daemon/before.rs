@@ -64,6 +64,7 @@ impl Before {
             pins,
             interfaces,
             holders,
+            chain: None,
             clock_from_map: false,
             debug,
         })?;

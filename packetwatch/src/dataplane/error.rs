@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use super::Holder;
+use super::{ChainError, Holder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +24,8 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
+    #[error("chain: {0}")]
+    Chain(#[source] Box<ChainError>),
     #[error("the XDP program has no {0}; the binary was built wrong")]
     Missing(&'static str),
     #[error("{map} is full ({capacity} entries): raise [capacity] in the configuration")]
@@ -79,6 +81,12 @@ impl Error {
     /// Whether a map has no room; nothing was evicted.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
+    }
+}
+
+impl From<ChainError> for Error {
+    fn from(error: ChainError) -> Self {
+        Self::Chain(Box::new(error))
     }
 }
 
@@ -148,12 +156,14 @@ pub enum AttachError {
     HeldByAnother { interface: String },
     #[error("{interface} is filtered by another packetwatch process ({lock}); stop that one first")]
     HeldByUs { interface: String, lock: PathBuf },
+    /// `frames`: what the program cannot take that the interface may bring, or nothing
     #[error(
-        "the driver of {interface} cannot run XDP natively ({source}): use `--xdp-mode auto` or \
+        "the driver of {interface} cannot run XDP natively ({source}){frames}: use `--xdp-mode auto` or \
          `--xdp-mode generic`"
     )]
     NotNative {
         interface: String,
+        frames: &'static str,
         #[source]
         source: io::Error,
     },
@@ -166,12 +176,14 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// `frames`: as above
     #[error(
-        "cannot take over the filter on {interface}, which stays as it is: {source}. `packetwatch \
-         detach --interface {interface}` takes it off, then start again"
+        "cannot take over the filter on {interface}, which stays as it is: {source}{frames}. \
+         `packetwatch detach --interface {interface}` takes it off, then start again"
     )]
     NotTakenOver {
         interface: String,
+        frames: &'static str,
         #[source]
         source: io::Error,
     },
