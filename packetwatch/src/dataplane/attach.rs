@@ -125,15 +125,21 @@ impl Dataplane {
                 (kept, hold, was_kept)
             }
         };
+        links.announce_chain(name);
         let attached = self.with_program_fd(name, |program| match former {
             Some(former) => former.take_over(program, &target),
             None => attach(program, &target)?.pinned(&target, &[]),
-        })?;
+        });
+        match &attached {
+            // A mode that is refused leaves this program in the former one.
+            Ok(_) | Err(AttachError::ModeRefused { .. }) => links.adopt_chain(name),
+            Err(_) => links.withdraw_chain(name),
+        }
         let Attached {
             link,
             mode,
             not_native,
-        } = attached;
+        } = attached?;
         let program_id = link.info().map(|info| info.program_id).unwrap_or_default();
         let (seat, stale) = links.seat(name);
         let known = &mut seat.interface;

@@ -34,7 +34,7 @@ use super::{
     chained::Chained,
     error::{Errno as _, is_absent, map_error},
     lock,
-    object::{data, take},
+    object::{data, second, take},
 };
 
 pub(super) const MAP: &str = "CHAIN";
@@ -79,6 +79,7 @@ pub(super) struct Chain {
     place: Array<MapData, u32>,
     /// The same, of which entries can be removed.
     programs: ProgramArray<MapData>,
+    map: MapData,
     status: ChainStatus,
 }
 
@@ -89,10 +90,12 @@ impl Chain {
     /// [`Error::Chain`]: what is wrong with it.
     pub(super) fn new(ebpf: &mut Ebpf, path: &Path) -> Result<Self, Error> {
         let program = Chained::open(path)?;
-        let place = Map::Array(data(ebpf, MAP)?).try_into();
+        let map = data(ebpf, MAP)?;
+        let place = Map::Array(second(&map, MAP)?).try_into();
         let mut chain = Self {
             place: place.map_err(map_error(MAP, "open", 1))?,
             programs: take(ebpf, MAP)?,
+            map,
             status: ChainStatus {
                 path: path.to_owned(),
                 state: ChainState::Gone,
@@ -101,6 +104,11 @@ impl Chain {
         chain.put(&program)?;
         chain.status.state = up(&program);
         Ok(chain)
+    }
+
+    /// For its pin.
+    pub(super) fn map(&self) -> Result<MapData, Error> {
+        second(&self.map, MAP)
     }
 
     /// What is pinned now, if that is another or none: taken, or the place is emptied. Returns what has

@@ -8,7 +8,7 @@ use std::{
 
 use aya::programs::{ProgramError, ProgramInfo};
 
-use super::{bpffs, error::Errno as _, link::Pinned};
+use super::{Error, bpffs, error::Errno as _, link::Pinned};
 use crate::privileges;
 
 /// `bpf_prog_type`: programs that replace a function of another, as `xdp-loader` loads them.
@@ -23,16 +23,16 @@ pub enum ChainError {
          `chain` out of the configuration", path.display(), path.display()
     )]
     Missing { path: PathBuf },
-    /// It is there for root, and not for the user that the daemon becomes.
+    /// Root can open it, and the user that the daemon becomes cannot.
     #[error(
-        "{} cannot be seen by user {}, as whom the daemon runs, since the BPF file system is for root \
-         alone: pin the program below {}, which it sees and is given", path.display(), user,
-        ours.display()
+        "user {user}, as whom the daemon runs, cannot open {}: `chown {user}` the pin, and let {user} \
+         search the directories above (`chmod o+x`). Where the BPF file system is for root alone, pin it \
+         below {}, which the daemon sees and is given", path.display(), ours.display()
     )]
-    Hidden {
+    Unreachable {
         path: PathBuf,
         user: String,
-        /// a directory whose pins it can open
+        /// what the daemon has of the BPF file system
         ours: PathBuf,
     },
     #[error(
@@ -87,9 +87,9 @@ impl ChainError {
 /// Whether an XDP program is pinned at `path` that this process may open.
 ///
 /// # Errors
-/// What is there instead, and the remedy.
-pub fn chainable(path: &Path) -> Result<(), ChainError> {
-    Chained::open(path).map(drop)
+/// [`Error::Chain`]: what is there instead, and the remedy.
+pub fn chainable(path: &Path) -> Result<(), Error> {
+    Ok(Chained::open(path).map(drop)?)
 }
 
 /// An XDP program by its pin.

@@ -142,7 +142,8 @@ pub enum AttachError {
     NoSuchInterface(String),
     #[error(
         "another XDP program holds {interface}: {holder}. One interface takes one: take it off with \
-         {} (or its owner's own command), then start again", holder.remedy()
+         {} (or its owner's own command), then start again. What is pinned can go behind the filter, with \
+         `--chain PIN`", holder.remedy()
     )]
     Held {
         interface: String,

@@ -13,6 +13,7 @@ mod batch;
 mod bpffs;
 mod callers;
 mod chain;
+mod chain_pin;
 mod chained;
 mod counters;
 mod detach;

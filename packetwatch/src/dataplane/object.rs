@@ -146,9 +146,11 @@ impl Dataplane {
             Some(path) => Some(Chain::new(&mut ebpf, path)?),
             None => None,
         };
+        let mut links = Links::new(pins, Some(maps), holders);
+        links.chain = chain.as_ref().map(Chain::map).transpose()?;
         let program = load_program(&mut ebpf, chain.as_ref())?;
         let rooms = Rooms {
-            links: Mutex::new(Links::new(pins, Some(maps), holders)),
+            links: Mutex::new(links),
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(&mut ebpf)?),
             callers: Callers::new(&mut ebpf)?,
