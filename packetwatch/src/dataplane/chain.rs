@@ -111,8 +111,8 @@ impl Chain {
         second(&self.map, MAP)
     }
 
-    /// What is pinned now, if that is another or none: taken, or the place is emptied. Returns what has
-    /// changed for who asks.
+    /// What is pinned now, if that is another or none: it is taken, or the place emptied. Returns the chain
+    /// if it has changed.
     fn follow(&mut self) -> Result<Option<ChainStatus>, Error> {
         let state = match self.taken() {
             Ok(state) => state,

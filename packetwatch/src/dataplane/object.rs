@@ -188,6 +188,18 @@ fn find<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp, Error> {
     program.try_into().map_err(refused)
 }
 
+/// Whether the kernel may have refused a program for the one that is chained behind it.
+fn is_unlike(error: &ProgramError) -> bool {
+    // The JIT of arm64 takes no tail calls beside functions before 6.0, and the verifier says so.
+    let is_about_all = |log: &str| log.contains("mixing of tail_calls");
+    match error {
+        ProgramError::LoadError { verifier_log, .. } => {
+            error.errno() == Some(libc::EINVAL) && !is_about_all(&verifier_log.to_string())
+        }
+        _ => false,
+    }
+}
+
 /// Loads the program that fits, and returns its name: of the two before another, the kernel takes the
 /// one that is like it, and has no way to tell which that is.
 fn load_program(ebpf: &mut Ebpf, chain: Option<&Chain>) -> Result<&'static str, Error> {
@@ -198,7 +210,7 @@ fn load_program(ebpf: &mut Ebpf, chain: Option<&Chain>) -> Result<&'static str, 
     for name in CHAINING {
         match find(ebpf, name)?.load() {
             Ok(()) => return Ok(name),
-            Err(error) if error.errno() == Some(libc::EINVAL) => {}
+            Err(error) if is_unlike(&error) => {}
             Err(error) => return Err(refused(error)),
         }
     }
