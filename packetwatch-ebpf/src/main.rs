@@ -1,7 +1,7 @@
 //! The XDP program: one packet in, one reason out.
 //!
 //! ```text
-//!  frame ─► verdict::judge ─► exit::count ─► PASS or DROP
+//!  frame ─► verdict::judge ─► exit::count ─► DROP, or PASS ─► chain::go_on
 //!             │ packet: who sent it
 //!             │ lists: allow, deny
 //!             │ bans
@@ -9,6 +9,8 @@
 //!             │ callers: count, thresholds
 //!             └─► events: calls to the log, offences to the rule loop
 //! ```
+//!
+//! What passes goes on to the user's own program, where one is chained.
 //!
 //! Every outcome is a `Reason`; the table in `packetwatch-abi` alone says which reasons drop, and
 //! `exit` is the only place that counts them. Nothing here waits for user space: what the daemon
@@ -25,6 +27,7 @@ mod admission;
 mod atomic;
 mod bans;
 mod callers;
+mod chain;
 mod clock;
 mod events;
 mod exit;
@@ -53,6 +56,24 @@ pub struct Ingress {
 /// `frags`: without it a driver refuses the program on an interface with jumbo frames.
 #[xdp(frags)]
 pub fn packetwatch(ctx: XdpContext) -> u32 {
+    filter(&ctx)
+}
+
+/// With a program behind it that takes frames of several buffers, too.
+#[xdp(frags)]
+pub fn packetwatch_mb(ctx: XdpContext) -> u32 {
+    chain::go_on(&ctx, filter(&ctx))
+}
+
+/// With one behind it that takes frames of a single buffer alone.
+#[xdp]
+pub fn packetwatch_sb(ctx: XdpContext) -> u32 {
+    chain::go_on(&ctx, filter(&ctx))
+}
+
+/// What becomes of a packet as far as the filter is concerned.
+#[inline(always)]
+fn filter(ctx: &XdpContext) -> u32 {
     let now = clock::now();
     let Some(policy) = policy::at(now) else {
         return xdp_action::XDP_PASS;
@@ -64,8 +85,8 @@ pub fn packetwatch(ctx: XdpContext) -> u32 {
     };
     let mut room = MaybeUninit::uninit();
     let packet = packet::Packet::zero(&mut room);
-    let reason = verdict::judge(&ctx, packet, &ingress);
-    debug!(&ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
+    let reason = verdict::judge(ctx, packet, &ingress);
+    debug!(ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
     exit::count(packet, &ingress, reason);
     match reason.action() {
         Action::Drop if !policy.observes(now) => xdp_action::XDP_DROP,

@@ -111,6 +111,8 @@ struct Snapshot {
     connections: Vec<(String, Tally)>,
     /// interface, whether it is filtered
     filtered: Vec<(String, bool)>,
+    /// whether it gets what passes, where one is asked for
+    chain_up: Option<bool>,
     faults: Vec<(Fault, u64)>,
     admissions: AdmissionCounts,
     threshold: Option<u64>,
@@ -157,6 +159,7 @@ impl Snapshot {
                 .into_iter()
                 .map(|interface| (interface.name, interface.state.is_filtered()))
                 .collect(),
+            chain_up: app.dataplane.chain().map(|chain| chain.state.is_up()),
             faults: told(app, "faults", app.dataplane.faults()),
             admissions: told(app, "callers", app.dataplane.admission_counts()),
             threshold: told(app, "callers", app.dataplane.admission().map(Some))
@@ -266,6 +269,10 @@ impl Collector for Snapshot {
         let detached = detached.map(|(cause, n)| (vec![("cause", *cause)], *n));
         let words = "Times that an interface lost its filter, other than by the daemon's own end";
         family(encoder, ("detached", words, Counter), detached)?;
+        let words =
+            "1 if what passes goes to the chained program, 0 if not; absent without `chain`";
+        let chain = self.chain_up.map(|is| (Vec::new(), is.into()));
+        family(encoder, ("chain_up", words, Gauge), chain)?;
 
         let lists = self.lists.iter();
         let lists = lists.map(|(list, family, n)| (vec![("list", *list), ("family", *family)], *n));
@@ -450,6 +457,7 @@ mod tests {
                 },
             )],
             filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
+            chain_up: Some(false),
             faults: vec![
                 (Fault::CallersFull, 6),
                 (Fault::CallersError, 21),
@@ -495,6 +503,7 @@ mod tests {
             r#"packetwatch_interface_filtered{interface="eth0"} 1"#,
             r#"packetwatch_interface_filtered{interface="eth1"} 0"#,
             r#"packetwatch_detached_total{cause="gone"} 1"#,
+            "packetwatch_chain_up 0",
             r#"packetwatch_events_lost_total{stage="log"} 11"#,
             r#"packetwatch_bans_total{rule="port-scan"} 1"#,
             "packetwatch_admission_threshold 15",

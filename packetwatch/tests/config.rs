@@ -100,6 +100,25 @@ fn nothing_said_means_the_defaults() {
 }
 
 #[test]
+fn a_chain_is_an_absolute_path_in_every_layer_or_nothing() {
+    let chain = |setup: Setup| setup.config().chain;
+    let own = Some(PathBuf::from("/sys/fs/bpf/own"));
+    let file = || Setup::new().file("chain = \"/sys/fs/bpf/own\"\n");
+    assert_eq!(chain(Setup::new()), None);
+    assert_eq!(chain(file()), own);
+    assert_eq!(chain(file().env("PACKETWATCH_CHAIN", "")), None);
+    let other = "/sys/fs/bpf/other";
+    let variable = chain(file().env("PACKETWATCH_CHAIN", other));
+    assert_eq!(variable, Some(other.into()));
+    let flag = file().env("PACKETWATCH_CHAIN", other);
+    let flag = flag.flags(|flags| flags.chain = Some("/sys/fs/bpf/own".into()));
+    assert_eq!(chain(flag), own);
+    let refusal = Setup::new().file("chain = \"bpf/own\"\n").refusal();
+    assert!(refusal.contains("packetwatch.toml:1:9"), "{refusal}");
+    assert!(refusal.contains("absolute path"), "{refusal}");
+}
+
+#[test]
 fn flag_over_environment_over_file_over_default() {
     let mut setup = Setup::new();
     let told = |setup: &Setup| {
@@ -197,6 +216,7 @@ fn every_flag_reaches_its_key() {
         flags.state_dir = text("/s");
         flags.bpffs = text("/b");
         flags.on_exit = text("keep");
+        flags.chain = text("/b/own");
         flags.log_format = text("text");
     });
     let config = setup.config();
@@ -217,10 +237,11 @@ fn every_flag_reaches_its_key() {
         (config.on_exit, config.log.format),
         (OnExit::Keep, LogFormat::Text)
     );
+    assert_eq!(config.chain, Some("/b/own".into()));
     let flagged = config
         .settings()
         .filter(|setting| setting.origin.to_string().starts_with("--"));
-    assert_eq!(flagged.count(), 9);
+    assert_eq!(flagged.count(), 10);
 }
 
 #[test]

@@ -1,11 +1,8 @@
 //! Somebody else with root, who meddles with what the daemon has in the kernel: by ids, as `bpftool`
 //! would.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
@@ -14,15 +11,14 @@ use ipnet::Ipv4Net;
 use packetwatch_abi::index::{Line, SLOTS, Slot};
 use packetwatch_abi::{Ban, BanKeyV4};
 
+use crate::programs::{Program, owned};
+
 /// The commands and constants of `bpf(2)` that aya has no call for.
-const OBJ_PIN: libc::c_long = 6;
 const MAP_FREEZE: libc::c_long = 22;
-const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_GET_FD_BY_ID: libc::c_long = 30;
 const LINK_DETACH: libc::c_long = 34;
-const XDP_PROGRAM: u32 = 6;
 const XDP_ATTACHMENT: u32 = 37;
 
 pub type Lists = Array<MapData, Line>;
@@ -117,7 +113,7 @@ impl Intruder {
 
     /// Puts a program that passes everything in the place of this one.
     pub fn replace(&self) {
-        let (link, program) = (self.link(), passing_program());
+        let (link, program) = (self.link(), Program::passing().load());
         let mut attributes = [link.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0];
         bpf(LINK_UPDATE, &mut attributes).expect("replace the program");
     }
@@ -162,41 +158,12 @@ impl Intruder {
 /// # Errors
 /// The kernel's: another program is there.
 pub fn occupy(ifindex: u32) -> io::Result<OwnedFd> {
-    let program = passing_program();
+    let program = Program::passing().load();
     let mut attributes = [program.as_raw_fd() as u32, ifindex, XDP_ATTACHMENT, 0];
     bpf(LINK_CREATE, &mut attributes).map(owned)
 }
 
-/// Pins what [`occupy`] has made. The path is on a BPF file system and its name has no dot.
-pub fn pin(link: &OwnedFd, path: &Path) {
-    let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
-    let address = path.as_ptr() as u64;
-    let fd = link.as_raw_fd() as u32;
-    let mut attributes = [address as u32, (address >> 32) as u32, fd, 0];
-    bpf(OBJ_PIN, &mut attributes).expect("pin it");
-}
-
-/// Pins a program that passes everything, for `ip link set ... xdp pinned`.
-pub fn pin_program(path: &Path) {
-    pin(&passing_program(), path);
-}
-
-fn passing_program() -> OwnedFd {
-    /// `r0 = XDP_PASS; exit`
-    const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
-    const LICENSE: &std::ffi::CStr = c"GPL";
-    let (code, license) = (PASS.as_ptr() as u64, LICENSE.as_ptr() as u64);
-    let mut attributes = [0u32; 18];
-    attributes[0] = XDP_PROGRAM;
-    attributes[1] = PASS.len() as u32;
-    attributes[2..4].copy_from_slice(&[code as u32, (code >> 32) as u32]);
-    attributes[4..6].copy_from_slice(&[license as u32, (license >> 32) as u32]);
-    // Behind the log, the flags and the name: expected_attach_type.
-    attributes[17] = XDP_ATTACHMENT;
-    owned(bpf(PROG_LOAD, &mut attributes).expect("load a program"))
-}
-
-fn bpf(command: libc::c_long, attributes: &mut [u32]) -> io::Result<i32> {
+pub(crate) fn bpf(command: libc::c_long, attributes: &mut [u32]) -> io::Result<i32> {
     // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
     let result = unsafe {
         libc::syscall(
@@ -210,9 +177,4 @@ fn bpf(command: libc::c_long, attributes: &mut [u32]) -> io::Result<i32> {
         return Err(io::Error::last_os_error());
     }
     Ok(result as i32)
-}
-
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made it, for this call alone.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }

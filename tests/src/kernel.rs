@@ -1,6 +1,6 @@
 //! The real XDP bytecode in the real kernel, on frames and at times of the test's choosing.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Mutex, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch::{
@@ -43,8 +43,24 @@ impl Kernel {
     pub fn with_capacities(rules: Vec<Rule>, capacities: Capacities) -> Self {
         let options = Options {
             capacities,
-            clock_from_map: true,
             ..Options::default()
+        };
+        Self::with_options(rules, options)
+    }
+
+    /// Before the program that is pinned there.
+    pub fn before(chained: &Path, rules: Vec<Rule>) -> Self {
+        let options = Options {
+            chain: Some(chained.to_owned()),
+            ..Options::default()
+        };
+        Self::with_options(rules, options)
+    }
+
+    fn with_options(rules: Vec<Rule>, options: Options) -> Self {
+        let options = Options {
+            clock_from_map: true,
+            ..options
         };
         let (dataplane, events) = Dataplane::load(options).expect("load the XDP program");
         // Everyone has a place at first sight: a clock that stands still would never give new ones.

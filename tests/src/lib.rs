@@ -12,6 +12,7 @@
 //! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
+//! * [`programs`]: somebody else's XDP programs, of a few instructions.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
 //! * [`runner`]: the same program from several threads, as several CPUs run it.
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod netns;
 pub mod packet;
 pub mod patience;
+pub mod programs;
 pub mod random;
 pub mod reference;
 pub mod runner;
@@ -38,11 +40,12 @@ pub mod seccomp;
 pub mod topology;
 pub mod traffic;
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, PinDirectory};
 pub use frames::Frames;
 pub use kernel::Kernel;
 pub use netns::Netns;
 pub use packet::Frame;
+pub use programs::{Program, Runs};
 pub use runner::Runner;
 pub use topology::{Family, Lan, Segment};
 pub use traffic::{Server, answered, call, connect, serve_http};

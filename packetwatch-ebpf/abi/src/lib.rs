@@ -21,6 +21,7 @@
 //! | `SKETCH` | [`SketchKeys::cell`] | [`Bucket`] | program |
 //! | `OUTCOMES` | [`outcome_index`] | [`Tally`] | program |
 //! | `FAULTS` | [`Fault`] | count | program |
+//! | `CHAIN` | 0 | the user's own program, by a descriptor | daemon |
 //! | `CALLS`, `OFFENCES` | ring buffers | [`Call`], [`Offence`] | program |
 //!
 //! Times are CLOCK_MONOTONIC nanoseconds. Addresses and ports are in network byte order, so a

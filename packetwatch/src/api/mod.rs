@@ -64,8 +64,8 @@ pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::serve;
 pub use status::{
-    Counting, InterfaceStatus, ListCounts, MapStatus, Memory, Observed, ObservedReason,
-    ObservedRule, PacketCounts, Probe, Status,
+    ChainedStatus, Counting, InterfaceStatus, ListCounts, MapStatus, Memory, Observed,
+    ObservedReason, ObservedRule, PacketCounts, Probe, Status,
 };
 pub use tls::{Certificate, TlsError};
 pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};

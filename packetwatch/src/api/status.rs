@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{Mode, Word as _},
-    dataplane::Outcome,
+    dataplane::{ChainState, ChainStatus, Outcome},
     metrics,
 };
 
@@ -45,6 +45,9 @@ pub struct Status {
     /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
     pub interfaces: Vec<InterfaceStatus>,
+    /// The user's own program that gets what passes; null where the configuration names none.
+    #[serde(default)]
+    pub chain: Option<ChainedStatus>,
     pub lists: ListCounts,
     pub packets: PacketCounts,
     /// What would have been dropped, where nothing is.
@@ -83,6 +86,40 @@ pub struct InterfaceStatus {
     /// Why it is not native, where that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_native: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChainedStatus {
+    /// Where the configuration says that it is pinned.
+    pub path: String,
+    /// `up`: its verdict counts; `gone`: nothing is pinned there; `refused`: what is pinned there cannot
+    /// be chained, see `error`. But for `up`, what passes goes to the kernel; it is tried again every
+    /// second.
+    #[schema(example = "up")]
+    pub state: String,
+    /// The kernel's id of the program; null unless it is up.
+    pub program_id: Option<u32>,
+    /// Its function, cut to 15 characters by the kernel; null unless it is up.
+    pub program: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl From<ChainStatus> for ChainedStatus {
+    fn from(chain: ChainStatus) -> Self {
+        let (program_id, program, error) = match &chain.state {
+            ChainState::Up { program_id, name } => (Some(*program_id), Some(name.clone()), None),
+            ChainState::Gone => (None, None, None),
+            ChainState::Refused(reason) => (None, None, Some(reason.clone())),
+        };
+        Self {
+            path: chain.path.display().to_string(),
+            state: chain.state.as_str().to_owned(),
+            program_id,
+            program,
+            error,
+        }
+    }
 }
 
 /// Live entries.
@@ -221,6 +258,7 @@ fn read(app: &App) -> Result<Status, Problem> {
         uptime_seconds: app.started.elapsed().as_secs(),
         rules_from: app.rules.current().1.to_string(),
         interfaces: interfaces.collect(),
+        chain: app.dataplane.chain().map(ChainedStatus::from),
         lists: ListCounts {
             allow: counts.allow.total(),
             deny: counts.deny.total(),

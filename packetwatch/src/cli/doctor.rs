@@ -10,9 +10,10 @@ use super::{
     Asking,
     client::Client,
     output::{Format, size, table},
+    status::handed_on,
 };
 use crate::{
-    api::{MapStatus, Memory, Status},
+    api::{ChainedStatus, MapStatus, Memory, Status},
     dataplane::{self, OLDEST_KERNEL},
 };
 
@@ -109,8 +110,15 @@ async fn daemon(client: &Client) -> Vec<Finding> {
     let Status { version, mode, .. } = &status;
     let runs = format!("version {version} runs in {mode} mode");
     let mut findings = vec![finding("daemon", Ok(runs))];
+    findings.extend(status.chain.as_ref().map(chain));
     findings.extend(memory(&status.memory));
     findings
+}
+
+fn chain(chain: &ChainedStatus) -> Finding {
+    let found = handed_on(chain);
+    let is_up = chain.program_id.is_some();
+    finding("chain", if is_up { Ok(found) } else { Err(found) })
 }
 
 /// The whole, and each map; a full one is a fault.
@@ -193,6 +201,22 @@ mod tests {
             ("map calls", true, "2.0 KiB"),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_chain_that_is_broken_is_a_fault() {
+        let found = |program_id| {
+            let finding = chain(&ChainedStatus {
+                path: "/sys/fs/bpf/own".to_owned(),
+                state: "gone".to_owned(),
+                program_id,
+                program: program_id.map(|_| "own".to_owned()),
+                error: None,
+            });
+            (finding.check, finding.ok)
+        };
+        assert_eq!(found(None), ("chain".to_owned(), false));
+        assert_eq!(found(Some(7)), ("chain".to_owned(), true));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     Asking,
     output::{Format, size, when},
 };
-use crate::api::{Observed, ObservedReason, ObservedRule, PendingChange, Status};
+use crate::api::{ChainedStatus, Observed, ObservedReason, ObservedRule, PendingChange, Status};
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
@@ -28,6 +28,7 @@ fn lines(status: &Status) -> Vec<String> {
         uptime_seconds,
         rules_from,
         interfaces,
+        chain,
         lists,
         packets,
         observed,
@@ -74,6 +75,11 @@ fn lines(status: &Status) -> Vec<String> {
         };
         format!("interface   {name}{formerly}: {}{how}", interface.state)
     }));
+    lines.extend(
+        chain
+            .iter()
+            .map(|chain| format!("chain       {}", handed_on(chain))),
+    );
     lines.push(format!(
         "lists       {} allowed, {} denied, {} banned",
         lists.allow, lists.deny, lists.bans
@@ -113,6 +119,22 @@ fn lines(status: &Status) -> Vec<String> {
         )
     }));
     lines
+}
+
+/// Who gets what passes.
+pub(super) fn handed_on(chain: &ChainedStatus) -> String {
+    let ChainedStatus {
+        path,
+        state,
+        program_id,
+        program,
+        error,
+    } = chain;
+    match (program_id, program, error) {
+        (Some(id), Some(name), _) => format!("{path}: {state}, program {id} ({name})"),
+        (_, _, Some(error)) => format!("{path}: {state}, so packets pass: {error}"),
+        _ => format!("{path}: {state}, so packets pass"),
+    }
 }
 
 /// What observe mode or a bypass lets pass, by reason and by rule.
@@ -184,6 +206,13 @@ mod tests {
                     not_native: None,
                 },
             ],
+            chain: Some(ChainedStatus {
+                path: "/sys/fs/bpf/own".to_owned(),
+                state: "up".to_owned(),
+                program_id: Some(9),
+                program: Some("own".to_owned()),
+                error: None,
+            }),
             lists: ListCounts {
                 allow: 1,
                 deny: 2,
@@ -227,6 +256,7 @@ mod tests {
              19b`",
             "interface   wan0 (configured as eth0): attached, native mode, program 7",
             "interface   eth1: missing",
+            "chain       /sys/fs/bpf/own: up, program 9 (own)",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
             "would drop  4 packets for ban",
@@ -236,5 +266,23 @@ mod tests {
             "full        bans holds its 2 entries; raise [capacity]",
         ];
         assert_eq!(lines(&status), expected);
+    }
+
+    #[test]
+    fn a_chain_that_is_broken_says_that_packets_pass() {
+        let chain = |state: &str, error: Option<&str>| ChainedStatus {
+            path: "/sys/fs/bpf/own".to_owned(),
+            state: state.to_owned(),
+            program_id: None,
+            program: None,
+            error: error.map(str::to_owned),
+        };
+        let gone = handed_on(&chain("gone", None));
+        assert_eq!(gone, "/sys/fs/bpf/own: gone, so packets pass");
+        let refused = handed_on(&chain("refused", Some("it is a map")));
+        assert_eq!(
+            refused,
+            "/sys/fs/bpf/own: refused, so packets pass: it is a map"
+        );
     }
 }

@@ -37,6 +37,9 @@ pub struct Flags {
     /// What becomes of the filter on SIGINT or SIGTERM
     #[arg(long, value_name = "detach|keep")]
     pub on_exit: Option<String>,
+    /// Pin of an XDP program that gets what passes [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub chain: Option<String>,
     /// Form of the log on stdout
     #[arg(long, value_name = "json|text")]
     pub log_format: Option<String>,
@@ -58,6 +61,7 @@ impl Flags {
             state_dir,
             bpffs,
             on_exit,
+            chain,
             log_format,
         } = self;
         let texts = [
@@ -68,6 +72,7 @@ impl Flags {
             ("--state-dir", "state_dir", state_dir),
             ("--bpffs", "bpffs", bpffs),
             ("--on-exit", "on_exit", on_exit),
+            ("--chain", "chain", chain),
             ("--log-format", "log.format", log_format),
         ];
         let mut given = Vec::new();

@@ -136,6 +136,14 @@ pub(super) const KEYS: &[Key] = &[
         "On SIGINT and SIGTERM: \"detach\" the filter, or \"keep\" it for the next start."
     ),
     key!(
+        "chain",
+        Text,
+        chain,
+        values::optional_path,
+        |config| shown_or(config.chain.as_ref().map(|path| path.display()), ""),
+        "Pin of your own XDP program, as `bpftool prog load` makes it: it gets what passes, and its\nverdict counts. Empty: what passes goes to the kernel."
+    ),
+    key!(
         "user",
         Text,
         user,

@@ -38,6 +38,8 @@ pub struct Config {
     /// The BPF file system that holds the pins.
     pub bpffs: PathBuf,
     pub on_exit: OnExit,
+    /// The pin of an XDP program that gets what passes; its verdict counts.
+    pub chain: Option<PathBuf>,
     /// Whom a daemon that is started as root becomes.
     pub user: String,
     pub api: Api,
@@ -60,6 +62,7 @@ impl Default for Config {
             state_dir: "/var/lib/packetwatch".into(),
             bpffs: "/sys/fs/bpf".into(),
             on_exit: OnExit::Detach,
+            chain: None,
             user: "packetwatch".to_owned(),
             api: Api::default(),
             protect: Protect::default(),

@@ -9,7 +9,8 @@ use super::interfaces;
 use crate::{
     config::{Config, OnExit, Origin},
     dataplane::{
-        AttachError, Capacities, Dataplane, Events, Holder, Inherited, LOCKS, Options, Pins,
+        AttachError, Capacities, ChainError, Dataplane, Error, Events, Holder, Inherited, LOCKS,
+        Options, Pins, chainable,
     },
     lists::JOURNAL_FILE,
     log::EVENT,
@@ -34,7 +35,7 @@ impl Before {
     ///
     /// # Errors
     /// There is nothing to pin to and `on_exit` is `keep`; there is no such user, or it cannot reach
-    /// what it needs; the kernel refuses the program.
+    /// what it needs; the kernel refuses the program, or the one to be chained.
     pub(super) fn of(config: &Config, debug: bool) -> Result<Self> {
         let starting_shell = starting_shell();
         let (pins, warning) = pins(&config.bpffs, config.on_exit)?;
@@ -43,6 +44,9 @@ impl Before {
             holders,
         } = scout(config, pins.as_ref());
         let root = pins.as_ref().map(Pins::root);
+        // With all rights: what is wrong with the program itself. What fails below is for want of them.
+        let chained = config.chain.as_deref().map_or(Ok(()), chainable);
+        chained.map_err(|error| reachable(error, root.as_deref(), false))?;
         let wanted = match config.origin("user") {
             Origin::Default | Origin::EmptyVariable(_) => Wanted::IfThere(&config.user),
             _ => Wanted::Named(&config.user),
@@ -64,9 +68,11 @@ impl Before {
             pins,
             interfaces,
             holders,
+            chain: config.chain.clone(),
             clock_from_map: false,
             debug,
-        })?;
+        })
+        .map_err(|error| reachable(error, root.as_deref(), true))?;
         Ok(Self {
             dataplane,
             events,
@@ -129,6 +135,26 @@ fn tell_inherited(inherited: &Inherited) {
         },
         "takes over the filter that was left on {interface}: {of}"
     );
+}
+
+/// Names the way out where this user cannot open the program to be chained. What root has `seen` is
+/// not missing, but hidden.
+fn reachable(error: Error, ours: Option<&Path>, seen: bool) -> Error {
+    let unreachable = |path, ours: &Path| ChainError::Unreachable {
+        path,
+        user: privileges::own_name(),
+        ours: ours.to_owned(),
+    };
+    let (error, ours) = match (error, ours) {
+        (Error::Chain(error), Some(ours)) => (error, ours),
+        (error, _) => return error,
+    };
+    let error = match *error {
+        ChainError::Denied { path, .. } => unreachable(path, ours),
+        ChainError::Missing { path } if seen => unreachable(path, ours),
+        other => other,
+    };
+    error.into()
 }
 
 /// Pins keep the filter when the process dies. Without a bpffs it works all the same, and ends

@@ -4,11 +4,13 @@
 //! the rule loop, `evict` whom its sweep forgets, `flood` the admission threshold; `calls` the call
 //! log; `control` the rules and the mode in force, `trials` the change of them or of a list that waits
 //! to be confirmed; `interfaces` attaches, `watch` sees to it that it stays so, and `reconcile` to it
-//! that the maps do; `reload` is SIGHUP; `process` is what it asks for itself; `tasks` misses what ends
-//! among them, `service` tells the service manager, and `pulse` whether the rule loop goes round.
+//! that the maps do; `chain` follows the program behind the filter; `reload` is SIGHUP; `process` is what
+//! it asks for itself; `tasks` misses what ends among them, `service` tells the service manager, and
+//! `pulse` whether the rule loop goes round.
 
 mod before;
 mod calls;
+mod chain;
 mod control;
 mod enforce;
 mod evict;

@@ -14,9 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, before::Before, calls::CallLog, enforce::Enforcer, flood::FloodWatch,
-    interfaces, judged::Judged, population::Population, pulse::Pulse, reconcile::Reconciler,
-    refusals::Refusals, service::Service, tasks::Tasks, trials::Trials, watch::Watch,
+    Readiness, RulesControl, before::Before, calls::CallLog, chain, enforce::Enforcer,
+    flood::FloodWatch, interfaces, judged::Judged, population::Population, pulse::Pulse,
+    reconcile::Reconciler, refusals::Refusals, service::Service, tasks::Tasks, trials::Trials,
+    watch::Watch,
 };
 use crate::{
     api::{self, App, Listeners, Peers},
@@ -92,6 +93,9 @@ pub(super) async fn run(
     let listeners = Listeners::bind(&config.api).await?;
     let certificate = listeners.certificate.clone();
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
+    if let Some(chained) = dataplane.chain() {
+        chain::tell(&chained);
+    }
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {
         rules.refresh()?;

@@ -22,11 +22,22 @@ pub(super) struct Target<'a> {
     pub(super) mode: AttachMode,
     pub(super) present: Option<Present>,
     pub(super) pins: Option<&'a Pins>,
+    /// The program takes frames of several buffers.
+    pub(super) has_frags: bool,
     /// whose program it is, if that is known
     holder: Option<Box<Holder>>,
 }
 
 impl Target<'_> {
+    /// For an error: what may be the matter with a program that takes single buffers alone.
+    pub(super) fn frames(&self) -> &'static str {
+        if self.has_frags {
+            return "";
+        }
+        "; the chained program, and so the filter, takes no frames of several buffers, without which \
+         drivers refuse an MTU beyond some 3500 bytes: give it a section `xdp.frags`, or lower the MTU"
+    }
+
     fn holder(&self, present: Present) -> Box<Holder> {
         self.holder.clone().unwrap_or_else(|| {
             let found = Holder::find(self.interface, self.ifindex, present, self.pins);
@@ -92,6 +103,7 @@ impl Dataplane {
             mode,
             present,
             pins: links.pins.as_ref(),
+            has_frags: self.has_frags(),
             holder: present.and_then(|present| links.holder(name, present.program_id)),
         };
         let (former, hold, was_kept) = match ours {
@@ -113,15 +125,21 @@ impl Dataplane {
                 (kept, hold, was_kept)
             }
         };
+        links.announce_chain(name);
         let attached = self.with_program_fd(name, |program| match former {
             Some(former) => former.take_over(program, &target),
             None => attach(program, &target)?.pinned(&target, &[]),
-        })?;
+        });
+        match &attached {
+            // A mode that is refused leaves this program in the former one.
+            Ok(_) | Err(AttachError::ModeRefused { .. }) => links.adopt_chain(name),
+            Err(_) => links.withdraw_chain(name),
+        }
         let Attached {
             link,
             mode,
             not_native,
-        } = attached;
+        } = attached?;
         let program_id = link.info().map(|info| info.program_id).unwrap_or_default();
         let (seat, stale) = links.seat(name);
         let known = &mut seat.interface;
@@ -223,7 +241,11 @@ fn explain(target: &Target<'_>, mode: XdpMode, source: io::Error) -> AttachError
         },
         Some(libc::EPERM) => AttachError::NotPermitted { interface },
         // What drivers answer when they cannot: no support, too few queues, MTU, offloads.
-        Some(_) if mode == XdpMode::Native => AttachError::NotNative { interface, source },
+        Some(_) if mode == XdpMode::Native => AttachError::NotNative {
+            interface,
+            frames: target.frames(),
+            source,
+        },
         _ => AttachError::Failed {
             interface,
             mode: match mode {

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use super::Holder;
+use super::{ChainError, Holder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +24,8 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
+    #[error("chain: {0}")]
+    Chain(#[source] Box<ChainError>),
     #[error("the XDP program has no {0}; the binary was built wrong")]
     Missing(&'static str),
     #[error("{map} is full ({capacity} entries): raise [capacity] in the configuration")]
@@ -82,6 +84,12 @@ impl Error {
     }
 }
 
+impl From<ChainError> for Error {
+    fn from(error: ChainError) -> Self {
+        Self::Chain(Box::new(error))
+    }
+}
+
 /// Turns a map's error into ours; E2BIG and ENOSPC (the trie's) are a full map.
 pub(super) fn map_error(
     map: &'static str,
@@ -134,7 +142,8 @@ pub enum AttachError {
     NoSuchInterface(String),
     #[error(
         "another XDP program holds {interface}: {holder}. One interface takes one: take it off with \
-         {} (or its owner's own command), then start again", holder.remedy()
+         {} (or its owner's own command), then start again. What is pinned can go behind the filter, with \
+         `--chain PIN`", holder.remedy()
     )]
     Held {
         interface: String,
@@ -148,12 +157,14 @@ pub enum AttachError {
     HeldByAnother { interface: String },
     #[error("{interface} is filtered by another packetwatch process ({lock}); stop that one first")]
     HeldByUs { interface: String, lock: PathBuf },
+    /// `frames`: what the program cannot take that the interface may bring, or nothing
     #[error(
-        "the driver of {interface} cannot run XDP natively ({source}): use `--xdp-mode auto` or \
+        "the driver of {interface} cannot run XDP natively ({source}){frames}: use `--xdp-mode auto` or \
          `--xdp-mode generic`"
     )]
     NotNative {
         interface: String,
+        frames: &'static str,
         #[source]
         source: io::Error,
     },
@@ -166,12 +177,14 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// `frames`: as above
     #[error(
-        "cannot take over the filter on {interface}, which stays as it is: {source}. `packetwatch \
-         detach --interface {interface}` takes it off, then start again"
+        "cannot take over the filter on {interface}, which stays as it is: {source}{frames}. \
+         `packetwatch detach --interface {interface}` takes it off, then start again"
     )]
     NotTakenOver {
         interface: String,
+        frames: &'static str,
         #[source]
         source: io::Error,
     },

@@ -10,7 +10,7 @@ use aya::programs::{loaded_links, loaded_programs};
 use super::{
     Present, bpffs,
     link::{Pinned, XdpLink},
-    object::PROGRAM,
+    object::is_ours,
     pins::{self, Pins},
 };
 
@@ -143,7 +143,7 @@ fn ours<'a>(name: &str, pin: Option<&'a Path>) -> Option<&'a Path> {
     let root = pin?.ancestors().nth(3)?;
     let here = Pins::below(directory).ok()?;
     let is_here = here.kept().iter().any(|kept| Some(&*kept.path) == pin);
-    (name == PROGRAM && root.ends_with("packetwatch") && is_here).then_some(directory)
+    (is_ours(name) && root.ends_with("packetwatch") && is_here).then_some(directory)
 }
 
 fn find_pin(root: &Path, program_id: u32, link_id: Option<u32>) -> Option<PathBuf> {
@@ -166,7 +166,7 @@ fn find_pin(root: &Path, program_id: u32, link_id: Option<u32>) -> Option<PathBu
                     let id = link.info().ok().map(|info| info.id);
                     id.is_some() && id == link_id
                 }
-                Ok(Pinned::Program(id)) => id == program_id,
+                Ok(Pinned::Program { id, .. }) => id == program_id,
                 Ok(Pinned::Other) | Err(_) => false,
             };
             if is_it {

@@ -104,7 +104,7 @@ impl XdpLink {
     pub(super) fn open(pin: &Path) -> io::Result<Self> {
         match Pinned::open(pin)? {
             Pinned::Link(link) => Ok(link),
-            Pinned::Program(_) | Pinned::Other => Err(io::Error::new(
+            Pinned::Program { .. } | Pinned::Other => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "what is pinned there is no link",
             )),
@@ -130,8 +130,7 @@ impl XdpLink {
 #[derive(Debug)]
 pub(super) enum Pinned {
     Link(XdpLink),
-    /// by its id
-    Program(u32),
+    Program { fd: OwnedFd, id: u32 },
     Other,
 }
 
@@ -145,7 +144,7 @@ impl Pinned {
             return Ok(Self::Link(link));
         }
         let program = number("prog_id:").and_then(|id| id.trim().parse().ok());
-        Ok(program.map_or(Self::Other, Self::Program))
+        Ok(program.map_or(Self::Other, |id| Self::Program { fd: link.0, id }))
     }
 }
 

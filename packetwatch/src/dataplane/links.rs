@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use aya::maps::MapData;
 use packetwatch_abi::MAX_INTERFACES;
 
 use super::{Holder, Interface, hold::Hold, link::XdpLink, pinned::PinnedMaps, pins::Pins};
@@ -32,6 +33,8 @@ pub(super) struct Links {
     pub(super) pins: Option<Pins>,
     /// what is pinned beside each link; `None` in tests of this table
     pub(super) maps: Option<PinnedMaps>,
+    /// the program array, to be pinned beside each link; `None` where nothing is chained
+    pub(super) chain: Option<MapData>,
     /// who held interfaces when the process could still find out
     holders: Vec<Holder>,
     /// the names to filter, in the order in which they were asked for
@@ -46,6 +49,7 @@ impl Links {
         Self {
             pins,
             maps,
+            chain: None,
             holders,
             configured: Vec::new(),
             seats: Vec::new(),

@@ -12,6 +12,9 @@ mod bans;
 mod batch;
 mod bpffs;
 mod callers;
+mod chain;
+mod chain_pin;
+mod chained;
 mod counters;
 mod detach;
 mod error;
@@ -46,6 +49,8 @@ use aya::Ebpf;
 
 pub use admission::AdmissionCounts;
 pub use bans::Ban;
+pub use chain::{ChainState, ChainStatus};
+pub use chained::{ChainError, chainable};
 pub use counters::{MapUse, Outcome};
 pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};
@@ -66,6 +71,7 @@ pub use probe::Probe;
 use admission::Admissions;
 use bans::Bans;
 use callers::Callers;
+use chain::Chain;
 use counters::Counters;
 use inherit::Inheritance;
 use links::Links;
@@ -86,6 +92,9 @@ struct Rooms {
     counters: Counters,
     policies: Mutex<Policies>,
     inheritance: Mutex<Option<Inheritance>>,
+    chain: Option<Mutex<Chain>>,
+    /// Of the programs in the object, the one that is loaded.
+    program: &'static str,
     /// Holds the program. Declared last, so that the links go first.
     ebpf: Mutex<Ebpf>,
 }

@@ -1,7 +1,9 @@
 //! Loading: the object in this binary, into the kernel.
 
 use std::{
+    io,
     os::fd::AsFd as _,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -17,6 +19,7 @@ use super::{
     admission::Admissions,
     bans::Bans,
     callers::Callers,
+    chain::Chain,
     counters::Counters,
     error::{Errno as _, map_error},
     events::Events,
@@ -33,7 +36,16 @@ use super::{
 /// Built from `packetwatch-ebpf` by the build script; the installed binary needs no tool chain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packetwatch"));
 
-pub(super) const PROGRAM: &str = "packetwatch";
+/// The filter alone.
+const PROGRAM: &str = "packetwatch";
+/// The same before a program that is chained: with frags, and without.
+const CHAINING: [&str; 2] = ["packetwatch_mb", SINGLE_BUFFER];
+const SINGLE_BUFFER: &str = "packetwatch_sb";
+
+/// Whether a program on this host is called as ours are.
+pub(super) fn is_ours(name: &str) -> bool {
+    name == PROGRAM || CHAINING.contains(&name)
+}
 
 /// Entries of the maps whose size the configuration sets.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +75,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// who holds interfaces, as far as a process with more rights has found out
     pub holders: Vec<Holder>,
+    /// Where the program is pinned that gets what passes.
+    pub chain: Option<PathBuf>,
     /// Time is what [`Dataplane::set_clock`] says, for tests of windows.
     pub clock_from_map: bool,
     /// the program's own debug messages, through the `log` crate
@@ -73,10 +87,10 @@ impl Dataplane {
     /// Loads program and maps; nothing is attached yet, and the policy in force passes everything.
     ///
     /// # Errors
-    /// The kernel lacks a feature, memory or this process the rights.
+    /// The kernel lacks a feature, memory or this process the rights; what is to be chained cannot be.
     pub fn load(options: Options) -> Result<(Self, Events), Error> {
         Self::try_load(options).map_err(|error| match error {
-            Error::NotPermitted => error,
+            Error::NotPermitted | Error::Chain(_) => error,
             // Asked for now alone: the kernel's own words seldom tell a missing feature from others.
             error => features::missing().map_or(error, Error::Unsupported),
         })
@@ -88,6 +102,7 @@ impl Dataplane {
             pins,
             interfaces,
             holders,
+            chain,
             clock_from_map,
             debug,
         } = options;
@@ -127,8 +142,15 @@ impl Dataplane {
         let standings = Standings::new(&mut ebpf, lists)?;
         maps.set_lines(standings.lines()?);
         let others = inheritance.as_ref().map(Inheritance::other_bans);
+        let chain = match &chain {
+            Some(path) => Some(Chain::new(&mut ebpf, path)?),
+            None => None,
+        };
+        let mut links = Links::new(pins, Some(maps), holders);
+        links.chain = chain.as_ref().map(Chain::map).transpose()?;
+        let program = load_program(&mut ebpf, chain.as_ref())?;
         let rooms = Rooms {
-            links: Mutex::new(Links::new(pins, Some(maps), holders)),
+            links: Mutex::new(links),
             standings: Mutex::new(standings),
             bans: Mutex::new(Bans::new(
                 &mut ebpf,
@@ -139,14 +161,20 @@ impl Dataplane {
             counters,
             policies: Mutex::new(Policies::new(&mut ebpf)?),
             inheritance: Mutex::new(inheritance),
+            chain: chain.map(Mutex::new),
+            program,
             ebpf: Mutex::new(ebpf),
         };
         let dataplane = Self(Arc::new(rooms));
-        dataplane.with_program(|program| program.load().map_err(refused))?;
         for (key, until) in others.into_iter().flatten() {
             dataplane.ban(prefix(&key), until)?;
         }
         Ok((dataplane, events))
+    }
+
+    /// Whether drivers can give the program frames of several buffers.
+    pub(super) fn has_frags(&self) -> bool {
+        self.0.program != SINGLE_BUFFER
     }
 
     pub(super) fn with_program<T>(
@@ -154,13 +182,44 @@ impl Dataplane {
         run: impl FnOnce(&mut Xdp) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut ebpf = super::lock(&self.0.ebpf);
-        let program = ebpf
-            .program_mut(PROGRAM)
-            .ok_or(Error::Missing("program"))?
-            .try_into()
-            .map_err(refused)?;
-        run(program)
+        run(find(&mut ebpf, self.0.program)?)
     }
+}
+
+fn find<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing("program"))?;
+    program.try_into().map_err(refused)
+}
+
+/// Whether the kernel may have refused a program for the one that is chained behind it.
+fn is_unlike(error: &ProgramError) -> bool {
+    // The JIT of arm64 takes no tail calls beside functions before 6.0, and the verifier says so.
+    let is_about_all = |log: &str| log.contains("mixing of tail_calls");
+    match error {
+        ProgramError::LoadError { verifier_log, .. } => {
+            error.errno() == Some(libc::EINVAL) && !is_about_all(&verifier_log.to_string())
+        }
+        _ => false,
+    }
+}
+
+/// Loads the program that fits, and returns its name: of the two before another, the kernel takes the
+/// one that is like it, and has no way to tell which that is.
+fn load_program(ebpf: &mut Ebpf, chain: Option<&Chain>) -> Result<&'static str, Error> {
+    let Some(chain) = chain else {
+        find(ebpf, PROGRAM)?.load().map_err(refused)?;
+        return Ok(PROGRAM);
+    };
+    for name in CHAINING {
+        match find(ebpf, name)?.load() {
+            Ok(()) => return Ok(name),
+            Err(error) if is_unlike(&error) => {}
+            Err(error) => return Err(refused(error)),
+        }
+    }
+    // EINVAL is also the verifier's word. If it takes the filter alone, that is not the trouble.
+    find(ebpf, PROGRAM)?.load().map_err(refused)?;
+    Err(chain.refused(io::Error::from_raw_os_error(libc::EINVAL)))
 }
 
 fn unloadable(source: EbpfError) -> Error {
@@ -205,6 +264,7 @@ pub(super) fn data(ebpf: &Ebpf, name: &'static str) -> Result<MapData, Error> {
     | Map::Array(data)
     | Map::PerCpuArray(data)
     | Map::RingBuf(data)
+    | Map::ProgramArray(data)
     | Map::ArrayOfMaps(data)) = map
     else {
         return Err(Error::Missing(name));

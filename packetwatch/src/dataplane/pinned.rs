@@ -88,7 +88,7 @@ fn pin_over(map: &MapData, path: &Path) -> io::Result<()> {
     fs::rename(&next, path)
 }
 
-fn io_error(error: PinError) -> io::Error {
+pub(super) fn io_error(error: PinError) -> io::Error {
     match error {
         PinError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),

@@ -89,6 +89,7 @@ impl Former {
             }
             Err(source) => Err(AttachError::NotTakenOver {
                 interface: target.interface.to_owned(),
+                frames: target.frames(),
                 source,
             }),
         }

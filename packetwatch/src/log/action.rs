@@ -65,6 +65,8 @@ pub(super) const ACTIONS: &[Action] = &[
     attempt("attached", NETWORK, &["start"], "success"),
     event("detached", NETWORK, &["end"]),
     attempt("attach-failed", NETWORK, &["info"], "failure"),
+    event("chain-began", NETWORK, &["start"]),
+    event("chain-ended", NETWORK, &["end"]),
     event("interface-changed", NETWORK, &["info"]),
     event("reconciled", CONFIGURATION, &["change"]),
     Action {

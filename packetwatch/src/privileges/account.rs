@@ -82,7 +82,7 @@ impl Account {
 }
 
 /// What the user of this process is called, or its number.
-pub(super) fn own_name() -> String {
+pub fn own_name() -> String {
     let uid = geteuid();
     let user = User::from_uid(uid).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)

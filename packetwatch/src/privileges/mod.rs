@@ -28,7 +28,7 @@ use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
 use account::Account;
-pub use account::Wanted;
+pub use account::{Wanted, own_name};
 pub use syscalls::confine;
 
 /// Why the process cannot give up what it should.
@@ -123,7 +123,7 @@ impl Reduction<'_> {
 /// The kernel refuses it.
 pub fn loaded() -> Result<Reduced, PrivilegeError> {
     Ok(Reduced {
-        user: account::own_name(),
+        user: own_name(),
         capabilities: capabilities::keep_for_running()?,
     })
 }

@@ -19,10 +19,10 @@ use crate::netns::Netns;
 
 pub use builder::Builder;
 pub use log::{Log, validate};
-pub use process::binary;
+pub use process::{PinDirectory, binary};
 
 use builder::{config_path, socket_path};
-use process::{PinDirectory, Process};
+use process::Process;
 
 /// Until the first `200` of `/readyz`. Building maps and attaching takes well under a second; putting
 /// 65 536 bans in force takes some, in an unoptimised build beside others.

@@ -165,12 +165,13 @@ impl Drop for Process {
 /// A directory for the pins of one daemon. Namespaces share the BPF file system, and interfaces of the
 /// same name in two of them must not share pins.
 #[derive(Debug)]
-pub(super) struct PinDirectory {
+pub struct PinDirectory {
     path: PathBuf,
 }
 
 impl PinDirectory {
-    pub(super) fn new() -> Self {
+    /// Empty, on the host's BPF file system.
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         mount_bpffs();
         let name = format!(
@@ -183,8 +184,14 @@ impl PinDirectory {
         Self { path }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Default for PinDirectory {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the daemon may do: its user, its capabilities, its system calls, and what its unit file adds.
 
+mod chain;
 mod service;
 mod status;
 mod syscalls;

@@ -17,19 +17,19 @@ use tempfile::TempDir;
 use crate::status::assert_reduced;
 
 /// A user that every host has.
-const NOBODY: &str = "nobody";
+pub(crate) const NOBODY: &str = "nobody";
 
-const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 
 /// Shorter than the second after which TCP would try again.
 const SILENCE: Duration = Duration::from_millis(700);
 
-fn nobody() -> u32 {
+pub(crate) fn nobody() -> u32 {
     let user = User::from_name(NOBODY).expect("ask for users");
     user.expect("every host has nobody").uid.as_raw()
 }
 
-fn daemon(lan: &Lan) -> Builder {
+pub(crate) fn daemon(lan: &Lan) -> Builder {
     Daemon::builder(&lan.host)
         .interface("pw0")
         .env("PACKETWATCH_USER", NOBODY)
@@ -143,10 +143,10 @@ fn files_change_hands_with_the_user_and_no_filter_is_lost() {
 }
 
 /// As systemd mounts it: for root alone.
-struct Private(TempDir);
+pub(crate) struct Private(TempDir);
 
 impl Private {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a directory");
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("its mode");
         let at = dir.path().join("bpf");
@@ -162,7 +162,7 @@ impl Private {
         Self(dir)
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
         self.0.path().join("bpf")
     }
 }

@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use aya::programs::loaded_links;
-use packetwatch_tests::intruder::{occupy, pin, pin_program};
+use packetwatch_tests::Program;
+use packetwatch_tests::intruder::occupy;
+use packetwatch_tests::programs::pin;
 
 use crate::scene::{Scene, ended, failed};
 
@@ -92,7 +94,7 @@ fn a_foreign_link_is_named_with_its_pin() {
 fn a_program_of_ip_link_is_taken_off_by_ip_link() {
     let mut held = Held::new();
     let path = held.scene.daemon.bpffs().join("theirs");
-    pin_program(&path);
+    Program::passing().pin(&path);
     for mode in ["xdpgeneric", "xdpdrv"] {
         // `ip -n` mounts a /sys of its own, without the pins.
         let mut ip = held.scene.lan.host.command("ip");

@@ -2,6 +2,7 @@
 //! keeps a start or a change from happening.
 //!
 //! * `kill`: kill -9, an orphaned filter, `detach`, `--on-exit keep`.
+//! * `chain`: the user's own program behind the filter.
 //! * `takeover`: the filter that a killed daemon left, in another mode, under another name, of another
 //!   ABI version; dead, or elsewhere.
 //! * `traffic`: the same under a stream of packets, of which none slips through.
@@ -15,6 +16,7 @@
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
+mod chain;
 mod disks;
 mod holder;
 mod inherit;

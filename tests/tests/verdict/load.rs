@@ -1,8 +1,8 @@
 //! What the verifier is asked to accept.
 //!
 //! Rules, units, families, modes and lists are data: one program, verified once, reads them from maps
-//! for each packet. What changes the program itself is the clock, the level of its debug messages, and
-//! the sizes of the maps, which are bounds in its look-ups.
+//! for each packet. What changes the program itself is the clock, the level of its debug messages, what
+//! is chained behind it, and the sizes of the maps, which are bounds in its look-ups.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use packetwatch::{
     rules::{Rule, Trigger},
 };
 use packetwatch_abi::{Action, MAX_RULES, Reason};
-use packetwatch_tests::Kernel;
+use packetwatch_tests::{Kernel, PinDirectory, Program};
 
 use super::{CALLER, FAMILIES, call};
 
@@ -26,6 +26,23 @@ fn every_form_of_the_program_is_accepted() {
         for debug in [false, true] {
             accepted(Options {
                 clock_from_map,
+                debug,
+                ..Options::default()
+            });
+        }
+    }
+    // Before another program, of either kind.
+    let pins = PinDirectory::new();
+    let kinds = [
+        ("xdp", Program::passing()),
+        ("frags", Program::passing().with_frags()),
+    ];
+    for (name, program) in kinds {
+        let pin = pins.path().join(name);
+        program.pin(&pin);
+        for debug in [false, true] {
+            accepted(Options {
+                chain: Some(pin.clone()),
                 debug,
                 ..Options::default()
             });

@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`, with the clock in the test's hand.
 
 mod bounds;
+mod chain;
 mod events;
 mod holes;
 mod limits;

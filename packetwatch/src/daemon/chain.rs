@@ -1,0 +1,48 @@
+//! The user's own program behind the filter, as the daemon tells of it.
+//!
+//! Its pin is somebody else's: it may be taken away, and another program may be pinned in its place.
+//! The kernel tells nobody, so it is looked at once a second, in the round of the interfaces.
+
+use crate::{
+    dataplane::{ChainState, ChainStatus, Dataplane},
+    log::EVENT,
+};
+
+/// Follows the pin, and tells what has changed.
+pub(super) fn follow(dataplane: &Dataplane) {
+    match dataplane.follow_chain() {
+        Ok(Some(chain)) => tell(&chain),
+        Ok(None) => {}
+        Err(error) => tracing::error!(
+            error.message = %error,
+            "the chain cannot be looked at; tried again in a second"
+        ),
+    }
+}
+
+pub(super) fn tell(chain: &ChainStatus) {
+    let path = chain.path.display();
+    match &chain.state {
+        ChainState::Up { program_id, name } => tracing::info!(
+            target: EVENT,
+            {
+                event.action = "chain-began",
+                file.path = %path,
+                packetwatch.program_id = program_id,
+                packetwatch.program = name.as_str(),
+            },
+            "what passes goes to {name} (program {program_id}), pinned at {path}"
+        ),
+        ChainState::Gone => ended(chain, "nothing is pinned there any more"),
+        ChainState::Refused(reason) => ended(chain, reason),
+    }
+}
+
+fn ended(chain: &ChainStatus, reason: &str) {
+    let path = chain.path.display();
+    tracing::warn!(
+        target: EVENT,
+        { event.action = "chain-ended", event.reason = reason, file.path = %path },
+        "what passes goes to no program any more, but to the kernel: {path}: {reason}"
+    );
+}

@@ -1,0 +1,237 @@
+//! The user's own program behind the filter: over kills and restarts, and while its pin comes and goes.
+
+use std::path::PathBuf;
+
+use packetwatch_tests::patience::until;
+use packetwatch_tests::{Program, Runs};
+use serde_json::{Value, json};
+
+use crate::refused::refused;
+use crate::scene::{PORTS, PROMPT, Scene};
+
+/// A daemon before a program, by its pin, that closes the first port. `frags`: it takes frames of
+/// several buffers.
+struct Chained {
+    scene: Scene,
+    frags: bool,
+}
+
+impl Chained {
+    /// `on_exit`: what becomes of the filter.
+    fn new(frags: bool) -> Self {
+        let scene = Scene::with("10m", |builder| builder.arg("--on-exit").arg("keep"));
+        let mut chained = Self { scene, frags };
+        chained.pin(&Program::closing(PORTS[0]));
+        chained.start(&chained.path());
+        chained
+    }
+
+    fn path(&self) -> PathBuf {
+        self.scene.daemon.bpffs().join("own")
+    }
+
+    fn pin(&self, program: &Program) {
+        let program = program.clone();
+        let program = if self.frags {
+            program.with_frags()
+        } else {
+            program
+        };
+        program.pin(&self.path());
+    }
+
+    fn unpin(&self) {
+        std::fs::remove_file(self.path()).expect("remove the pin");
+    }
+
+    fn start(&mut self, chain: &std::path::Path) {
+        self.scene.set("chain", &format!("{chain:?}"));
+        self.scene.daemon.restart();
+    }
+
+    fn status(&self) -> Value {
+        self.scene.expect(200, "GET", "/v1/status", None)["chain"].clone()
+    }
+
+    /// A line of the log behind those that there were.
+    fn told(&self, mark: usize, action: &'static str) -> Value {
+        let is_it = |line: &Value| line["event.action"] == action;
+        self.scene.daemon.log().wait_from(mark, is_it, PROMPT)
+    }
+
+    fn is_up(&self) -> bool {
+        let metrics = self.scene.daemon.api("GET", "/metrics", None);
+        let text = String::from_utf8(metrics.body).expect("text");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("packetwatch_chain_up "));
+        match line {
+            Some("1") => true,
+            Some("0") => false,
+            other => panic!("packetwatch_chain_up is {other:?}"),
+        }
+    }
+
+    /// The first port is closed by the program behind the filter, and by nobody else.
+    #[track_caller]
+    fn assert_chained(&self, n: u8) {
+        self.scene.assert_silence(n);
+        self.scene.assert_served(n, &PORTS[1..]);
+    }
+
+    #[track_caller]
+    fn assert_alone(&self, n: u8) {
+        self.scene.assert_served(n, &PORTS);
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_chain_outlives_a_killed_daemon() {
+    for frags in [false, true] {
+        let mut chained = Chained::new(frags);
+        let status = chained.status();
+        assert_eq!(status["path"], json!(chained.path()), "{status}");
+        assert_eq!(status["state"], "up", "{status}");
+        assert_eq!(status["program"], "closing", "{status}");
+        assert!(status["program_id"].as_u64() > Some(0), "{status}");
+        let shown = chained.scene.daemon.cli(&["status", "--output", "table"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let line = format!("chain       {}: up, program ", chained.path().display());
+        assert!(shown.contains(&line), "{shown}");
+        chained.told(0, "chain-began");
+        chained.assert_chained(0);
+
+        chained.scene.daemon.kill();
+        chained.assert_chained(1);
+        // Not even the pin is needed.
+        chained.unpin();
+        chained.assert_chained(2);
+
+        // Another one is taken over to in one step, and none, and one of the other kind.
+        chained.pin(&Program::closing(PORTS[1]));
+        chained.start(&chained.path());
+        chained.scene.assert_served(3, &[PORTS[0], PORTS[2]]);
+        chained.scene.daemon.kill();
+        chained.start(std::path::Path::new(""));
+        assert_eq!(chained.status(), Value::Null);
+        let pins = chained.scene.pins();
+        assert!(!pins.iter().any(|pin| pin.contains("CHAIN")), "{pins:?}");
+        chained.assert_alone(4);
+        chained.scene.daemon.kill();
+        chained.frags = !frags;
+        chained.unpin();
+        chained.pin(&Program::closing(PORTS[0]));
+        chained.start(&chained.path());
+        chained.assert_chained(5);
+        // A clean end keeps it, too, where it keeps the filter.
+        chained.scene.daemon.terminate();
+        chained.assert_chained(6);
+        let detached = chained.scene.detach(&[]);
+        assert!(detached.status.success(), "{detached:?}");
+        chained.assert_alone(7);
+        // The pins of the chain went with the filter.
+        assert_eq!(chained.scene.pins(), ["own"]);
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_pin_is_looked_at_each_second() {
+    let chained = Chained::new(true);
+    let log = || chained.scene.daemon.log().len();
+    assert!(chained.is_up());
+    let mark = log();
+    chained.unpin();
+    let line = chained.told(mark, "chain-ended");
+    assert_eq!(line["log.level"], "warn", "{line}");
+    assert_eq!(line["file.path"], json!(chained.path()), "{line}");
+    assert_eq!(chained.status()["state"], "gone");
+    assert!(!chained.is_up());
+    chained.assert_alone(0);
+    let doctor = chained.scene.daemon.cli(&["doctor", "--output", "jsonl"]);
+    let found = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let line = found.lines().find(|line| line.contains("\"chain\""));
+    let line: Value = serde_json::from_str(line.expect("a line")).expect("JSON");
+    assert_eq!(line["ok"], false, "{line}");
+
+    let mark = log();
+    chained.pin(&Program::closing(PORTS[0]));
+    let line = chained.told(mark, "chain-began");
+    let status = chained.status();
+    assert_eq!(line["packetwatch.program_id"], status["program_id"]);
+    assert_eq!(line["packetwatch.program"], "closing", "{line}");
+    assert!(chained.is_up());
+    chained.assert_chained(1);
+
+    let mark = log();
+    chained.unpin();
+    Runs::new().pin(&chained.path());
+    chained.told(mark, "chain-ended");
+    let refused = until(PROMPT, || {
+        let status = chained.status();
+        (status["state"] == "refused").then_some(status)
+    });
+    let error = refused.expect("it is no program")["error"].to_string();
+    assert!(error.contains("of a map"), "{error}");
+    chained.assert_alone(2);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_start_before_what_cannot_be_chained_is_refused_and_the_filter_stays() {
+    let mut chained = Chained::new(false);
+    chained.scene.daemon.terminate();
+    let kept = chained.scene.lan.host.xdp("pw0");
+    let path = chained.path();
+    let shown = path.display().to_string();
+    let start = |words: &[&str]| {
+        let all = [&["chain: ", &*shown][..], words].concat();
+        refused(chained.scene.daemon.command(), &all);
+        assert_eq!(chained.scene.lan.host.xdp("pw0"), kept);
+    };
+    chained.unpin();
+    start(&["nothing is pinned", "bpftool prog load"]);
+    Runs::new().pin(&path);
+    start(&["of a map"]);
+    chained.unpin();
+    Program::of_sockets().pin(&path);
+    start(&["none of XDP", "`xdp`"]);
+    chained.unpin();
+    std::fs::create_dir(&path).expect("a directory");
+    start(&["a directory"]);
+    std::fs::remove_dir(&path).expect("remove it");
+    chained.assert_chained(0);
+}
+
+/// Frames of several buffers are what a driver gives a program of an interface with a large MTU.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn without_frags_a_large_mtu_is_filtered_generically_and_the_chain_named_as_the_cause() {
+    let mut chained = Chained::new(false);
+    chained.scene.daemon.terminate();
+    assert!(chained.scene.detach(&[]).status.success());
+    let segment = chained.scene.lan.segment();
+    segment.client.ip(["link set eth0 mtu 9000"]);
+    chained.scene.lan.host.ip(["link set pw0 mtu 9000"]);
+    let mut native = chained.scene.daemon.command();
+    native.args(["--xdp-mode", "native"]);
+    refused(native, &["pw0", "several buffers", "xdp.frags"]);
+    assert_eq!(chained.scene.pins(), ["own"], "it leaves nothing behind");
+    chained.scene.daemon.restart();
+    let status = chained.scene.expect(200, "GET", "/v1/status", None);
+    let interface = &status["interfaces"][0];
+    assert_eq!(interface["xdp_mode"], "generic", "{interface}");
+    let why = interface["not_native"].to_string();
+    assert!(why.contains("xdp.frags"), "{why}");
+    chained.assert_chained(0);
+    // With them it is filtered natively.
+    chained.scene.daemon.terminate();
+    assert!(chained.scene.detach(&[]).status.success());
+    chained.unpin();
+    chained.frags = true;
+    chained.pin(&Program::closing(PORTS[0]));
+    chained.scene.daemon.restart();
+    let status = chained.scene.expect(200, "GET", "/v1/status", None);
+    assert_eq!(status["interfaces"][0]["xdp_mode"], "native", "{status}");
+}
