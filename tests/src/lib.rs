@@ -11,6 +11,8 @@
 //! * [`netns`]: a namespace that lives as long as its value.
 //! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
+//! * [`disk`]: file systems of their own, small ones and one that fails.
+//! * [`environment`]: how often, and from which seed, as the caller wants it.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
@@ -24,6 +26,8 @@
 //! [`mod@reference`].
 
 pub mod daemon;
+pub mod disk;
+pub mod environment;
 pub mod frames;
 pub mod http;
 pub mod intruder;
@@ -39,6 +43,7 @@ pub mod topology;
 pub mod traffic;
 
 pub use daemon::Daemon;
+pub use disk::{FailingDisk, SmallDisk};
 pub use frames::Frames;
 pub use kernel::Kernel;
 pub use netns::Netns;

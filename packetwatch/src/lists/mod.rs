@@ -27,6 +27,7 @@ mod salvage;
 mod saved;
 mod schedule;
 mod state;
+mod storage;
 mod sweep;
 mod tables;
 mod trial;

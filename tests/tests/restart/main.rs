@@ -15,7 +15,6 @@
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
-mod disks;
 mod holder;
 mod inherit;
 mod kill;
