@@ -19,16 +19,19 @@
 //! * [`runner`]: the same program from several threads, as several CPUs run it.
 //! * [`mod@reference`]: the filter in plain Rust, which the program is compared with.
 //! * [`random`]: numbers that follow from a seed.
+//! * [`generator`]: live frames at millions a second, and [`bpf`], the calls that it takes.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
 //! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
 //! names the line that asked. Needs root, except for [`packet`], [`random`] and
 //! [`mod@reference`].
 
+pub mod bpf;
 pub mod daemon;
 pub mod disk;
 pub mod environment;
 pub mod frames;
+pub mod generator;
 pub mod http;
 pub mod intruder;
 pub mod kernel;

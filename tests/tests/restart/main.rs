@@ -4,7 +4,9 @@
 //! * `kill`: kill -9, an orphaned filter, `detach`, `--on-exit keep`.
 //! * `takeover`: the filter that a killed daemon left, in another mode, under another name, of another
 //!   ABI version; dead, or elsewhere.
-//! * `traffic`: the same under a stream of packets, of which none slips through.
+//! * `traffic`: the same under a flood and a stream of good packets (`streams`), of which none slips
+//!   through and none is lost.
+//! * `stopped`: a daemon that does not run, and is not dead.
 //! * `leftovers`: pins, directories and locks that nobody needs.
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
@@ -24,6 +26,8 @@ mod refused;
 mod reload;
 mod scene;
 mod state;
+mod stopped;
+mod streams;
 mod takeover;
 mod traffic;
 mod trials;
