@@ -12,6 +12,7 @@
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks.
+//! * `steps`: a wall clock that is set by a year.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
 //! * `writes`: writers at work while the disk fills up, or its file system turns read-only.
 //!
@@ -26,6 +27,7 @@ mod refused;
 mod reload;
 mod scene;
 mod state;
+mod steps;
 mod stopped;
 mod streams;
 mod takeover;
