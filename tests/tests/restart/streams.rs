@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use packetwatch_tests::Netns;
-use packetwatch_tests::generator::{Generator, counter};
+use packetwatch_tests::generator::{Generator, accept_frames, counter};
 
 /// A pause between two good packets: a socket's buffer lasts for minutes.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -51,6 +51,9 @@ impl Link {
             .args(["pfifo", "limit", "100000"])
             .status();
         assert!(queue.is_ok_and(|status| status.success()), "run tc");
+        // Without it the host's end takes no live frames while it has no program: none would slip
+        // through a gap.
+        accept_frames(host, host_end).expect("run ethtool");
         Self {
             client: client.clone(),
             client_end,
