@@ -11,11 +11,9 @@
 
 mod assembly;
 mod bars;
-mod bpf;
 mod curve;
 mod exact;
 mod family;
-mod generator;
 mod idle;
 mod instructions;
 mod laden;
@@ -45,6 +43,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum as _};
 use nix::unistd::Uid;
 use packetwatch_abi::{MAX_INTERFACES, MAX_RULES};
+use packetwatch_tests::{bpf, generator};
 
 use machine::Machine;
 use part::{Extent, Part};

@@ -91,11 +91,11 @@ impl Contestant {
         let host = &scene.lan.host;
         let dropped = || match self.interface {
             "pw2" => nftables_dropped(host),
-            interface => counter(host, interface, "_xdp_drops"),
+            interface => counter(host, interface, "rx_queue_", "_xdp_drops"),
         };
         let before = dropped()?;
         let took = self.generator.send(&self.frame, count, || {
-            counter(host, self.interface, "_xdp_packets")
+            counter(host, self.interface, "rx_queue_", "_xdp_packets")
         })?;
         let dropped = dropped()? - before;
         ensure!(

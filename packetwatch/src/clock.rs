@@ -1,6 +1,9 @@
 //! The two clocks: CLOCK_MONOTONIC, which the filter compares deadlines with, and UTC, which
 //! people and the disk are told.
 
+use std::{fs, sync::OnceLock};
+
+use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use packetwatch_abi::FOREVER;
@@ -13,6 +16,16 @@ use packetwatch_abi::FOREVER;
 pub struct Clock {
     #[cfg(test)]
     skew: Option<&'static skew::Skew>,
+}
+
+/// A deadline beside its UTC on disk: as long as the machine is up, it is good whatever the wall
+/// clock is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// of the kernel's random id of this boot, one half
+    boot: u64,
+    /// CLOCK_MONOTONIC nanoseconds
+    ns: u64,
 }
 
 impl Clock {
@@ -50,6 +63,50 @@ impl Clock {
         let ahead = (at - self.utc()).whole_nanoseconds();
         let deadline = i128::from(self.monotonic_ns()) + ahead;
         u64::try_from(deadline.max(0)).unwrap_or(FOREVER)
+    }
+
+    /// What the disk keeps of a deadline besides its UTC; `None` for [`FOREVER`], and where the
+    /// kernel's id of this boot cannot be read.
+    pub fn mark(&self, monotonic_ns: u64) -> Option<Mark> {
+        let boot = self.boot().filter(|_| monotonic_ns != FOREVER)?;
+        Some(Mark {
+            boot,
+            ns: monotonic_ns,
+        })
+    }
+
+    /// Whether a mark, if there is one, is of this boot.
+    pub fn is_of_this_boot(&self, mark: Option<Mark>) -> bool {
+        mark.is_some_and(|mark| Some(mark.boot) == self.boot())
+    }
+
+    /// The deadline of what the disk says was made at one time and ends at another.
+    ///
+    /// In the boot that it was marked in, the wall clock does not count. After a reboot it is all
+    /// there is: if it was put back meanwhile, nothing lasts longer from now on than it was made to.
+    pub fn restored(&self, made_at: OffsetDateTime, at: OffsetDateTime, mark: Option<Mark>) -> u64 {
+        if let Some(mark) = mark
+            && self.is_of_this_boot(Some(mark))
+        {
+            return mark.ns;
+        }
+        let whole = u64::try_from((at - made_at).whole_nanoseconds());
+        // Made by another clock than the one that its end is of: how long it was to last is lost.
+        let latest = whole.map_or(FOREVER, |whole| self.monotonic_ns().saturating_add(whole));
+        self.deadline(at).min(latest)
+    }
+
+    fn boot(&self) -> Option<u64> {
+        #[cfg(test)]
+        if let Some(skew) = self.skew {
+            return Some(skew.boot);
+        }
+        static BOOT: OnceLock<Option<u64>> = OnceLock::new();
+        *BOOT.get_or_init(|| {
+            let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+            let digits: String = id.trim().split('-').collect();
+            u64::from_str_radix(digits.get(..16)?, 16).ok()
+        })
     }
 
     /// Both clocks, read together.
@@ -94,14 +151,26 @@ impl Pair {
 pub(crate) mod skew {
     //! A clock that tests may put forward: time passes without waiting for it.
 
-    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
     use super::Clock;
 
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct Skew {
+        pub(super) boot: u64,
         monotonic_ns: AtomicI64,
         utc_ns: AtomicI64,
+    }
+
+    impl Default for Skew {
+        fn default() -> Self {
+            static BOOTS: AtomicU64 = AtomicU64::new(0);
+            Self {
+                boot: BOOTS.fetch_add(1, Relaxed),
+                monotonic_ns: AtomicI64::default(),
+                utc_ns: AtomicI64::default(),
+            }
+        }
     }
 
     impl Skew {
@@ -127,6 +196,13 @@ pub(crate) mod skew {
             let skew = self.skew.expect("a movable clock");
             skew.monotonic_ns.fetch_add(ns, Relaxed);
             skew.utc_ns.fetch_add(ns, Relaxed);
+        }
+
+        /// Somebody sets the wall clock.
+        pub(crate) fn step(&self, by: time::Duration) {
+            let skew = self.skew.expect("a movable clock");
+            skew.utc_ns
+                .fetch_add(by.whole_nanoseconds() as i64, Relaxed);
         }
 
         /// As a reboot would: the same UTC, another CLOCK_MONOTONIC.
@@ -156,6 +232,34 @@ mod tests {
         assert!((back - at).abs() < Duration::seconds(1));
         let past = clock.utc_of(clock.monotonic_ns() - 1_500_000_000).unwrap();
         assert!((clock.utc() - past - Duration::milliseconds(1500)).abs() < Duration::seconds(1));
+    }
+
+    #[test]
+    fn a_mark_counts_in_its_boot_and_a_length_afterwards() {
+        const YEAR: Duration = Duration::days(365);
+        for step in [Duration::ZERO, YEAR, -YEAR] {
+            let clock = Clock::movable();
+            let (now, made_at) = (clock.monotonic_ns(), clock.utc());
+            let (until, at) = (now + 600_000_000_000, made_at + Duration::minutes(10));
+            let mark = clock.mark(until);
+            clock.step(step);
+            assert_eq!(clock.restored(made_at, at, mark), until, "{step}");
+            let rebooted = clock.restarted(0);
+            let left = |made_at, mark| {
+                let until = rebooted.restored(made_at, at, mark);
+                until.saturating_sub(rebooted.monotonic_ns()) / 1_000_000_000
+            };
+            let expected = if step.is_positive() { 0..=0 } else { 599..=600 };
+            for mark in [mark, None] {
+                assert!(expected.contains(&left(made_at, mark)), "{step}");
+            }
+            // Its length is not known: its end is believed.
+            let apart = (at - rebooted.utc()).whole_seconds().max(0) as u64;
+            assert!(left(at + YEAR, mark).abs_diff(apart) <= 1, "{step}");
+        }
+        assert_eq!(Clock::new().mark(FOREVER), None);
+        assert!(Clock::new().is_of_this_boot(Clock::new().mark(1)));
+        assert!(!Clock::new().is_of_this_boot(None));
     }
 
     #[test]

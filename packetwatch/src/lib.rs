@@ -18,6 +18,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 mod document;
+mod durable;
 pub mod lists;
 pub mod log;
 pub mod metrics;

@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::{OffsetDateTime, serde::rfc3339};
 
-use crate::{clock::Clock, lists::List, rules::duration};
+use crate::{
+    clock::{Clock, Mark},
+    lists::List,
+    rules::duration,
+};
 
 /// How long a change may wait to be confirmed: whoever is locked out waits as long.
 pub const CONFIRM: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -88,6 +92,8 @@ pub struct PendingRecord {
     pub made_at: OffsetDateTime,
     #[serde(with = "rfc3339")]
     pub until: OffsetDateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
 }
 
 impl Pending {
@@ -95,25 +101,27 @@ impl Pending {
     pub fn new(object: Object, within: Duration, clock: Clock) -> Self {
         let now = clock.pair();
         let millis = now.utc.unix_timestamp_nanos() / 1_000_000;
+        let deadline = now.monotonic_ns + within.as_nanos() as u64;
         Self {
             record: PendingRecord {
                 id: format!("{millis:x}"),
                 object,
                 made_at: now.utc,
                 until: now.utc + within,
+                mark: clock.mark(deadline),
             },
-            deadline: now.monotonic_ns + within.as_nanos() as u64,
+            deadline,
         }
     }
 
     /// One from the disk. However the wall clock was set meanwhile, it waits no longer than it was
     /// made to.
     pub fn restored(record: PendingRecord, clock: Clock) -> Self {
-        let whole = (record.until - record.made_at).unsigned_abs().as_nanos() as u64;
-        let latest = clock.monotonic_ns().saturating_add(whole);
+        let deadline = clock.restored(record.made_at, record.until, record.mark);
+        let mark = clock.mark(deadline);
         Self {
-            deadline: clock.deadline(record.until).min(latest),
-            record,
+            deadline,
+            record: PendingRecord { mark, ..record },
         }
     }
 
@@ -233,7 +241,8 @@ mod tests {
             pending.deadline.saturating_sub(clock.monotonic_ns()) / 1_000_000_000
         };
         assert!((29..=30).contains(&left(&record)), "{}", left(&record));
-        // As if it had been made in a year.
+        // After a reboot, as if it had been made in a year.
+        record.mark = None;
         record.made_at += time::Duration::days(365);
         record.until += time::Duration::days(365);
         assert!((59..=60).contains(&left(&record)), "{}", left(&record));

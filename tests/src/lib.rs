@@ -11,6 +11,8 @@
 //! * [`netns`]: a namespace that lives as long as its value.
 //! * [`topology`]: namespaces joined by veth pairs, with addresses and routes.
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
+//! * [`disk`]: file systems of their own, small ones and one that fails.
+//! * [`environment`]: how often, and from which seed, as the caller wants it.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`programs`]: somebody else's XDP programs, of a few instructions.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
@@ -18,14 +20,19 @@
 //! * [`runner`]: the same program from several threads, as several CPUs run it.
 //! * [`mod@reference`]: the filter in plain Rust, which the program is compared with.
 //! * [`random`]: numbers that follow from a seed.
+//! * [`generator`]: live frames at millions a second, and [`bpf`], the calls that it takes.
 //! * [`frames`] and [`packet`]: raw frames on a link, and the builder that makes them.
 //!
 //! Everything here panics instead of returning errors: a test has nothing better to do, and the panic
 //! names the line that asked. Needs root, except for [`packet`], [`random`] and
 //! [`mod@reference`].
 
+pub mod bpf;
 pub mod daemon;
+pub mod disk;
+pub mod environment;
 pub mod frames;
+pub mod generator;
 pub mod http;
 pub mod intruder;
 pub mod kernel;
@@ -41,6 +48,7 @@ pub mod topology;
 pub mod traffic;
 
 pub use daemon::{Daemon, PinDirectory};
+pub use disk::{FailingDisk, SmallDisk};
 pub use frames::Frames;
 pub use kernel::Kernel;
 pub use netns::Netns;

@@ -118,9 +118,25 @@ impl Netns {
 
     /// What `ip -j link` says of the XDP program on an interface; `None` without one.
     pub fn xdp(&self, interface: &str) -> Option<Value> {
-        let answer = run_ip(&["-n", self.name(), "-j", "link", "show", interface], "");
+        self.link(interface).get("xdp").cloned()
+    }
+
+    /// The Ethernet address of an interface.
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        let link = self.link(interface);
+        let text = link["address"].as_str().expect("it has an address");
+        let mut octets = text.split(':').map(|octet| u8::from_str_radix(octet, 16));
+        [(); 6].map(|()| octets.next().expect("six").expect("hexadecimal"))
+    }
+
+    /// What `ip -j -s link` says of an interface, its counters included.
+    pub fn link(&self, interface: &str) -> Value {
+        let answer = run_ip(
+            &["-n", self.name(), "-j", "-s", "link", "show", interface],
+            "",
+        );
         let links: Value = serde_json::from_slice(&answer).expect("`ip -j link` prints JSON");
-        links[0].get("xdp").cloned()
+        links[0].clone()
     }
 }
 

@@ -43,6 +43,7 @@ impl From<Pending> for PendingChange {
             object,
             made_at,
             until,
+            mark: _,
         } = pending.record;
         Self {
             id,

@@ -113,18 +113,27 @@ impl Pins {
         })
     }
 
-    /// A pin of that name whose link is dead gives way.
+    /// A pin of that name whose link is dead gives way, and one of something else, which is told.
     pub(super) fn pin(&self, interface: &str, link: &XdpLink) -> Result<(), AttachError> {
         // Whoever detached last took the empty directory away.
         self.make_dir()?;
         let path = self.path(interface);
-        let is_dead = || Kept::open(path.clone()).is_none_or(|kept| kept.is_dead());
-        let pinned = link.pin(&path).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists if is_dead() => {
-                remove(&path)?;
-                link.pin(&path)
+        let pinned = link.pin(&path).or_else(|error| {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(error);
             }
-            _ => Err(error),
+            let kept = Kept::open(path.clone());
+            if kept.as_ref().is_some_and(|kept| !kept.is_dead()) {
+                return Err(error);
+            }
+            remove(&path)?;
+            if kept.is_none() {
+                tracing::warn!(
+                    "{} was a pin of no XDP link, which packetwatch does not put there: removed",
+                    path.display()
+                );
+            }
+            link.pin(&path)
         });
         pinned.map_err(|source| AttachError::Pin {
             operation: "pin",

@@ -101,8 +101,9 @@ impl Bans {
     ) -> Result<(), dataplane::Error> {
         let now = clock.monotonic_ns();
         let (within, spent) = (record.within, record.spent);
+        let is_to_be_marked = record.is_to_be_marked(clock);
+        let mut until = record.deadline(clock);
         let entry = record.into_entry(prefix);
-        let mut until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
         match maps.ban_until(prefix) {
             Some(kept) if spent || now < kept => until = kept,
             None if spent => {
@@ -111,6 +112,9 @@ impl Bans {
             }
             // Also one that has ended: the sweep turns it into a spent one, which the kernel knows.
             _ => maps.ban(prefix, until)?,
+        }
+        if is_to_be_marked {
+            self.unwritten.insert(prefix);
         }
         self.hold(Held {
             entry,
@@ -252,10 +256,11 @@ impl Bans {
 
     /// What the journal is to hold of a ban that is lifted now.
     pub(super) fn lifted(&self, prefix: IpNet, clock: Clock) -> Option<BanRecord> {
-        let held = self.live(prefix, clock.monotonic_ns())?;
+        let now = clock.monotonic_ns();
+        let held = self.live(prefix, now)?;
         let mut entry = held.entry.clone();
         entry.expires_at = Some(clock.utc());
-        Some(BanRecord::new(&entry, held.within, true))
+        Some(BanRecord::new(&entry, clock.mark(now), held.within, true))
     }
 
     /// Lifts a ban and forgets the offences of its prefix. `None` if it ended in the meantime.
@@ -479,7 +484,11 @@ impl Bans {
     pub(super) fn take_unwritten(&mut self, batch: &mut Batch, clock: Clock) {
         for prefix in std::mem::take(&mut self.unwritten) {
             let ban = self.held.get(prefix);
-            let ban = ban.map(|held| BanRecord::new(&held.entry, held.within, held.spent));
+            let record = |held: &Held| {
+                let mark = clock.mark(held.until);
+                BanRecord::new(&held.entry, mark, held.within, held.spent)
+            };
+            let ban = ban.map(record);
             batch.bans.push((prefix, ban));
             batch
                 .offences

@@ -65,6 +65,7 @@ impl Shared {
                         source: Source::Api,
                         created_at,
                         expires_at,
+                        mark: self.clock.mark(until),
                     }),
                     until,
                 })

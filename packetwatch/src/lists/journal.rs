@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableTableMetadata as _, StorageBackend,
-    StorageError, backends::FileBackend,
+    StorageError,
 };
 use serde::Serialize;
 
@@ -22,6 +22,7 @@ use super::{
     error::{JournalError, OpenError},
     event,
     record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord},
+    storage::Storage,
     tables::{
         BANS, Contents, LISTS, OFFENCES, REMOVED, TRIAL, TRIAL_KEY, Unread, load, records, rows_of,
         unopened,
@@ -174,7 +175,7 @@ impl Journal {
             TryLockError::Error(error) => failed(error),
         })?;
         file.set_len(0).map_err(failed)?;
-        let storage = move || FileBackend::new(file.try_clone()?);
+        let storage = move || Storage::new(file.try_clone()?);
         drop(Self::over(unfinished.clone(), storage)?);
         fs::rename(&unfinished, path).map_err(failed)
     }
@@ -314,10 +315,10 @@ fn options() -> OpenOptions {
 }
 
 /// A file that is there: one that is gone when it is opened again is not begun anew.
-pub(super) fn stored(path: &Path) -> Result<FileBackend, DatabaseError> {
+pub(super) fn stored(path: &Path) -> Result<Storage, DatabaseError> {
     let file = options().open(path)?;
     forget_cached(&file)?;
-    FileBackend::new(file)
+    Storage::new(file)
 }
 
 /// Drops the pages of a file that the kernel takes for written from its cache.

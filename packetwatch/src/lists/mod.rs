@@ -27,19 +27,18 @@ mod salvage;
 mod saved;
 mod schedule;
 mod state;
+mod storage;
 mod sweep;
 mod tables;
 mod trial;
 mod writes;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
-
-use packetwatch_abi::FOREVER;
 
 pub use entry::{
     Added, BanEntry, BanOrder, BanOutcome, BanRow, ByFamily, Capacity, Counts, Covering, Entry,
@@ -212,14 +211,19 @@ fn restore_entries(
     }
     // Entries that share what is known of them go on to do so.
     let mut known: HashMap<*const record::AboutRecord, Arc<About>> = HashMap::new();
+    let mut marked = HashSet::new();
     let changes = entries.into_iter().map(|(list, prefix, row)| {
         let record::EntryRecord {
             about: record,
             forced,
         } = row;
         let about = known.entry(Arc::as_ptr(&record)).or_insert_with(|| {
-            let until = record.expires_at;
-            let until = until.map_or(FOREVER, |at| clock.deadline(at));
+            let until = record.deadline(clock);
+            let mut record = Arc::clone(&record);
+            if record.is_to_be_marked(clock) {
+                Arc::make_mut(&mut record).mark = clock.mark(until);
+                marked.insert(list);
+            }
             Arc::new(About { record, until })
         });
         Change {
@@ -233,6 +237,9 @@ fn restore_entries(
     });
     let mut state = State::new(capacity);
     let (_, slots) = state.apply(changes.collect());
+    marked
+        .into_iter()
+        .for_each(|list| state.mark_list_unwritten(list));
     for slot in slots {
         maps.clear_list_hits(slot)?;
     }

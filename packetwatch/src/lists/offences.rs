@@ -39,12 +39,17 @@ impl Offences {
     pub(super) const CAPACITY: usize = 65_536;
 
     pub(super) fn restore(&mut self, prefix: IpNet, record: &OffenceRecord, clock: Clock) {
-        let ends_at = record.ban_ends_at;
+        // No ban is longer than its memory.
+        let longest = time::Duration::try_from(record.memory).unwrap_or(time::Duration::MAX);
+        let until = |at: time::OffsetDateTime| {
+            let made_at = at.saturating_sub(longest);
+            clock.restored(made_at, at, record.mark)
+        };
         self.insert(
             prefix,
             Offence {
                 count: record.count,
-                ban_until: ends_at.map_or(FOREVER, |at| clock.deadline(at)),
+                ban_until: record.ban_ends_at.map_or(FOREVER, until),
                 memory: record.memory,
             },
         );
@@ -113,6 +118,7 @@ impl Offences {
         Some(OffenceRecord {
             count: offence.count,
             ban_ends_at: clock.utc_of(offence.ban_until),
+            mark: clock.mark(offence.ban_until),
             memory: offence.memory,
         })
     }

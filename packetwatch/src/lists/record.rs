@@ -4,11 +4,15 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use packetwatch_abi::FOREVER;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::{OffsetDateTime, serde::rfc3339};
 
 use super::entry::{BanEntry, List, Source};
-use crate::pending::{Object, PendingRecord};
+use crate::{
+    clock::{Clock, Mark},
+    pending::{Object, PendingRecord},
+};
 
 /// Version of the tables and of every record in them.
 pub(super) const VERSION: u64 = 3;
@@ -22,6 +26,8 @@ pub(super) struct AboutRecord {
     pub(super) created_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
     pub(super) expires_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<Mark>,
 }
 
 /// The value of a prefix in the allow or the deny list.
@@ -118,6 +124,8 @@ pub(super) struct BanRecord {
     created_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<Mark>,
     /// how long the kernel keeps the ban after its end
     pub(super) within: Duration,
     /// ended, and its end was told
@@ -132,8 +140,23 @@ pub(super) struct OffenceRecord {
     /// end of the last one
     #[serde(with = "rfc3339::option")]
     pub(super) ban_ends_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<Mark>,
     /// how long after that it is remembered
     pub(super) memory: Duration,
+}
+
+impl AboutRecord {
+    /// When the entry ends, in CLOCK_MONOTONIC nanoseconds.
+    pub(super) fn deadline(&self, clock: Clock) -> u64 {
+        let restored = |at| clock.restored(self.created_at, at, self.mark);
+        self.expires_at.map_or(FOREVER, restored)
+    }
+
+    /// Whether it ends and is marked by a boot before this one, or not at all.
+    pub(super) fn is_to_be_marked(&self, clock: Clock) -> bool {
+        self.expires_at.is_some() && !clock.is_of_this_boot(self.mark)
+    }
 }
 
 impl EntryRecord {
@@ -146,7 +169,8 @@ impl EntryRecord {
 }
 
 impl BanRecord {
-    pub(super) fn new(ban: &BanEntry, within: Duration, spent: bool) -> Self {
+    /// `mark` is that of its end, for a ban whose end this boot knows.
+    pub(super) fn new(ban: &BanEntry, mark: Option<Mark>, within: Duration, spent: bool) -> Self {
         let BanEntry {
             prefix: _,
             rule,
@@ -163,9 +187,21 @@ impl BanRecord {
             repeat,
             created_at,
             expires_at,
+            mark,
             within,
             spent,
         }
+    }
+
+    /// When it ends, in CLOCK_MONOTONIC nanoseconds.
+    pub(super) fn deadline(&self, clock: Clock) -> u64 {
+        let restored = |at| clock.restored(self.created_at, at, self.mark);
+        self.expires_at.map_or(FOREVER, restored)
+    }
+
+    /// As of an entry.
+    pub(super) fn is_to_be_marked(&self, clock: Clock) -> bool {
+        self.expires_at.is_some() && !clock.is_of_this_boot(self.mark)
     }
 
     pub(super) fn into_entry(self, prefix: IpNet) -> BanEntry {
@@ -222,6 +258,7 @@ mod tests {
         let record = OffenceRecord {
             count: 3,
             ban_ends_at: Some(OffsetDateTime::UNIX_EPOCH),
+            mark: Clock::new().mark(7),
             memory: Duration::MAX,
         };
         assert_eq!(decode(&encode(&record)), Ok(record));

@@ -56,6 +56,7 @@ pub(super) fn entries(standings: &[(IpNet, Standing)], clock: Clock) -> Entries 
                 source: Source::Api,
                 created_at: clock.utc(),
                 expires_at: clock.utc_of(until),
+                mark: clock.mark(until),
             });
             // What is denied around an allowed address lies in pieces of one entry.
             let prefixes: Vec<IpNet> = same.iter().map(|(_, prefix)| *prefix).collect();

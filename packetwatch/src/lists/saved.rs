@@ -147,6 +147,7 @@ impl Lists {
                 source: _,
                 created_at,
                 expires_at,
+                mark: _,
             } = AboutRecord::clone(&record);
             SavedEntries {
                 list,
@@ -201,6 +202,7 @@ impl Lists {
             let OffenceRecord {
                 count,
                 ban_ends_at,
+                mark: _,
                 memory,
             } = record;
             SavedOffence {
@@ -316,6 +318,7 @@ impl Shared {
                 source: Source::Api,
                 created_at,
                 expires_at,
+                mark: self.clock.mark(until),
             });
             let about = Arc::new(About { record, until });
             for prefix in prefixes {
@@ -394,7 +397,7 @@ fn ban_record(ban: SavedBan) -> (IpNet, BanRecord) {
         expires_at,
     };
     let within = Duration::from_secs(within_seconds);
-    (prefix, BanRecord::new(&entry, within, false))
+    (prefix, BanRecord::new(&entry, None, within, false))
 }
 
 fn offence_record(offence: SavedOffence) -> (IpNet, OffenceRecord) {
@@ -407,6 +410,7 @@ fn offence_record(offence: SavedOffence) -> (IpNet, OffenceRecord) {
     let record = OffenceRecord {
         count,
         ban_ends_at,
+        mark: None,
         memory: memory_seconds.map_or(Duration::MAX, Duration::from_secs),
     };
     (prefix.trunc(), record)

@@ -64,6 +64,7 @@ impl About {
             source,
             created_at,
             expires_at,
+            mark: _,
         } = AboutRecord::clone(&self.record);
         Entry {
             prefix,

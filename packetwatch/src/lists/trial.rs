@@ -8,7 +8,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ipnet::IpNet;
-use packetwatch_abi::FOREVER;
 
 use super::{
     Lists, Shared,
@@ -77,8 +76,7 @@ impl Trial {
                 about: record,
                 forced,
             } = record;
-            let until = record.expires_at;
-            let until = until.map_or(FOREVER, |at| clock.deadline(at));
+            let until = record.deadline(clock);
             let about = Arc::new(About { record, until });
             Draft { about, forced }
         };
@@ -170,6 +168,8 @@ impl State {
         let trial = Trial::restored(record, list, clock);
         if trial.pending.is_live(clock.monotonic_ns()) {
             self.begin(trial);
+            // Its mark may be of a boot before this one.
+            self.trial_is_unwritten = true;
             return None;
         }
         let pending = trial.pending.clone();

@@ -285,6 +285,7 @@ impl Lists {
                         source: Source::Protect,
                         created_at: former.map_or(utc, |former| former.created_at),
                         expires_at: None,
+                        mark: None,
                     }),
                     until: FOREVER,
                 });

@@ -1,9 +1,9 @@
 //! Tokens on disk: the hashes of all, and the first one in clear for whoever sets the host up.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs::{File, Permissions},
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Token, secret::Secret};
+use crate::durable;
 
 /// The file of the first token, in clear.
 pub(super) const FIRST: &str = "token";
@@ -117,7 +118,7 @@ pub(super) fn remove_first(directory: &Path, sha256: &[u8; 32]) -> Result<(), To
     let path = directory.join(FIRST);
     match read_first(directory) {
         Ok(Some(first)) if first.sha256() == *sha256 => {
-            fs::remove_file(&path).map_err(failed("remove", &path))
+            durable::remove(&path).map_err(failed("remove", &path))
         }
         _ => Ok(()),
     }
@@ -155,15 +156,6 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Whole or not at all, whatever happens meanwhile.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(MODE);
-    let mut file = options.open(&unfinished)?;
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()
+    durable::replace(path, text.as_bytes(), MODE)
 }

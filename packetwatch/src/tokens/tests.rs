@@ -207,7 +207,7 @@ fn a_disk_that_refuses_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = Tokens::open(dir.path()).unwrap();
     // In the place of the file that is written first.
-    fs::create_dir(dir.path().join("tokens.new")).unwrap();
+    fs::create_dir(dir.path().join("tokens.json.new")).unwrap();
     let refused = tokens.create(new("ci", &[Scope::Read], None), now());
     assert!(matches!(refused, Err(TokenError::File(_))));
     assert!(matches!(tokens.revoke("first"), Err(TokenError::File(_))));

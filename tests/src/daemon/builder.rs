@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::Daemon;
-use super::process::PinDirectory;
+use super::process::{PinDirectory, binary};
 use crate::netns::Netns;
 
 /// What a daemon is started with; [`Daemon::builder`] begins one.
@@ -112,6 +112,7 @@ impl Builder {
             netns: self.netns,
             arguments,
             environment: self.environment,
+            binary: binary().to_owned(),
             pins,
             home,
         };

@@ -40,6 +40,7 @@ pub struct Daemon {
     netns: Netns,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    binary: PathBuf,
     pins: PinDirectory,
     home: TempDir,
 }
@@ -104,7 +105,7 @@ impl Daemon {
     /// The command that this daemon is started by: `packetwatch run` on its configuration and pins. Flags
     /// that are added outrank the configuration.
     pub fn command(&self) -> Command {
-        let mut command = self.netns.command(binary());
+        let mut command = self.netns.command(&self.binary);
         command.args(&self.arguments);
         command.envs(self.environment.clone());
         command
@@ -164,6 +165,11 @@ impl Daemon {
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.retain(|(set, _)| set != name);
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Another build for the next start.
+    pub fn set_binary(&mut self, path: &Path) {
+        self.binary = path.to_owned();
     }
 
     fn start(&mut self) {

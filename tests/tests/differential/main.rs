@@ -14,13 +14,10 @@ mod rig;
 mod shrink;
 mod step;
 
-use std::{
-    env,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use packetwatch_abi::Reason;
-use packetwatch_tests::random::Random;
+use packetwatch_tests::{environment::number, random::Random};
 
 use rig::{Care, Rig};
 
@@ -77,10 +74,4 @@ fn program_and_reference_agree() {
             );
         }
     }
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name}={text} is no number: write digits")))
 }

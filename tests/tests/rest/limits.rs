@@ -18,6 +18,10 @@ const FAILURES: usize = 10;
 /// Connections over TCP from one address, and from all.
 const OF_AN_ADDRESS: usize = 64;
 const IN_ALL: usize = 512;
+/// Over the unix socket.
+const OF_THE_SOCKET: usize = 256;
+/// The beginning of a head that has no end.
+const HEAD: &[u8] = b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: ";
 /// What strangers open.
 const MANY: usize = 10_000;
 
@@ -193,7 +197,7 @@ fn ten_thousand_idle_connections_leave_both_listeners_usable() {
     let unix: Vec<UnixStream> = (0..MANY).map(|_| stage.connect()).collect();
     assert_usable(&stage, &authorization);
     assert!(
-        open_files(&stage) <= before + IN_ALL + 256 + 8,
+        open_files(&stage) <= before + IN_ALL + OF_THE_SOCKET + 8,
         "{}",
         open_files(&stage)
     );
@@ -210,13 +214,23 @@ fn heads_that_never_end_hold_nobody_up_and_are_given_up() {
         .map(|n| {
             let mut stream = stage.tcp(Ipv4Addr::new(127, 4, 0, (n % 100) as u8));
             // It may have given way already.
-            let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: ");
+            let _ = stream.write_all(HEAD);
+            stream
+        })
+        .collect();
+    let mut slow_here: Vec<UnixStream> = (0..2 * OF_THE_SOCKET)
+        .map(|_| {
+            let mut stream = stage.connect();
+            let _ = stream.write_all(HEAD);
             stream
         })
         .collect();
     assert_usable(&stage, &authorization);
     for _ in 0..20 {
         slow.iter_mut().for_each(|stream| {
+            let _ = stream.write_all(b"y");
+        });
+        slow_here.iter_mut().for_each(|stream| {
             let _ = stream.write_all(b"y");
         });
         assert_usable(&stage, &authorization);

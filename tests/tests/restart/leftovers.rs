@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use aya::maps::MapData;
 use packetwatch_abi::VERSION;
+use packetwatch_tests::bpf;
+use serde_json::Value;
 
 use crate::scene::Scene;
 
@@ -37,6 +40,30 @@ fn a_clean_end_and_detach_leave_nothing() {
 }
 
 /// Neither pins nor locks of a namespace that is gone outlive the next start; what lives stays.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_pin_of_something_else_gives_way_and_is_told() {
+    let mut scene = Scene::new("10m");
+    let pin = scene.pin(VERSION, "pw0");
+    scene.daemon.terminate();
+    let path = scene.daemon.bpffs().join(&pin);
+    fs::create_dir_all(path.parent().expect("a directory")).expect("make it");
+    let map = MapData::from_fd(bpf::array(8, 1).expect("make a map")).expect("it is a map");
+    map.pin(&path).expect("pin it");
+    scene.daemon.restart();
+    assert_eq!(scene.pins(), [pin]);
+    let told = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("a pin of no XDP link") && message.contains(&path.display().to_string())
+    };
+    assert!(scene.daemon.lines().iter().any(told));
+    scene.daemon.kill();
+    assert!(
+        scene.is_filtered(),
+        "the map is pinned still, and not the filter"
+    );
+}
+
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn what_a_deleted_namespace_has_left_is_removed() {

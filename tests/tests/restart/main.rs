@@ -5,19 +5,21 @@
 //! * `chain`: the user's own program behind the filter.
 //! * `takeover`: the filter that a killed daemon left, in another mode, under another name, of another
 //!   ABI version; dead, or elsewhere.
-//! * `traffic`: the same under a stream of packets, of which none slips through.
+//! * `traffic`: the same under a flood and a stream of good packets (`streams`), of which none slips
+//!   through and none is lost.
+//! * `stopped`: a daemon that does not run, and is not dead.
 //! * `leftovers`: pins, directories and locks that nobody needs.
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks.
+//! * `steps`: a wall clock that is set by a year.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
 //! * `writes`: writers at work while the disk fills up, or its file system turns read-only.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
 mod chain;
-mod disks;
 mod holder;
 mod inherit;
 mod kill;
@@ -27,6 +29,9 @@ mod refused;
 mod reload;
 mod scene;
 mod state;
+mod steps;
+mod stopped;
+mod streams;
 mod takeover;
 mod traffic;
 mod trials;

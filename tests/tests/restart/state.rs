@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use packetwatch_tests::SmallDisk;
 use serde_json::json;
 
-use crate::disks::SmallDisk;
 use crate::refused::refused;
 use crate::scene::{PORTS, Scene};
 

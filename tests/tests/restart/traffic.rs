@@ -1,163 +1,191 @@
-//! A stream of packets through kill, restart and upgrade: of a denied source not one passes, of
-//! another not one is lost.
+//! A flood at full rate and a stream of good packets through kill, restart, upgrade and reload: of a
+//! denied source not one passes, of another not one is lost.
+//!
+//! `KILL_ROUNDS` sets how often all of it happens; with `OTHER_BIN`, the path of another build, that one
+//! and this one take turns, each with a state directory of its own: an older one does not read a newer
+//! one's journal. The names have no `PACKETWATCH_` in front, because the daemon would refuse
+//! them as unknown keys.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use packetwatch_abi::VERSION;
+use packetwatch_tests::daemon::binary;
+use packetwatch_tests::environment::number;
+use packetwatch_tests::generator::Generator;
 use packetwatch_tests::patience::until;
-use packetwatch_tests::{Family, Netns};
+use packetwatch_tests::{Family, Frame};
 
 use crate::scene::{PROMPT, Scene};
+use crate::streams::{Flood, Link, Receiver, Sender};
 
+/// Rounds in a CI run, each of which has every way to end and begin.
+const ROUNDS: u64 = 2;
 const PORT: u16 = 9;
-/// A pause between two packets, with which a link's queue of 256 lasts for a quarter of a second on a
-/// machine that has no time for it.
-const PAUSE: Duration = Duration::from_millis(1);
+/// The state directories of this build and of the other, in one directory.
+const STATE: &str = "state";
+const OTHER_STATE: &str = "state-of-the-other";
+/// Good packets that arrive in each state, one a millisecond at most.
+const ENOUGH: u64 = 50;
 
-/// Numbers what it sends from one address, until it is stopped.
-struct Sender {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+/// One of the ways in which a daemon gives way to the next, or to itself.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM, with a filter that is kept.
+    End,
+    /// SIGKILL, and a build of another ABI version.
+    Upgrade,
+    /// SIGHUP.
+    Reload,
 }
 
-impl Sender {
-    fn start(from: &Netns, source: IpAddr, to: SocketAddr) -> Self {
-        let socket = from.run(|| UdpSocket::bind((source, 0)).expect("bind the source"));
-        let stop = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(AtomicU64::new(0));
-        let thread = thread::spawn({
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    socket.send_to(b"packet", to).expect("send");
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    thread::sleep(PAUSE);
-                }
-            }
+const CHANGES: [Change; 4] = [Change::Kill, Change::End, Change::Upgrade, Change::Reload];
+
+/// What becomes of the packets while the daemons change.
+struct Traffic<'s> {
+    scene: &'s mut Scene,
+    received: Receiver,
+    /// of the denied source before it was denied
+    before: u64,
+    other: Option<PathBuf>,
+}
+
+impl Traffic<'_> {
+    /// Good packets arrive, and no denied one has.
+    #[track_caller]
+    fn flows(&self, state: &str) {
+        let before = self.received.good();
+        let more = until(PROMPT, || {
+            (self.received.good() > before + ENOUGH).then_some(())
         });
-        Self {
-            stop,
-            sent,
-            thread: Some(thread),
+        assert!(more.is_some(), "nothing arrives: {state}");
+        let passed = self.received.bad() - self.before;
+        assert_eq!(passed, 0, "of the denied source have passed: {state}");
+    }
+
+    fn change(&mut self, change: Change, round: u64) {
+        let state = format!("{change:?} in round {round}");
+        match change {
+            Change::Kill => drop(self.scene.daemon.kill()),
+            Change::End => drop(self.scene.daemon.terminate()),
+            Change::Upgrade => self.upgrade(),
+            Change::Reload => {
+                self.scene.daemon.signal(Signal::SIGHUP);
+                let reloaded = |line: &serde_json::Value| line["event.action"] == "reloaded";
+                self.scene.daemon.wait_for(reloaded, PROMPT);
+                return self.flows(&state);
+            }
+        }
+        self.flows(&format!("{state}, without a daemon"));
+        self.scene.daemon.restart();
+        self.flows(&format!("{state}, with the next"));
+    }
+
+    /// To another build if there is one, and back; else this one takes the other's place.
+    fn upgrade(&mut self) {
+        if let Some(other) = &self.other {
+            turn_to(self.scene, other, OTHER_STATE);
+            self.flows("with the other build");
+            self.scene.daemon.kill();
+            become_of(self.scene, binary(), STATE);
+        } else {
+            self.scene.daemon.kill();
+            let [from, to] = [VERSION, 1].map(|abi| self.scene.pin(abi, "pw0"));
+            self.scene.move_pin(&from, &to);
         }
     }
-
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    fn stop(&mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("it sends to its end");
-        }
-        self.sent()
-    }
 }
 
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+/// Another build with another state directory for the next start.
+fn become_of(scene: &mut Scene, build: &Path, state: &str) {
+    let state = scene.daemon.state_dir().with_file_name(state);
+    scene.set("state_dir", &format!("{:?}", state.display().to_string()));
+    scene.daemon.set_binary(build);
 }
 
-/// Counts what arrives, by source.
-struct Receiver {
-    good: Arc<AtomicU64>,
-    bad: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Receiver {
-    fn start(host: &Netns, address: SocketAddr, good: IpAddr) -> Self {
-        let socket = host.run(|| UdpSocket::bind(address).expect("bind the host's address"));
-        let some = Some(Duration::from_millis(100));
-        socket.set_read_timeout(some).expect("set a time-out");
-        let receiver = Self {
-            good: Arc::default(),
-            bad: Arc::default(),
-            stop: Arc::default(),
-        };
-        let (counts, others, stop) = (
-            Arc::clone(&receiver.good),
-            Arc::clone(&receiver.bad),
-            Arc::clone(&receiver.stop),
-        );
-        thread::spawn(move || {
-            let mut packet = [0; 64];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((_, from)) = socket.recv_from(&mut packet) {
-                    let count = if from.ip() == good { &counts } else { &others };
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        receiver
-    }
-
-    fn good(&self) -> u64 {
-        self.good.load(Ordering::Relaxed)
-    }
-
-    fn bad(&self) -> u64 {
-        self.bad.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+/// Kills the daemon, and starts that one.
+fn turn_to(scene: &mut Scene, build: &Path, state: &str) {
+    scene.daemon.kill();
+    become_of(scene, build, state);
+    scene.daemon.restart();
 }
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
-fn kill_restart_and_upgrade_let_nothing_through_and_lose_nothing() {
-    let mut scene = Scene::new("10m");
+fn kills_restarts_upgrades_and_reloads_let_nothing_through_and_lose_nothing() {
+    let mut scene = Scene::with("10m", |builder| builder.arg("--on-exit").arg("keep"));
     let (denied, good) = (scene.address(1), scene.address(2));
-    scene.expect(201, "PUT", &format!("/v1/deny/{denied}"), None);
     let host = SocketAddr::new(scene.lan.segment().host(Family::V4), PORT);
+    let client = scene.lan.segment().client.clone();
+    let link = Link::between(&client, "eth0", &scene.lan.host, "pw0", host);
     let received = Receiver::start(&scene.lan.host, host, good);
-    let client = &scene.lan.segment().client;
-    let (mut bad, mut fine) = (
-        Sender::start(client, denied, host),
-        Sender::start(client, good, host),
-    );
-    let flows = |scene: &str| {
-        let before = received.good();
-        let more = until(PROMPT, || (received.good() > before + 100).then_some(()));
-        assert!(more.is_some(), "nothing arrives: {scene}");
-        assert_eq!(received.bad(), 0, "{scene}");
-    };
-    flows("the daemon runs");
-    for mode in ["auto", "native", "native"] {
-        scene.daemon.kill();
-        flows("killed");
-        scene.set("xdp_mode", &format!("{mode:?}"));
-        scene.daemon.restart();
-        flows(mode);
+    let frame = frame(denied, host, &link);
+    let generator = Generator::new(&client, "eth0").expect("live frames: Linux 5.18 and ethtool");
+
+    // What is counted as passed would pass.
+    let few = 64;
+    generator.flood(&frame, few).expect("send live frames");
+    let passed = until(PROMPT, || (received.bad() == u64::from(few)).then_some(()));
+    assert!(passed.is_some(), "{} of {few} passed", received.bad());
+    let deny = format!("/v1/deny/{denied}");
+    let other = std::env::var_os("OTHER_BIN").map(PathBuf::from);
+    if let Some(other) = &other {
+        turn_to(&mut scene, other, OTHER_STATE);
+        scene.expect(201, "PUT", &deny, None);
+        turn_to(&mut scene, binary(), STATE);
     }
-    scene.daemon.kill();
-    scene.move_pin(&scene.pin(VERSION, "pw0"), &scene.pin(1, "pw0"));
-    flows("of an older version");
-    scene.daemon.restart();
-    flows("upgraded");
+    scene.expect(201, "PUT", &deny, None);
 
-    let (sent, dropped) = (fine.stop(), bad.stop());
-    let all = until(PROMPT, || (received.good() == sent).then_some(()));
-    assert!(all.is_some(), "{} of {sent} arrived", received.good());
-    assert_eq!(received.bad(), 0, "of {dropped}");
-    assert!(dropped > 500, "{dropped} were sent");
+    let rounds = number("KILL_ROUNDS").unwrap_or(ROUNDS);
+    let dropped = link.filtered();
+    let mut fine = Sender::start(&client, good, host);
+    // The stack's own packets take another way through the driver than the flood's frames.
+    let mut few = Sender::start(&client, denied, host);
+    let mut traffic = Traffic {
+        before: received.bad(),
+        scene: &mut scene,
+        received,
+        other,
+    };
+    let flood = Flood::start(generator, frame);
+    traffic.flows("the daemon runs");
+    for round in 0..rounds {
+        for change in CHANGES {
+            traffic.change(change, round);
+        }
+    }
+    let sent = flood.stop();
+    few.stop();
+    let dropped = link.filtered() - dropped;
 
-    // The other way round: the counts are those of the filter.
-    let mut bad = Sender::start(&scene.lan.segment().client, denied, host);
-    scene.daemon.terminate();
-    let passed = until(PROMPT, || (received.bad() > 0).then_some(()));
-    assert!(passed.is_some(), "without a filter they pass");
-    bad.stop();
+    let good = fine.stop();
+    let received = &traffic.received;
+    // What the link's queue or the socket's buffer had no room for was not the filter's to lose.
+    let overflown = || link.overflown() + received.overflown();
+    let all = until(PROMPT, || {
+        (received.good() + overflown() >= good).then_some(())
+    });
+    println!(
+        "{rounds} rounds: {good} good packets, {} arrived, {} found queues full; {sent} of the denied \
+         source sent, {dropped} dropped, {} passed",
+        received.good(),
+        overflown(),
+        received.bad() - traffic.before,
+    );
+    assert!(all.is_some(), "good packets are lost");
+    assert_eq!(received.bad(), traffic.before);
+    assert!(dropped > 100_000 * rounds, "no flood: {dropped} of {sent}");
+}
+
+/// As the host's own stack takes it.
+fn frame(source: IpAddr, to: SocketAddr, link: &Link) -> Vec<u8> {
+    Frame::new()
+        .mac(link.sender, link.receiver)
+        .ip(source, to.ip())
+        .udp(40_000, to.port())
+        .payload(*b"packet")
+        .build()
 }

@@ -32,6 +32,9 @@ const NETWORK: [(&str, &str); 3] = [
 /// For the test of the unit file.
 const SERVICE: (&str, &str) = ("systemd-analyze", "systemd");
 
+/// For the test of a wall clock that somebody sets.
+const CLOCK: (&str, &str) = ("faketime", "faketime");
+
 /// Installs what `purpose` needs and this host lacks.
 ///
 /// # Errors
@@ -48,7 +51,7 @@ pub(crate) fn setup(purpose: Purpose) -> Result<()> {
                 return Ok(());
             }
             schemathesis::schemathesis();
-            programs(&[&NETWORK[..], &[SERVICE]].concat())
+            programs(&[&NETWORK[..], &[SERVICE, CLOCK]].concat())
         }
         Purpose::Bench => {
             mount_bpffs()?;

@@ -2,8 +2,7 @@
 //! may read and write, and `control.json`.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,12 +11,15 @@ use time::OffsetDateTime;
 
 use super::error::RulesError;
 use crate::{
+    durable,
     pending::PendingRecord,
     rules::{RuleSet, RuleText},
 };
 
 const RULES_FILE: &str = "rules.toml";
 const CONTROL_FILE: &str = "control.json";
+/// Nothing in them is secret.
+const MODE: u32 = 0o666;
 /// Of `control.json`.
 const VERSION: u64 = 1;
 
@@ -171,31 +173,12 @@ fn read(path: &Path) -> Result<Option<String>, RulesError> {
     }
 }
 
-/// Whole or not at all, whatever happens meanwhile.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), RulesError> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    let write = || {
-        let mut file = fs::File::create(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        sync_directory(path)
-    };
-    write().map_err(|error| failed("write", path, error))
+    durable::replace(path, bytes, MODE).map_err(|error| failed("write", path, error))
 }
 
 fn remove(path: &Path) -> Result<(), RulesError> {
-    let removed = match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        removed => removed.and_then(|()| sync_directory(path)),
-    };
-    removed.map_err(|error| failed("remove", path, error))
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+    durable::remove(path).map_err(|error| failed("remove", path, error))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> RulesError {

@@ -13,6 +13,7 @@ mod reload;
 mod salvage;
 mod saved;
 mod size;
+mod steps;
 mod trial;
 mod writes;
 

@@ -79,6 +79,7 @@ fn change(step: &Step, now: u64) -> Change {
                 source: Source::Api,
                 created_at: time::OffsetDateTime::UNIX_EPOCH,
                 expires_at: None,
+                mark: None,
             }),
             until: now.saturating_add(ttl),
         }),

@@ -98,13 +98,13 @@ struct TestRun {
 }
 
 /// Loads an XDP program of plain instructions, which calls no helper that is GPL-only.
-pub(crate) fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
+pub fn load_xdp(instructions: &[u64]) -> Result<OwnedFd> {
     load(instructions, 0, 0)
 }
 
 /// The same for a program that calls ours: it takes frames in fragments and is meant for XDP alone,
 /// or the kernel would not let it.
-pub(crate) fn load_xdp_frags(instructions: &[u64]) -> Result<OwnedFd> {
+pub fn load_xdp_frags(instructions: &[u64]) -> Result<OwnedFd> {
     const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
     const BPF_XDP: u32 = 37;
     load(instructions, BPF_F_XDP_HAS_FRAGS, BPF_XDP)
@@ -128,7 +128,7 @@ fn load(instructions: &[u64], flags: u32, expected_attach_type: u32) -> Result<O
 }
 
 /// An array for tail calls that holds one program.
-pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
     let array = create(BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 1)?;
     let (key, value) = (0u32, program.as_raw_fd());
@@ -143,13 +143,13 @@ pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// Counts of sources; a new one takes the place of one that was not seen of late.
-pub(crate) fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+pub fn lru_hash(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
     create(BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries)
 }
 
 /// The kernel's longest match; it can be had without preallocation alone.
-pub(crate) fn trie(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+pub fn trie(key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
     const BPF_F_NO_PREALLOC: u32 = 1;
     create_with(Create {
@@ -162,7 +162,7 @@ pub(crate) fn trie(key_size: u32, value_size: u32, max_entries: u32) -> Result<O
 }
 
 /// Values of zeroes.
-pub(crate) fn array(value_size: u32, max_entries: u32) -> Result<OwnedFd> {
+pub fn array(value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     create(BPF_MAP_TYPE_ARRAY, 4, value_size, max_entries)
 }
@@ -184,7 +184,7 @@ fn create_with(mut attr: Create) -> Result<OwnedFd> {
 }
 
 /// Enters values under keys, each as long as told and one behind the other (kernel 5.6; a trie 5.13).
-pub(crate) fn fill(
+pub fn fill(
     map: BorrowedFd<'_>,
     keys: &[u8],
     key_size: usize,
@@ -215,7 +215,7 @@ pub(crate) fn fill(
 ///
 /// They are the thread's time on a core, so that neighbours do not count. The kernel's own figure is
 /// of the wall clock, and whole nanoseconds a run: too coarse for a ratio.
-pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
+pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
     let start = time_on_core();
     let answer = test_run(program, frame, repeat, 0).context("run an XDP program on a frame")?;
     let took = time_on_core() - start;
@@ -226,7 +226,7 @@ pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<
 /// the wall clock: part of the work is the kernel's own, charged to nobody.
 ///
 /// The interface number the program names is looked up in the namespace of the calling thread.
-pub(crate) fn send_live(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> Result<Duration> {
+pub fn send_live(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> Result<Duration> {
     let start = Instant::now();
     test_run(program, frame, count, BPF_F_TEST_XDP_LIVE_FRAMES)
         .context("send live frames (BPF_F_TEST_XDP_LIVE_FRAMES needs Linux 5.18)")?;
@@ -249,7 +249,7 @@ fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32, flags: u32) -> i
 }
 
 /// Puts the calling thread before the others of the machine, as far as `nice` goes.
-pub(crate) fn take_precedence() -> io::Result<()> {
+pub fn take_precedence() -> io::Result<()> {
     const ITSELF: libc::id_t = 0;
     const HIGHEST: libc::c_int = -20;
     // SAFETY: numbers alone. On Linux this is the thread's own priority, not the process's.
@@ -279,7 +279,7 @@ fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
 }
 
 /// What the kernel knows of the program of this id.
-pub(crate) fn program(id: u32) -> Result<ProgramInfo> {
+pub fn program(id: u32) -> Result<ProgramInfo> {
     loaded_programs()
         .filter_map(Result::ok)
         .find(|info| info.id() == id)

@@ -9,23 +9,23 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
-use packetwatch_tests::Netns;
 
 use crate::bpf;
+use crate::netns::Netns;
 
 /// For what was sent to be counted at the other end: it is there when the call returns, but for
 /// what the kernel left to a thread of its own.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Sends out of one end of a veth pair into the other.
-pub(crate) struct Generator {
+pub struct Generator {
     program: OwnedFd,
     netns: Netns,
 }
 
 impl Generator {
     /// Sends out of `interface`, whose driver is told to take frames that are not the stack's.
-    pub(crate) fn new(netns: &Netns, interface: &str) -> Result<Self> {
+    pub fn new(netns: &Netns, interface: &str) -> Result<Self> {
         accept_frames(netns, interface)?;
         let index = netns.run(|| if_nametoindex(interface))?;
         Ok(Self {
@@ -34,11 +34,23 @@ impl Generator {
         })
     }
 
+    /// Sends `count` copies at full rate. Those that the link has no room for are lost, which its
+    /// counters tell.
+    ///
+    /// # Errors
+    /// The kernel cannot send live frames (before 5.18).
+    pub fn flood(&self, frame: &[u8], count: u32) -> Result<()> {
+        let sent = self
+            .netns
+            .run(|| bpf::send_live(self.program.as_fd(), frame, count));
+        sent.map(drop)
+    }
+
     /// Sends `count` copies; returns how long it took until `received` had grown by as many.
     ///
     /// # Errors
     /// They did not all arrive: then a speed would be that of losing packets.
-    pub(crate) fn send(
+    pub fn send(
         &self,
         frame: &[u8],
         count: u32,
@@ -89,7 +101,7 @@ fn redirect_to(index: u32) -> [u64; 4] {
 
 /// veth takes and gives whole frames once it polls, which GRO makes it do; an XDP program on the
 /// receiving end does the same there.
-pub(crate) fn accept_frames(netns: &Netns, interface: &str) -> Result<()> {
+pub fn accept_frames(netns: &Netns, interface: &str) -> Result<()> {
     let status = netns
         .command("ethtool")
         .args(["-K", interface, "gro", "on"])
@@ -99,8 +111,8 @@ pub(crate) fn accept_frames(netns: &Netns, interface: &str) -> Result<()> {
     Ok(())
 }
 
-/// The sum of the counters of an interface whose name ends with `suffix`, over its queues.
-pub(crate) fn counter(netns: &Netns, interface: &str, suffix: &str) -> Result<u64> {
+/// The sum of a counter of an interface, such as `rx_queue_` and `_xdp_drops`, over its queues.
+pub fn counter(netns: &Netns, interface: &str, queue: &str, name: &str) -> Result<u64> {
     let output = netns
         .command("ethtool")
         .args(["-S", interface])
@@ -110,12 +122,12 @@ pub(crate) fn counter(netns: &Netns, interface: &str, suffix: &str) -> Result<u6
     let text = String::from_utf8(output.stdout)?;
     let counters = text.lines().filter_map(|line| line.trim().split_once(": "));
     let values: Vec<u64> = counters
-        .filter(|(name, _)| name.starts_with("rx_queue_") && name.ends_with(suffix))
+        .filter(|(counter, _)| counter.starts_with(queue) && counter.ends_with(name))
         .map(|(_, value)| value.parse())
         .collect::<Result<_, _>>()?;
     ensure!(
         !values.is_empty(),
-        "{interface} has no counter rx_queue_*{suffix}"
+        "{interface} has no counter {queue}*{name}"
     );
     Ok(values.iter().sum())
 }
