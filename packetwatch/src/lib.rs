@@ -18,6 +18,8 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 mod document;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod lists;
 pub mod log;
 pub mod metrics;

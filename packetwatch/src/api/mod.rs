@@ -16,6 +16,8 @@ mod connections;
 mod events;
 mod explain;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod listen;
 mod lists;
 mod mode;
