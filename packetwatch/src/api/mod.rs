@@ -33,7 +33,7 @@ mod throttle;
 mod tls;
 mod tokens;
 mod upload;
-pub(crate) mod windows;
+pub mod windows;
 mod would_drop;
 
 use std::{sync::Arc, time::Instant};

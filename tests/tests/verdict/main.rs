@@ -3,6 +3,7 @@
 
 mod bounds;
 mod events;
+mod explained;
 mod holes;
 mod limits;
 mod load;
