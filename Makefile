@@ -22,9 +22,10 @@ test: ## run every test; those that need root only as root
 test-kernels: ## the program on Debian's kernels, emulated (root, Debian; long): KERNEL=6.1 for one
 	@sh xtask/bootstrap.sh && $(XTASK) setup && $(XTASK) test-kernels $(KERNEL)
 
-# Safe Rust has no use for a sanitizer; what a panic cannot show, none of the targets has.
+# Safe Rust has no use for a sanitizer. The nightly tool chain need not be one for the eBPF program.
 fuzz: ## fuzz what reads packets and text, FUZZ_SECONDS=60 each, FUZZ_TARGET=config for one (cargo-fuzz, nightly)
-	@for target in $(or $(FUZZ_TARGET),config lists parse requests restore rules); do \
+	@export PACKETWATCH_EBPF_TOOLCHAIN=$${PACKETWATCH_EBPF_TOOLCHAIN-$$(rustup show active-toolchain | cut -d' ' -f1)}; \
+	for target in $(or $(FUZZ_TARGET),config lists parse requests restore rules); do \
 	    mkdir -p fuzz/target/corpus/$$target && \
 	    cargo +nightly fuzz run --sanitizer none --debug-assertions $$target \
 	        fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
