@@ -110,7 +110,7 @@ impl Backup {
                 let rules = rules.into_iter().map(Rule::try_from);
                 let rules: Vec<Rule> = rules.collect::<Result<_, _>>().map_err(|e| ("rules", e))?;
                 let checked = RuleSet::validate(rules.clone());
-                checked.map_err(|errors| ("rules", errors.to_string()))?;
+                checked.map_err(|errors| ("rules", errors.to_string().replace('\n', "; ")))?;
                 self.rules = Some(rules);
                 Ok(())
             }
