@@ -16,7 +16,7 @@ enum Step {
     Protect(Vec<IpNet>),
 }
 
-/// Four a step, so that sixteen steps never fill the lists.
+/// Three a step at most, so that sixteen steps never fill the lists.
 fn any_step(prefixes: Vec<IpNet>) -> impl Strategy<Value = Step> {
     let list = || select(vec![List::Allow, List::Deny]);
     let one = move || select(prefixes.clone());
@@ -32,7 +32,7 @@ fn any_step(prefixes: Vec<IpNet>) -> impl Strategy<Value = Step> {
 
 /// From few prefixes, so that writes meet.
 fn any_history() -> impl Strategy<Value = Vec<Step>> {
-    let few = vec(any_prefix(), 1..10);
+    let few = vec(any_prefix(), 1..5);
     few.prop_flat_map(|few| vec(any_step(few), 1..16))
 }
 
@@ -158,7 +158,7 @@ fn write(f: &Fixture, step: &Step) -> Came {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn the_lists_are_what_sets_of_prefixes_are(
