@@ -22,9 +22,15 @@ test: ## run every test; those that need root only as root
 test-kernels: ## the program on Debian's kernels, emulated (root, Debian; long): KERNEL=6.1 for one
 	@sh xtask/bootstrap.sh && $(XTASK) setup && $(XTASK) test-kernels $(KERNEL)
 
-fuzz: ## fuzz the reference's parser, FUZZ_SECONDS=60 (cargo-fuzz and a nightly tool chain)
-	@mkdir -p fuzz/target/corpus
-	cargo +nightly fuzz run parse fuzz/target/corpus fuzz/corpus/parse -- -max_total_time=$(or $(FUZZ_SECONDS),60)
+# Safe Rust has no use for a sanitizer. The nightly tool chain need not be one for the eBPF program.
+fuzz: ## fuzz what reads packets and text, FUZZ_SECONDS=60 each, FUZZ_TARGET=config for one (cargo-fuzz, nightly)
+	@export PACKETWATCH_EBPF_TOOLCHAIN=$${PACKETWATCH_EBPF_TOOLCHAIN-$$(rustup show active-toolchain | cut -d' ' -f1)}; \
+	for target in $(or $(FUZZ_TARGET),config lists parse requests restore rules); do \
+	    mkdir -p fuzz/target/corpus/$$target && \
+	    cargo +nightly fuzz run --sanitizer none --debug-assertions $$target \
+	        fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(or $(FUZZ_SECONDS),60) -dict=fuzz/pieces.dict || exit; \
+	done
 
 setup: ## install what building and running need, and is missing
 	@sh xtask/bootstrap.sh && $(XTASK) setup

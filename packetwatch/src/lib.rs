@@ -19,6 +19,8 @@ pub mod daemon;
 pub mod dataplane;
 mod document;
 mod durable;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod lists;
 pub mod log;
 pub mod metrics;

@@ -50,7 +50,7 @@ pub enum PrefixError {
     Space(String),
     #[error("{0:?} is several prefixes: write one at a time")]
     Several(String),
-    #[error("{0:?} has a zone: a filter sees no zones, write the address without %{1}")]
+    #[error("{0:?} has a zone: a filter sees no zones, write the address without %{zone}", zone = .1.escape_debug())]
     Zone(String, String),
     #[error(
         "{0:?} is a range: write the prefixes that cover it, such as 198.51.100.0/25 and 198.51.100.128/26"

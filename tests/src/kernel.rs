@@ -153,6 +153,11 @@ impl Kernel {
         self.now
     }
 
+    /// Of the rules in force.
+    pub fn generation(&self) -> u32 {
+        self.policy.generation
+    }
+
     pub fn advance(&mut self, by: Duration) {
         self.set_now(self.now + by.as_nanos() as u64);
     }

@@ -1,6 +1,10 @@
 //! `/v1/backup` and `/v1/restore`: everything that people and rules have made, in JSON lines. Tokens
 //! are never in it.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
+mod read;
+
 use std::{convert::Infallible, sync::LazyLock};
 
 use axum::{
@@ -18,21 +22,21 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
-    extract::{NoParams, Params, media_type, place_of, unsupported},
+    extract::{NoParams, Params, media_type, unsupported},
     lists,
     pending::in_the_way,
-    problem::{Fault, MAX_FAULTS, Problem},
+    problem::Problem,
     refusals::{BadBody, BadParameter, Failed, Full, Gated, NoPlace, Protected, Slow},
     rules,
     upload::{BACKUP_BODY, Uploads},
 };
 use crate::{
-    config::{Mode, Word as _},
+    config::Word as _,
     daemon::SetBy,
-    lists::{List, Lists, Restored as Done, Saved, SavedBan, SavedEntries, SavedOffence},
-    prefix,
-    rules::{Rule, RuleSet, RuleText},
+    lists::{List, Lists, Restored as Done, SavedBan, SavedEntries, SavedOffence},
+    rules::RuleText,
 };
+use read::{Backup, read};
 
 /// Of the form of a backup.
 const VERSION: u64 = 1;
@@ -224,14 +228,6 @@ pub(super) async fn restore(
     .await
 }
 
-/// A backup that was read whole.
-#[derive(Debug, Default)]
-struct Backup {
-    saved: Saved,
-    rules: Option<Vec<Rule>>,
-    mode: Option<Mode>,
-}
-
 fn put_back(app: &App, backup: Backup) -> Result<RestoreAnswer, Problem> {
     let Backup { saved, rules, mode } = backup;
     let _turn = app
@@ -261,168 +257,4 @@ fn put_back(app: &App, backup: Backup) -> Result<RestoreAnswer, Problem> {
         rules_from: app.rules.current().1.to_string(),
         mode: app.rules.mode().word().to_owned(),
     })
-}
-
-/// Reads and checks the lines.
-fn read(body: &[u8]) -> Result<Backup, Problem> {
-    let mut backup = Backup::default();
-    let mut faults = Faults::default();
-    let mut ended = false;
-    let body = body.strip_suffix(b"\n").unwrap_or(body);
-    for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
-        let number = index + 1;
-        let mut json = serde_json::Deserializer::from_slice(line);
-        let line: Line = match serde_path_to_error::deserialize(&mut json) {
-            Ok(line) => line,
-            Err(error) => {
-                faults.add(number, place_of(&error), error.into_inner().to_string());
-                continue;
-            }
-        };
-        if (index == 0) != matches!(line, Line::Backup(_)) || ended {
-            let detail = "a backup begins with the line of kind backup, has one of them, and ends \
-                          with the line of kind end";
-            faults.add(number, Some("kind".to_owned()), detail.to_owned());
-        }
-        if let Line::End(End { lines }) = line {
-            ended = true;
-            if lines != index {
-                let detail = format!("{index} lines lie before it, and {lines} were written");
-                faults.add(number, Some("lines".to_owned()), detail);
-            }
-        } else if let Err((field, detail)) = backup.take(line) {
-            faults.add(number, Some(field.to_owned()), detail);
-        }
-    }
-    if !ended && faults.all == 0 {
-        let detail = "the last line, of kind end, is missing: the backup was cut off".to_owned();
-        faults.add(body.split(|byte| *byte == b'\n').count(), None, detail);
-    }
-    faults.into_result().map(|()| backup)
-}
-
-impl Backup {
-    fn take(&mut self, line: Line) -> Result<(), (&'static str, String)> {
-        match line {
-            Line::Backup(Head { v, .. }) if v > VERSION => Err((
-                "v",
-                format!("version {v} is newer than {VERSION}: restore it with a newer packetwatch"),
-            )),
-            Line::Backup(_) | Line::End(_) => Ok(()),
-            Line::Entries(entries) => {
-                for text in &entries.prefixes {
-                    prefix::parse(text).map_err(|error| ("prefixes", error.to_string()))?;
-                }
-                self.saved.entries.push(entries);
-                Ok(())
-            }
-            Line::Ban(ban) => {
-                self.saved.bans.push(ban);
-                Ok(())
-            }
-            Line::Offence(offence) => {
-                self.saved.offences.push(offence);
-                Ok(())
-            }
-            Line::Rules(Rules { rules }) => {
-                let rules = rules.into_iter().map(Rule::try_from);
-                let rules: Vec<Rule> = rules.collect::<Result<_, _>>().map_err(|e| ("rules", e))?;
-                let checked = RuleSet::validate(rules.clone());
-                checked.map_err(|errors| ("rules", errors.to_string()))?;
-                self.rules = Some(rules);
-                Ok(())
-            }
-            Line::Mode(SavedMode { mode }) => {
-                let known = Mode::WORDS.iter().find(|(word, _)| *word == mode);
-                let (_, mode) = known.ok_or_else(|| ("mode", format!("{mode:?} is no mode")))?;
-                self.mode = Some(*mode);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// What is wrong, line by line.
-#[derive(Debug, Default)]
-struct Faults {
-    /// the first [`MAX_FAULTS`]
-    named: Vec<Fault>,
-    all: usize,
-}
-
-impl Faults {
-    fn add(&mut self, line: usize, field: Option<String>, detail: String) {
-        self.all += 1;
-        if self.named.len() < MAX_FAULTS {
-            self.named.push(Fault {
-                line: Some(line),
-                index: None,
-                field,
-                detail,
-            });
-        }
-    }
-
-    fn into_result(self) -> Result<(), Problem> {
-        if self.all == 0 {
-            return Ok(());
-        }
-        let detail = format!(
-            "wrong lines: {}. Nothing was changed: restore a whole backup as `packetwatch backup` \
-             wrote it",
-            self.all
-        );
-        Err(Problem::refused("body", detail).listing(self.named, self.all))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = r#"{"kind":"backup","v":1,"version":"0","made_at":"2026-01-01T00:00:00Z"}"#;
-
-    fn faults(lines: &[&str]) -> Vec<(Option<usize>, Option<String>)> {
-        let problem = read(lines.join("\n").as_bytes()).unwrap_err();
-        assert_eq!(problem.status, 422);
-        let faults = problem.errors.into_iter();
-        faults.map(|fault| (fault.line, fault.field)).collect()
-    }
-
-    #[test]
-    fn every_bad_line_is_named() {
-        let named = faults(&[
-            HEAD,
-            "nonsense",
-            r#"{"kind":"ban","prefix":"198.51.100.0/33"}"#,
-            r#"{"kind":"entries","list":"deny","created_at":"2026-01-01T00:00:00Z","prefixes":["x"]}"#,
-            r#"{"kind":"token","token":"pw_0"}"#,
-            r#"{"kind":"mode","mode":"sleep"}"#,
-            r#"{"kind":"end","lines":6}"#,
-        ]);
-        let lines: Vec<_> = named.iter().filter_map(|(line, _)| *line).collect();
-        assert_eq!(lines, [2, 3, 4, 5, 6]);
-        assert_eq!(named[2].1.as_deref(), Some("prefixes"));
-    }
-
-    #[test]
-    fn what_was_cut_off_or_put_together_is_refused() {
-        let end = r#"{"kind":"end","lines":1}"#;
-        assert!(read(format!("{HEAD}\n{end}\n").as_bytes()).is_ok());
-        assert_eq!(faults(&[HEAD]), [(Some(1), None)]);
-        assert_eq!(faults(&[end])[0].0, Some(1));
-        assert_eq!(faults(&[HEAD, r#"{"kind":"end","lines":2}"#])[0].0, Some(2));
-        assert_eq!(faults(&[HEAD, end, HEAD])[0].0, Some(3));
-        assert_eq!(faults(&[""])[0].0, Some(1));
-        let newer = HEAD.replace("\"v\":1", "\"v\":2");
-        assert_eq!(faults(&[&newer, end]), [(Some(1), Some("v".to_owned()))]);
-    }
-
-    #[test]
-    fn bad_lines_beyond_the_bound_are_counted() {
-        let lines = vec!["bad"; MAX_FAULTS + 1];
-        let problem = read(lines.join("\n").as_bytes()).unwrap_err();
-        assert_eq!(problem.errors.len(), MAX_FAULTS);
-        assert_eq!(problem.errors_total, Some(MAX_FAULTS + 1));
-    }
 }

@@ -16,6 +16,8 @@ mod connections;
 mod events;
 mod explain;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod listen;
 mod lists;
 mod mode;
@@ -31,7 +33,7 @@ mod throttle;
 mod tls;
 mod tokens;
 mod upload;
-pub(crate) mod windows;
+pub mod windows;
 mod would_drop;
 
 use std::{sync::Arc, time::Instant};

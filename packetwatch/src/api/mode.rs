@@ -46,6 +46,18 @@ pub struct NewMode {
     pub mode: String,
 }
 
+impl NewMode {
+    /// # Errors
+    /// 422 for another word.
+    pub(super) fn checked(self) -> Result<Mode, Problem> {
+        let known = Mode::WORDS.iter().find(|(word, _)| *word == self.mode);
+        known.map(|(_, mode)| *mode).ok_or_else(|| {
+            let detail = format!("{:?} is no mode: write enforce or observe", self.mode);
+            Problem::refused("mode", detail)
+        })
+    }
+}
+
 /// A bypass that is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +66,14 @@ pub struct NewBypass {
     #[serde(rename = "for")]
     #[schema(example = "10m")]
     pub length: String,
+}
+
+impl NewBypass {
+    /// # Errors
+    /// 422 for what is no length of time, or out of bounds.
+    pub(super) fn checked(self) -> Result<Duration, Problem> {
+        time_to_bypass(&self.length).map_err(|detail| Problem::refused("for", detail))
+    }
 }
 
 /// A bypass in force.
@@ -138,14 +158,10 @@ pub(super) async fn put_mode(
     State(app): State<App>,
     asker: Asker,
     Params(ConfirmParams { confirm }): Params<ConfirmParams>,
-    Body(NewMode { mode }): Body<NewMode>,
+    Body(body): Body<NewMode>,
 ) -> Result<Json<ModeState>, Problem> {
-    let known = Mode::WORDS.iter().find(|(word, _)| *word == mode);
-    let Some((_, mode)) = known else {
-        let detail = format!("{mode:?} is no mode: write enforce or observe");
-        return Err(Problem::refused("mode", detail));
-    };
-    blocking(move || change(&app, Some(*mode), confirm, asker)).await
+    let mode = body.checked()?;
+    blocking(move || change(&app, Some(mode), confirm, asker)).await
 }
 
 /// Return to the configuration's mode.
@@ -170,9 +186,9 @@ pub(super) async fn reset_mode(
 pub(super) async fn begin_bypass(
     State(app): State<App>,
     Params(NoParams {}): Params<NoParams>,
-    Body(NewBypass { length }): Body<NewBypass>,
+    Body(body): Body<NewBypass>,
 ) -> Result<Json<Bypass>, Problem> {
-    let length = time_to_bypass(&length).map_err(|detail| Problem::refused("for", detail))?;
+    let length = body.checked()?;
     blocking(move || {
         let begun = app.rules.bypass(Some(length));
         let until = begun.map_err(|error| refusal(error, "begin the bypass"))?;

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, Asker, PendingChange, WouldDrop, blocking,
-    extract::{Body, NoParams, Params, place_of},
+    extract::{Body, NoParams, Params, told},
     pending::{ConfirmParams, in_the_way},
     problem::{Fault, Problem},
     refusals::{BadBody, BadParameter, Failed, Gated, NotWritten, Slow, TooManyLengths},
@@ -56,7 +56,7 @@ impl NewRules {
     ///
     /// # Errors
     /// 422 with every fault, each with the rule's index and the field.
-    fn checked(self) -> Result<Vec<Rule>, Problem> {
+    pub(super) fn checked(self) -> Result<Vec<Rule>, Problem> {
         let mut faults = Vec::new();
         let mut rules = Vec::new();
         for (index, value) in self.rules.into_iter().enumerate() {
@@ -98,7 +98,8 @@ fn read(value: serde_json::Value) -> Result<Rule, Fault> {
         detail,
     };
     let text: RuleText = serde_path_to_error::deserialize(value)
-        .map_err(|error| fault(place_of(&error), error.into_inner().to_string()))?;
+        .map_err(|error| told(&error))
+        .map_err(|(field, detail)| fault(field, detail))?;
     Rule::try_from(text).map_err(|detail| fault(None, detail))
 }
 

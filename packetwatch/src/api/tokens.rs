@@ -66,7 +66,7 @@ pub struct MadeToken {
 }
 
 impl TokenBody {
-    fn checked(self) -> Result<NewToken, Problem> {
+    pub(super) fn checked(self) -> Result<NewToken, Problem> {
         let Self { scopes, name, ttl } = self;
         if scopes.is_empty() {
             let detail = "a token without scopes is good for nothing: name one";

@@ -12,7 +12,7 @@ use crate::{
 
 /// The moment that a caller is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
+pub struct Moment {
     /// CLOCK_MONOTONIC nanoseconds
     pub now: u64,
     /// of the rules in force
@@ -23,14 +23,14 @@ pub(crate) struct Moment {
 
 /// What a rule counts of a caller.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Count<'r> {
+pub struct Count<'r> {
     pub rule: &'r Rule,
     pub counted: u64,
 }
 
 impl Count<'_> {
     /// N lie in the window already, so that the next one is dropped.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.counted >= self.rule.trigger.count()
     }
 }
@@ -40,7 +40,7 @@ impl Count<'_> {
 ///
 /// The program voids windows of other rules, and from before a ban's end, at the caller's next
 /// packet; until then they are passed over here.
-pub(crate) fn counts<'r>(
+pub fn counts<'r>(
     unit: IpNet,
     caller: &Caller,
     rules: &'r RuleSet,

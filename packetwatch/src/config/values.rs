@@ -48,7 +48,8 @@ fn fail<T>(value: &Value<'_>, message: impl Into<String>) -> Read<T> {
 fn described(value: &Value<'_>) -> String {
     match value.get_ref() {
         DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(number) => number.to_string(),
+        // The parser takes more for a number than digits.
+        DeValue::Integer(number) => number.to_string().escape_debug().to_string(),
         other => format!("this {}", other.type_str()),
     }
 }

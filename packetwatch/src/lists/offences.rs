@@ -11,7 +11,10 @@ use packetwatch_abi::FOREVER;
 use super::{bans::after, record::OffenceRecord};
 use crate::clock::Clock;
 
-/// Bounded by [`Offences::CAPACITY`]: those whose last ban ended first are forgotten first.
+/// Prefixes whose offences are remembered: as many as the default capacity of bans, about 10 MiB.
+pub const MAX_OFFENCES: usize = 65_536;
+
+/// Bounded by [`MAX_OFFENCES`]: those whose last ban ended first are forgotten first.
 #[derive(Debug, Default)]
 pub(super) struct Offences {
     by_prefix: HashMap<IpNet, Offence>,
@@ -35,8 +38,7 @@ impl Offence {
 }
 
 impl Offences {
-    /// As many as the default capacity of bans: about 10 MiB.
-    pub(super) const CAPACITY: usize = 65_536;
+    const CAPACITY: usize = MAX_OFFENCES;
 
     pub(super) fn restore(&mut self, prefix: IpNet, record: &OffenceRecord, clock: Clock) {
         // No ban is longer than its memory.

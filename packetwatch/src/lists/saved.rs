@@ -88,7 +88,7 @@ pub struct SavedOffence {
 }
 
 /// What is to be put back, each part checked by itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saved {
     pub entries: Vec<SavedEntries>,
     pub bans: Vec<SavedBan>,

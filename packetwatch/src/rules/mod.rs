@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use ban_length::BanLength;
+pub(crate) use set::is_name;
 pub use set::{MAX_RULES, MAX_UNITS, RuleError, RuleErrors, RuleSet};
 pub(crate) use text::read as read_rules;
 pub use text::{RuleText, RulesTextError};

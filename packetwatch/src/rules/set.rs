@@ -182,6 +182,12 @@ impl<'a> IntoIterator for &'a RuleSet {
     }
 }
 
+/// Whether a rule may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    NAME_LENGTH.contains(&name.len()) && name.bytes().all(allowed)
+}
+
 fn check_fields(rule: &Rule, fail: &mut impl FnMut(&'static str, String)) {
     let Rule {
         name,
@@ -195,8 +201,7 @@ fn check_fields(rule: &Rule, fail: &mut impl FnMut(&'static str, String)) {
         prefix_v4: _,
         prefix_v6: _,
     } = rule;
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !NAME_LENGTH.contains(&name.len()) || !name.bytes().all(allowed) {
+    if !is_name(name) {
         fail("name", "write 1 to 32 of a-z, 0-9 and -".to_owned());
     }
     if let Err(message) = check_trigger(*trigger) {

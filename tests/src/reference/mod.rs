@@ -18,6 +18,7 @@
 
 pub mod caller;
 pub mod parse;
+pub mod seen;
 pub mod verdict;
 pub mod window;
 

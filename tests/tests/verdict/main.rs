@@ -4,6 +4,7 @@
 mod bounds;
 mod chain;
 mod events;
+mod explained;
 mod holes;
 mod limits;
 mod load;

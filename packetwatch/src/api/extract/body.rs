@@ -64,16 +64,15 @@ pub(in crate::api) fn unsupported(media: Option<&str>, taken: &str) -> Problem {
 }
 
 /// Reads JSON: 400 for what is no JSON, 422 for JSON of another shape.
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(in crate::api) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut json);
     let value = read.map_err(|error| {
-        let field = place_of(&error);
-        let error = error.into_inner();
-        match error.is_data() {
-            true => Problem::refused(field.as_deref().unwrap_or("body"), error.to_string()),
-            false => no_json(&error),
+        if !error.inner().is_data() {
+            return no_json(error.inner());
         }
+        let (field, detail) = told(&error);
+        Problem::refused(field.as_deref().unwrap_or("body"), detail)
     })?;
     json.end().map_err(|error| no_json(&error))?;
     Ok(value)
@@ -83,11 +82,29 @@ fn no_json(error: &serde_json::Error) -> Problem {
     Problem::bad("body", format!("the body is no JSON: {error}"))
 }
 
-/// Where in a document serde found something wrong, as `ttl` or `rules[0].within`; `None` for the
-/// document itself.
-pub(in crate::api) fn place_of(
+/// Where in a document serde found something wrong, and what.
+pub(in crate::api) fn told(
     error: &serde_path_to_error::Error<serde_json::Error>,
-) -> Option<String> {
+) -> (Option<String>, String) {
+    let place = place_of(error).as_deref().map(plain);
+    (place, plain(&error.inner().to_string()))
+}
+
+/// Control characters escaped: serde repeats the names that others wrote as they are, and a refusal
+/// is shown on terminals.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// As `ttl` or `rules[0].within`; `None` for the document itself.
+fn place_of(error: &serde_path_to_error::Error<serde_json::Error>) -> Option<String> {
     let path = error.path().to_string();
     let message = error.inner().to_string();
     // A field that is missing is not on the way to where it is missed.

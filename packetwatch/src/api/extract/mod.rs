@@ -11,7 +11,9 @@ use axum::{
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
-pub(super) use body::{Body, OptionalBody, media_type, place_of, unsupported};
+#[cfg(any(test, fuzzing))]
+pub(super) use body::json;
+pub(super) use body::{Body, OptionalBody, media_type, told, unsupported};
 
 use super::problem::Problem;
 use crate::prefix::{self, Parsed};
@@ -97,7 +99,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|rejection| {
-            let text = rejection.body_text();
+            let text = body::plain(&rejection.body_text());
             let cause = text.strip_prefix("Failed to deserialize query string: ");
             let cause = cause.unwrap_or(&text);
             let place = cause.split_once(": ").map(|(place, _)| place);

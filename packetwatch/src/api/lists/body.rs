@@ -43,7 +43,7 @@ pub struct ListedBody {
 }
 
 /// A field and what is wrong with it.
-pub(super) type FieldError = (&'static str, String);
+pub(in crate::api) type FieldError = (&'static str, String);
 
 impl EntryBody {
     /// The reason and the length of time, within their bounds.

@@ -8,6 +8,8 @@ mod answer;
 mod body;
 mod entry;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod read;
 mod whole;
 
@@ -19,6 +21,7 @@ use utoipa_axum::{
 };
 
 pub use answer::{Change, ListEntry, ListPage, Removed, WrittenEntry};
+pub(super) use body::FieldError;
 pub use body::{EntryBody, ListedBody, time_to_live};
 
 use super::{App, pending::in_the_way, problem::Problem};

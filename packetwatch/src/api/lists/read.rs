@@ -11,7 +11,7 @@ use super::{
     ListedBody,
     feed::{Feed, Place},
 };
-use crate::api::{extract::place_of, problem::Problem};
+use crate::api::{extract::told, problem::Problem};
 
 /// One prefix a line; `#` begins a comment; blank lines are passed over.
 pub(super) fn from_text(body: &[u8]) -> Feed {
@@ -75,8 +75,8 @@ impl<'de> Visitor<'de> for Elements {
             match serde_path_to_error::deserialize(element) {
                 Ok(body) => parsed.take(body, place),
                 Err(error) => {
-                    let field = place_of(&error);
-                    parsed.refuse(place.fault(field.as_deref(), error.into_inner().to_string()));
+                    let (field, detail) = told(&error);
+                    parsed.refuse(place.fault(field.as_deref(), detail));
                 }
             }
             index += 1;

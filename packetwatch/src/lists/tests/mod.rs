@@ -1,5 +1,6 @@
 //! The lists over a temporary journal and maps in memory.
 
+mod algebra;
 mod bans;
 mod disk;
 mod faults;

@@ -51,12 +51,15 @@ fn rows(disk: &Disk) -> u64 {
     rows.len().unwrap()
 }
 
-/// Three copies of the largest contents at once, the former, the new one and the one before that
-/// no reader has any more; and redb grows by doubling.
+/// What is promised for any history is six times the largest contents and [`SLACK`]: three copies at
+/// once, the former, the new one and the one before that no reader has any more, and redb grows by
+/// doubling. These histories come to the same on each run, to 2.2 times with many small transactions
+/// and to 1.6 with few large ones; `times` is less than twice that, so that a copy that is kept
+/// too long is found.
 #[track_caller]
-fn assert_bounded(length: u64, largest: u64) {
+fn assert_bounded(length: u64, largest: u64, times: u64) {
     assert!(
-        length <= 6 * largest + SLACK,
+        length <= times * largest,
         "{length} bytes for contents that never had more than {largest}"
     );
 }
@@ -80,7 +83,7 @@ fn churn_does_not_make_the_file_grow() {
         }
         longest = longest.max(disk.len().unwrap());
     }
-    assert_bounded(longest, full);
+    assert_bounded(longest, full, 4);
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn replaced_lists_and_many_bans_stay_within_a_multiple_of_the_largest() {
         longest = longest.max(disk.len().unwrap());
         largest = largest.max(compacted(&disk));
     }
-    assert_bounded(longest, largest);
+    assert_bounded(longest, largest, 3);
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn what_comes_and_goes_beside_a_replaced_list_leaves_nothing() {
         lists.flush();
         longest = longest.max(disk.len().unwrap());
     }
-    assert_bounded(longest, largest);
+    assert_bounded(longest, largest, 3);
     // Each of them says that an entry of the record is gone.
     assert!(rows(&disk) <= 30, "{}", rows(&disk));
     drop(lists);

@@ -1,0 +1,4 @@
+//! [`packetwatch::fuzz::lists`] under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| packetwatch::fuzz::lists(input));

@@ -1,0 +1,4 @@
+//! [`packetwatch::fuzz::rules`] under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| packetwatch::fuzz::rules(input));

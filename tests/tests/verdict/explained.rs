@@ -1,0 +1,135 @@
+//! What `explain` says of a caller's windows is what the program does with its next packet.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use packetwatch::{
+    api::windows::{Count, Moment, counts},
+    prefix::unit,
+    rules::{Rule, RuleSet, Trigger},
+};
+use packetwatch_abi::Reason;
+use packetwatch_tests::{Kernel, packet::*};
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+
+use super::{FAMILIES, addr, from};
+
+/// Neighbours of one network, which a rule may count as one.
+const SOURCES: [[&str; 2]; 2] = [
+    ["198.18.0.16", "198.18.0.17"],
+    ["2001:db8::10", "2001:db8::11"],
+];
+
+#[derive(Clone, Debug)]
+struct Step {
+    wait: Duration,
+    source: usize,
+    port: u16,
+    is_call: bool,
+    payload: usize,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    // Most at once, some beyond a window's eighth, a few beyond a window.
+    let wait = prop_oneof![6 => 0..50_u64, 3 => 50..2_000_u64, 1 => 2_000..30_000_u64];
+    (wait, 0..2_usize, 1..6_u16, any::<bool>(), 0..400_usize).prop_map(
+        |(wait, source, port, is_call, payload)| Step {
+            wait: Duration::from_millis(wait),
+            source,
+            port,
+            is_call,
+            payload,
+        },
+    )
+}
+
+fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
+    let trigger = prop_oneof![
+        (1..5_u64).prop_map(Trigger::DistinctPorts),
+        (1..8_u64).prop_map(Trigger::Connections),
+        (1..16_u64).prop_map(Trigger::Packets),
+        (1..5_000_u64).prop_map(Trigger::Bytes),
+    ];
+    let rule = (trigger, 1..20_u64, any::<bool>()).prop_map(|(trigger, within, is_wide)| {
+        let (prefix_v4, prefix_v6) = if is_wide { (24, 48) } else { (32, 128) };
+        Rule {
+            within: Duration::from_secs(within),
+            prefix_v4,
+            prefix_v6,
+            ..Rule::new("some", trigger)
+        }
+    });
+    vec(rule, 1..4).prop_map(|mut rules| {
+        for (n, rule) in rules.iter_mut().enumerate() {
+            rule.name = format!("rule-{n}");
+        }
+        rules
+    })
+}
+
+/// Whether a rule's window is full of what this packet is.
+fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> bool {
+    let source = addr(source);
+    let units = rules
+        .iter()
+        .map(|rule| unit(source, rule.prefix_v4, rule.prefix_v6));
+    let full = |count: &Count<'_>| {
+        let of_calls = matches!(
+            count.rule.trigger,
+            Trigger::DistinctPorts(_) | Trigger::Connections(_)
+        );
+        count.is_full() && (is_call || !of_calls)
+    };
+    units.into_iter().any(|unit| {
+        let Some(caller) = kernel.dataplane.caller(unit).unwrap() else {
+            return false;
+        };
+        let moment = Moment {
+            now: kernel.now(),
+            generation: kernel.generation(),
+            ended: 0,
+        };
+        counts(unit, &caller, rules, moment).iter().any(full)
+    })
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full() {
+    let kernel = RefCell::new(Kernel::new());
+    let dropped = Cell::new(0);
+    let config = ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let histories = (
+        any_rules(),
+        prop::sample::select(FAMILIES.to_vec()),
+        vec(any_step(), 1..60),
+    );
+    let ran = TestRunner::new(config).run(&histories, |(rules, family, steps)| {
+        // What was counted for the rules before is void.
+        let mut kernel = kernel.borrow_mut();
+        kernel.set_rules(rules.clone());
+        let rules = RuleSet::validate(rules).unwrap();
+        for step in steps {
+            kernel.advance(step.wait);
+            let source = SOURCES[family][step.source];
+            let flags = if step.is_call { SYN } else { ACK };
+            let frame = from(source).tcp(40_000, step.port, flags);
+            let frame = frame.payload(vec![0; step.payload]).build();
+            let expected = would_drop(&kernel, &rules, source, step.is_call);
+            let reason = kernel.reason(&frame);
+            let is_dropped = reason == Reason::Threshold;
+            prop_assert_eq!(is_dropped, expected, "{:?} is {:?}", step, reason);
+            dropped.set(dropped.get() + u32::from(is_dropped));
+        }
+        Ok(())
+    });
+    ran.unwrap_or_else(|error| panic!("{error}"));
+    let dropped = dropped.get();
+    assert!(dropped > 100, "few windows were ever full: {dropped}");
+}
