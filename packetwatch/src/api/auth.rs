@@ -24,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::{
     access::{Access, Needs},
-    caller::Caller,
+    caller::{Caller, lacking},
     connections::Place,
     peer::{Credentials, Peer},
     throttle::Throttle,
@@ -143,15 +143,7 @@ impl Gate {
             ),
         })?;
         self.0.tokens.note(from.ip().to_canonical(), now);
-        if let Some(needed) = needed.filter(|needed| !grant.permits(*needed)) {
-            let token = grant.token();
-            let held: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
-            let detail = format!(
-                "this takes a token with the scope {needed}, and {} has {}: make one with \
-                 `packetwatch token create --scope {needed}`",
-                token.name,
-                held.join(", ")
-            );
+        if let Some(detail) = needed.and_then(|needed| lacking(&grant, needed)) {
             return Err(Refusal::new("scope", StatusCode::FORBIDDEN, detail));
         }
         Ok(Caller::Token { grant, from })

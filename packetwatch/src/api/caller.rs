@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use axum::http::StatusCode;
 use tracing::Span;
 
-use super::peer::Credentials;
+use super::{peer::Credentials, problem::Problem};
 use crate::{
     log::EVENT,
-    tokens::{Grant, Token},
+    metrics::Counters,
+    tokens::{Grant, Scope, Token},
 };
 
 /// Who asks; an extension of every request that the gate has let in.
@@ -54,6 +56,26 @@ impl Caller {
         }
     }
 
+    /// For what takes more than its operation's scope, by what it is about.
+    ///
+    /// # Errors
+    /// 403: the token lacks the scope.
+    pub(super) fn require(&self, needed: Scope, counters: &Counters) -> Result<(), Problem> {
+        let Self::Token { grant, .. } = self else {
+            return Ok(());
+        };
+        let Some(detail) = lacking(grant, needed) else {
+            return Ok(());
+        };
+        counters.auth_failed("scope");
+        tracing::warn!(
+            target: EVENT,
+            { event.action = "auth-failed", event.reason = "scope" },
+            "API: {} was refused: scope", grant.token().name
+        );
+        Err(Problem::new(StatusCode::FORBIDDEN, detail))
+    }
+
     /// Returns when what this caller was let in by is good no more.
     pub(super) async fn ended(self) {
         match self {
@@ -61,4 +83,19 @@ impl Caller {
             Self::User { .. } | Self::Anybody => std::future::pending().await,
         }
     }
+}
+
+/// What a token is told that is not good for this; `None` if it is.
+pub(super) fn lacking(grant: &Grant, needed: Scope) -> Option<String> {
+    if grant.permits(needed) {
+        return None;
+    }
+    let token = grant.token();
+    let held: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
+    Some(format!(
+        "this takes a token with the scope {needed}, and {} has {}: make one with `packetwatch token \
+         create --scope {needed}`",
+        token.name,
+        held.join(", ")
+    ))
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
     App, blocking,
+    caller::Caller,
     extract::{NoParams, Params, PathId},
     lists,
     problem::Problem,
@@ -17,7 +18,8 @@ use super::{
 };
 use crate::{
     daemon::TrialError,
-    pending::{InTheWay, Pending, PendingRecord, time_to_confirm},
+    pending::{InTheWay, Object, Pending, PendingRecord, time_to_confirm},
+    tokens::Scope,
 };
 
 /// A change that is taken back unless it is confirmed.
@@ -112,8 +114,21 @@ pub(super) async fn list_pending(
     .await
 }
 
-/// Keep the change.
-#[utoipa::path(post, path = "/v1/pending/{id}/confirm", tag = "pending", security(("token" = ["admin"])),
+/// Of rules and mode it takes the scope that changing them takes.
+fn permitted(app: &App, caller: &Caller, id: &str) -> Result<(), Problem> {
+    let pending = app.trials.pending();
+    let object = pending
+        .filter(|p| p.record.id == id)
+        .map(|p| p.record.object);
+    match object {
+        Some(Object::Rules | Object::Mode) => caller.require(Scope::Admin, &app.counters),
+        // One that is gone, or another by now, is not found below.
+        Some(Object::Allow | Object::Deny) | None => Ok(()),
+    }
+}
+
+/// Keep the change. Of rules and mode this takes the scope `admin`.
+#[utoipa::path(post, path = "/v1/pending/{id}/confirm", tag = "pending", security(("token" = ["lists"])),
     params(("id" = String, Path, description = "of the change")),
     responses(
     (status = 200, description = "it stays", body = PendingChange),
@@ -121,10 +136,12 @@ pub(super) async fn list_pending(
 ))]
 pub(super) async fn confirm_pending(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Json<PendingChange>, Problem> {
     blocking(move || {
+        permitted(&app, &caller, &id)?;
         let confirmed = app.trials.confirm(&id);
         let confirmed = confirmed.map_err(|error| refusal(&app, error))?;
         Ok(Json(confirmed.into()))
@@ -132,8 +149,8 @@ pub(super) async fn confirm_pending(
     .await
 }
 
-/// Take the change back now.
-#[utoipa::path(delete, path = "/v1/pending/{id}", tag = "pending", security(("token" = ["admin"])),
+/// Take the change back now. Of rules and mode this takes the scope `admin`.
+#[utoipa::path(delete, path = "/v1/pending/{id}", tag = "pending", security(("token" = ["lists"])),
     params(("id" = String, Path, description = "of the change")),
     responses(
     (status = 204, description = "everything is as before it"),
@@ -141,10 +158,12 @@ pub(super) async fn confirm_pending(
 ))]
 pub(super) async fn roll_back_pending(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<StatusCode, Problem> {
     blocking(move || {
+        permitted(&app, &caller, &id)?;
         let rolled_back = app.trials.roll_back(&id);
         rolled_back.map_err(|error| refusal(&app, error))?;
         Ok(StatusCode::NO_CONTENT)

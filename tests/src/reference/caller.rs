@@ -7,6 +7,7 @@ use packetwatch::rules::{Rule, Trigger};
 
 use super::{
     Packet, Reference,
+    limit::{self, Bucket},
     window::{Ports, Window},
 };
 
@@ -30,6 +31,8 @@ pub struct Caller {
     pub generation: u32,
     /// one a rule
     pub windows: Vec<Window>,
+    /// one a rule, for those that limit
+    pub limits: Vec<Bucket>,
     pub ports: Ports,
 }
 
@@ -71,6 +74,7 @@ impl Reference {
             offence: None,
             generation,
             windows: windows(),
+            limits: vec![Bucket::default(); self.rules.len()],
             ports: Ports::default(),
         });
         if step(ended) > caller.since {
@@ -81,6 +85,7 @@ impl Reference {
             caller.generation = generation;
             caller.since = step(now);
             caller.windows = windows();
+            caller.limits = vec![Bucket::default(); self.rules.len()];
         }
         if allowed {
             caller.allowed_at = Some(now);
@@ -99,7 +104,8 @@ impl Reference {
     /// The first of `rules` that looks at this packet and whose N lie in the window already.
     pub(super) fn reached(&self, unit: IpNet, packet: &Packet, rules: &[usize]) -> Option<usize> {
         let caller = &self.callers[&unit];
-        rules.iter().copied().find(|index| {
+        let mut banning = rules.iter().copied().filter(|n| self.rules[*n].bans());
+        banning.find(|index| {
             let Rule {
                 trigger, within, ..
             } = &self.rules[*index];
@@ -134,10 +140,44 @@ impl Reference {
         caller.offence
     }
 
+    /// Takes a packet from the limits among `rules`; `false`, and it is taken from none, if one of
+    /// them is spent.
+    pub(super) fn take(
+        &mut self,
+        unit: IpNet,
+        packet: &Packet,
+        bytes: u64,
+        rules: &[usize],
+    ) -> bool {
+        for (n, index) in rules.iter().enumerate() {
+            let rule = &self.rules[*index];
+            let Some(amount) = limit::amount(rule, packet, bytes).filter(|_| !rule.bans()) else {
+                continue;
+            };
+            let caller = self.callers.get_mut(&unit).expect("just met");
+            if !caller.limits[*index].take(rule, amount, self.now) {
+                self.give_back(unit, packet, bytes, &rules[..n]);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives back what was taken from limits.
+    pub(super) fn give_back(&mut self, unit: IpNet, packet: &Packet, bytes: u64, rules: &[usize]) {
+        let caller = self.callers.get_mut(&unit).expect("just met");
+        for index in rules {
+            let rule = &self.rules[*index];
+            if let Some(amount) = limit::amount(rule, packet, bytes).filter(|_| !rule.bans()) {
+                caller.limits[*index].give_back(rule, amount);
+            }
+        }
+    }
+
     /// Adds a packet that passes to the windows of `rules`, and a call's port to the ports.
     pub(super) fn note(&mut self, unit: IpNet, packet: &Packet, bytes: u64, rules: &[usize]) {
         let caller = self.callers.get_mut(&unit).expect("just met");
-        for index in rules {
+        for index in rules.iter().filter(|index| self.rules[**index].bans()) {
             let amount = match self.rules[*index].trigger {
                 Trigger::DistinctPorts(_) => 0,
                 Trigger::Connections(_) => u64::from(packet.call),

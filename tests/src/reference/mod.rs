@@ -17,6 +17,7 @@
 //! * an offence is told again after 100 ms, if it goes on.
 
 pub mod caller;
+pub mod limit;
 pub mod parse;
 pub mod seen;
 pub mod verdict;

@@ -1,4 +1,4 @@
-//! Allow, deny, ban, threshold, pass: the state of a filter and what it does to one frame.
+//! Allow, deny, ban, threshold, limit, pass: the state of a filter and what it does to one frame.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -172,10 +172,26 @@ impl Reference {
         if beyond {
             return Reason::Threshold;
         }
+        let mut limited = false;
+        for (n, (unit, rules)) in units.iter().enumerate() {
+            if self.take(*unit, packet, bytes, rules) {
+                continue;
+            }
+            limited = true;
+            self.callers.get_mut(unit).expect("just met").dropped += 1;
+            if !self.observe {
+                for (unit, rules) in &units[..n] {
+                    self.give_back(*unit, packet, bytes, rules);
+                }
+                return Reason::Limit;
+            }
+        }
         for (unit, rules) in &units {
             self.note(*unit, packet, bytes, rules);
         }
-        if packet.malformed {
+        if limited {
+            Reason::Limit
+        } else if packet.malformed {
             Reason::Malformed
         } else {
             Reason::Pass

@@ -99,6 +99,19 @@ fn source(random: &mut Random) -> IpAddr {
     random.of(&SOURCES).parse().expect("an address")
 }
 
+/// Rates that a few packets reach, and bursts from the least to more than a sequence spends.
+fn limit(random: &mut Random, index: usize, units: (u8, u8)) -> Rule {
+    let rate = *random.of(&[1, 2, 7, 100, 10_000, 1_000_003]);
+    let burst = *random.of(&[1, 2, 5, 40]);
+    let (trigger, burst) = match random.below(3) {
+        0 => (Trigger::Connections(rate), burst),
+        1 => (Trigger::Packets(rate), burst),
+        _ => (Trigger::Bytes(rate * 60), 65_535 + burst * 60),
+    };
+    let least = trigger.count().div_ceil(100);
+    step::limit(index, trigger, burst.max(least), units)
+}
+
 impl Scene {
     fn frame(&mut self, random: &mut Random) -> Vec<u8> {
         let mut frame = frame::frame(random, &self.sources, self.ports);
@@ -147,6 +160,10 @@ impl Scene {
         let count = *random.of(&[0, 1, 1, 1, 2, 2, 3, 8]);
         self.rules = (0..count)
             .map(|index| {
+                let units = *random.of(&self.units);
+                if random.percent(25) {
+                    return limit(random, index, units);
+                }
                 let trigger = match random.below(4) {
                     0 => Trigger::DistinctPorts(*random.of(&[1, 2, 3, 5, 10, 63, 64])),
                     1 => Trigger::Connections(random.between(1, 12)),
@@ -155,7 +172,7 @@ impl Scene {
                 };
                 let within =
                     *random.of(&[SECOND, SECOND + 7, 8 * SECOND, 60 * SECOND, 86_400 * SECOND]);
-                step::rule(index, trigger, within, *random.of(&self.units))
+                step::rule(index, trigger, within, units)
             })
             .collect();
         Step::Rules(self.rules.clone())

@@ -46,6 +46,16 @@ pub(crate) fn rule(index: usize, trigger: Trigger, within_ns: u64, units: (u8, u
     }
 }
 
+/// A rule that lets so much pass a second.
+pub(crate) fn limit(index: usize, trigger: Trigger, burst: u64, units: (u8, u8)) -> Rule {
+    Rule {
+        burst,
+        prefix_v4: units.0,
+        prefix_v6: units.1,
+        ..Rule::limit(format!("rule-{index}"), trigger)
+    }
+}
+
 /// From two hexadecimal digits a byte.
 pub(crate) fn frame(hex: &str) -> Step {
     let digits = hex.as_bytes().chunks(2);
@@ -64,11 +74,14 @@ impl fmt::Display for Step {
             Self::Rules(rules) => {
                 f.write_str("Rules(vec![")?;
                 for (index, of) in rules.iter().enumerate() {
-                    let (within, units) = (of.within.as_nanos(), (of.prefix_v4, of.prefix_v6));
+                    let (trigger, units) = (of.trigger, (of.prefix_v4, of.prefix_v6));
+                    let (maker, number) = match of.bans() {
+                        true => ("rule", of.within.as_nanos()),
+                        false => ("limit", of.burst.into()),
+                    };
                     write!(
                         f,
-                        "rule({index}, Trigger::{:?}, {within}, {units:?}),",
-                        of.trigger
+                        "{maker}({index}, Trigger::{trigger:?}, {number}, {units:?}),"
                     )?;
                 }
                 f.write_str("])")

@@ -20,6 +20,50 @@ fn status_of(stage: &Stage, token: &str, path: &str) -> u16 {
     stage.over_tcp(&request).status
 }
 
+/// Who may change a list may end its trial, and not that of the rules.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_trial_is_ended_by_who_may_make_it() {
+    let stage = Stage::own();
+    let token = stage.token(&json!({"scopes": ["read", "lists"], "name": "ci"}));
+    let authorization = format!("Bearer {token}");
+    let ask = |method: &str, path: &str| {
+        let request = Request {
+            headers: vec![("Authorization", &authorization)],
+            ..Request::new(method, path)
+        };
+        stage.over_tcp(&request)
+    };
+    let pending = || {
+        let pending = ask("GET", "/v1/pending").json();
+        text(&pending["pending"][0]["id"]).to_owned()
+    };
+    for (method, end, status) in [("POST", "/confirm", 200), ("DELETE", "", 204)] {
+        let made = ask("PUT", "/v1/deny/203.0.113.9?confirm=1h");
+        assert!(made.status < 300, "{made:?}");
+        let id = pending();
+        let ended = ask(method, &format!("/v1/pending/{id}{end}"));
+        assert_eq!(ended.status, status, "{ended:?}");
+    }
+    let mode = Some(json!({"mode": "observe"}));
+    let tried = stage.ask("PUT", "/v1/mode?confirm=1h", mode);
+    assert_eq!(tried.status, 200, "{tried:?}");
+    let id = pending();
+    for (method, end) in [("POST", "/confirm"), ("DELETE", "")] {
+        let refused = ask(method, &format!("/v1/pending/{id}{end}"));
+        let problem = problem(&refused, 403, None);
+        assert!(
+            text(&problem["detail"]).contains("scope admin"),
+            "{problem}"
+        );
+    }
+    assert_eq!(pending(), id);
+    stage.daemon.wait_for(
+        |line| line["event.action"] == "auth-failed" && line["user.name"] == "ci",
+        PROMPT,
+    );
+}
+
 fn listed(stage: &Stage, name: &str) -> Option<Value> {
     let list = stage.expect(200, "GET", "/v1/tokens").json();
     let mut tokens = list["tokens"].as_array().expect("a list").iter();
