@@ -31,7 +31,10 @@ const MAX_FILE: u64 = 1 << 20;
 /// Why a certificate cannot be shown.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    #[error("cannot read the {what} of [api.tls], {}: {source}", path.display())]
+    #[error(
+        "cannot read the {what} of [api.tls], {}: {source}. The daemon reads it as its own user: `chgrp \
+         packetwatch` and `chmod 640` it, and let the group search the directories above", path.display()
+    )]
     Unreadable {
         what: &'static str,
         path: PathBuf,

@@ -78,7 +78,7 @@ enum Command {
     Rollback(trials::WhichArgs),
     /// Write lists, bans, and the rules and the mode that were set, as JSON lines; never tokens
     Backup(backup::BackupArgs),
-    /// Put everything back as a backup has it, all or nothing
+    /// Put everything back as a backup has it, if all of it is good
     Restore(backup::RestoreArgs),
     /// Print recent events, and with --follow those that happen then
     ///

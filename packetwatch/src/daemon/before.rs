@@ -10,7 +10,7 @@ use crate::{
     config::{Config, OnExit, Origin},
     dataplane::{
         AttachError, Capacities, ChainError, Dataplane, Error, Events, Holder, Inherited, LOCKS,
-        Options, Pins, chainable,
+        Options, Pins, is_pinned,
     },
     lists::JOURNAL_FILE,
     log::EVENT,
@@ -45,8 +45,9 @@ impl Before {
         } = scout(config, pins.as_ref());
         let root = pins.as_ref().map(Pins::root);
         // With all rights: what is wrong with the program itself. What fails below is for want of them.
-        let chained = config.chain.as_deref().map_or(Ok(()), chainable);
-        chained.map_err(|error| reachable(error, root.as_deref(), false))?;
+        let chain = config.chain.as_deref();
+        let look = || chain.map_or(Ok(false), is_pinned);
+        let is_chained = look().map_err(|error| reachable(error, root.as_deref()))?;
         let wanted = match config.origin("user") {
             Origin::Default | Origin::EmptyVariable(_) => Wanted::IfThere(&config.user),
             _ => Wanted::Named(&config.user),
@@ -59,6 +60,13 @@ impl Before {
             pins: root.as_deref(),
         };
         reduction.here()?;
+        // What root has seen is not missing, but hidden.
+        if let Some(path) = chain.filter(|_| is_chained)
+            && !look().map_err(|error| reachable(error, root.as_deref()))?
+        {
+            let path = path.to_owned();
+            return Err(reachable(ChainError::denied(path), root.as_deref()).into());
+        }
         let (dataplane, events) = Dataplane::load(Options {
             capacities: Capacities {
                 lists: config.capacity.lists,
@@ -72,7 +80,7 @@ impl Before {
             clock_from_map: false,
             debug,
         })
-        .map_err(|error| reachable(error, root.as_deref(), true))?;
+        .map_err(|error| reachable(error, root.as_deref()))?;
         Ok(Self {
             dataplane,
             events,
@@ -137,21 +145,18 @@ fn tell_inherited(inherited: &Inherited) {
     );
 }
 
-/// Names the way out where this user cannot open the program to be chained. What root has `seen` is
-/// not missing, but hidden.
-fn reachable(error: Error, ours: Option<&Path>, seen: bool) -> Error {
-    let unreachable = |path, ours: &Path| ChainError::Unreachable {
-        path,
-        user: privileges::own_name(),
-        ours: ours.to_owned(),
-    };
-    let (error, ours) = match (error, ours) {
+/// Names the way out where this user cannot open the program to be chained.
+fn reachable(error: impl Into<Error>, ours: Option<&Path>) -> Error {
+    let (error, ours) = match (error.into(), ours) {
         (Error::Chain(error), Some(ours)) => (error, ours),
         (error, _) => return error,
     };
     let error = match *error {
-        ChainError::Denied { path, .. } => unreachable(path, ours),
-        ChainError::Missing { path } if seen => unreachable(path, ours),
+        ChainError::Denied { path, user } => ChainError::Unreachable {
+            path,
+            user,
+            ours: ours.to_owned(),
+        },
         other => other,
     };
     error.into()

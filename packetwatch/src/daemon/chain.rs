@@ -20,7 +20,25 @@ pub(super) fn follow(dataplane: &Dataplane) {
     }
 }
 
-pub(super) fn tell(chain: &ChainStatus) {
+/// What a start finds.
+pub(super) fn begin(chain: &ChainStatus) {
+    let path = chain.path.display();
+    match chain.state {
+        ChainState::Gone => tracing::warn!(
+            target: EVENT,
+            {
+                event.action = "chain-ended",
+                event.reason = "nothing is pinned there yet",
+                file.path = %path,
+            },
+            "what passes goes to the kernel until an XDP program is pinned at {path} (`bpftool prog \
+             load FILE.o {path}`)"
+        ),
+        ChainState::Up { .. } | ChainState::Refused(_) => tell(chain),
+    }
+}
+
+fn tell(chain: &ChainStatus) {
     let path = chain.path.display();
     match &chain.state {
         ChainState::Up { program_id, name } => tracing::info!(

@@ -94,7 +94,7 @@ pub(super) async fn run(
     let certificate = listeners.certificate.clone();
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     if let Some(chained) = dataplane.chain() {
-        chain::tell(&chained);
+        chain::begin(&chained);
     }
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {

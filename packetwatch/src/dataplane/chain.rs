@@ -86,10 +86,16 @@ pub(super) struct Chain {
 impl Chain {
     /// Chains what is pinned at `path`. The program before it is not loaded yet.
     ///
+    /// Where nothing is pinned the place stays empty: after a boot nothing is, and a host had better be
+    /// filtered while it waits for what is to come.
+    ///
     /// # Errors
     /// [`Error::Chain`]: what is wrong with it.
     pub(super) fn new(ebpf: &mut Ebpf, path: &Path) -> Result<Self, Error> {
-        let program = Chained::open(path)?;
+        let program = match Chained::open(path) {
+            Err(ChainError::Missing { .. }) => None,
+            opened => Some(opened?),
+        };
         let map = data(ebpf, MAP)?;
         let place = Map::Array(second(&map, MAP)?).try_into();
         let mut chain = Self {
@@ -101,8 +107,10 @@ impl Chain {
                 state: ChainState::Gone,
             },
         };
-        chain.put(&program)?;
-        chain.status.state = up(&program);
+        if let Some(program) = program {
+            chain.put(&program)?;
+            chain.status.state = up(&program);
+        }
         Ok(chain)
     }
 

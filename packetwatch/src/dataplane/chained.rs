@@ -74,6 +74,14 @@ pub enum ChainError {
 }
 
 impl ChainError {
+    /// This process's user may not open it.
+    pub fn denied(path: PathBuf) -> Self {
+        Self::Denied {
+            path,
+            user: privileges::own_name(),
+        }
+    }
+
     pub(super) fn unlike(path: &Path, program_id: u32, name: &str, source: io::Error) -> Self {
         Self::Unlike {
             path: path.to_owned(),
@@ -84,12 +92,16 @@ impl ChainError {
     }
 }
 
-/// Whether an XDP program is pinned at `path` that this process may open.
+/// Whether an XDP program is pinned at `path`; `false` when nothing is.
 ///
 /// # Errors
-/// [`Error::Chain`]: what is there instead, and the remedy.
-pub fn chainable(path: &Path) -> Result<(), Error> {
-    Ok(Chained::open(path).map(drop)?)
+/// [`Error::Chain`]: what is there instead, or that this process may not open it, and the remedy.
+pub fn is_pinned(path: &Path) -> Result<bool, Error> {
+    match Chained::open(path) {
+        Ok(_) => Ok(true),
+        Err(ChainError::Missing { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// An XDP program by its pin.
@@ -150,10 +162,7 @@ fn failed(path: &Path, source: io::Error) -> ChainError {
     let path = path.to_owned();
     match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => ChainError::Missing { path },
-        Some(libc::EACCES | libc::EPERM) => ChainError::Denied {
-            path,
-            user: privileges::own_name(),
-        },
+        Some(libc::EACCES | libc::EPERM) => ChainError::denied(path),
         _ => ChainError::Unreadable { path, source },
     }
 }

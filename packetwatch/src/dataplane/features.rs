@@ -19,7 +19,7 @@ struct Feature {
     ask: fn() -> Result<bool, ProgramError>,
 }
 
-const FEATURES: [Feature; 8] = [
+const FEATURES: [Feature; 7] = [
     Feature {
         name: "BPF hash maps",
         since: (3, 19),
@@ -34,11 +34,6 @@ const FEATURES: [Feature; 8] = [
         name: "XDP programs",
         since: (4, 8),
         ask: || is_program_supported(ProgramType::Xdp),
-    },
-    Feature {
-        name: "BPF longest-prefix tries",
-        since: (4, 11),
-        ask: || Ok(is_map_supported(MapType::LpmTrie)?),
     },
     Feature {
         name: "BPF arrays of maps",

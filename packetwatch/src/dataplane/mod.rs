@@ -50,7 +50,7 @@ use aya::Ebpf;
 pub use admission::AdmissionCounts;
 pub use bans::Ban;
 pub use chain::{ChainState, ChainStatus};
-pub use chained::{ChainError, chainable};
+pub use chained::{ChainError, is_pinned};
 pub use counters::{MapUse, Outcome};
 pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};

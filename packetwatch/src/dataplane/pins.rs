@@ -83,6 +83,15 @@ impl Pins {
         self.dir_in(&self.root().join(format!("abi-{version}")))
     }
 
+    /// The directories of all ABI versions; what else lies beside them is the user's.
+    pub(super) fn versions(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let is_ours = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("abi-"))
+        };
+        entries(&self.root()).filter(is_ours)
+    }
+
     fn dir_in(&self, version: &Path) -> PathBuf {
         version.join(format!("netns-{}", self.namespace))
     }
@@ -98,7 +107,7 @@ impl Pins {
 
     /// What is pinned for this namespace, of every ABI version.
     pub(super) fn kept(&self) -> Vec<Kept> {
-        entries(&self.root())
+        self.versions()
             .flat_map(|version| entries(&self.dir_in(&version)))
             .filter_map(Kept::open)
             .collect()
@@ -145,7 +154,7 @@ impl Pins {
     /// Removes the directories of this namespace that hold no pin, and those around them: but for the
     /// one that is another user's, for whom root has made it.
     pub(super) fn remove_empty(&self) {
-        for version in entries(&self.root()) {
+        for version in self.versions() {
             let _ = fs::remove_dir(self.dir_in(&version));
             let _ = fs::remove_dir(version);
         }

@@ -31,7 +31,7 @@ impl Dataplane {
 /// That is all that is left of a namespace that was deleted; what a namespace has passed on to
 /// another, with its filter, lives and stays.
 fn remove_dead(pins: &Pins) {
-    for version in pins::entries(&pins.root()) {
+    for version in pins.versions() {
         for dir in pins::entries(&version) {
             let namespace = dir.file_name().and_then(|name| name.to_str());
             let number = namespace.and_then(|name| name.strip_prefix("netns-"));

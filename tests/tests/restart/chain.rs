@@ -191,7 +191,6 @@ fn a_start_before_what_cannot_be_chained_is_refused_and_the_filter_stays() {
         assert_eq!(chained.scene.lan.host.xdp("pw0"), kept);
     };
     chained.unpin();
-    start(&["nothing is pinned", "bpftool prog load"]);
     Runs::new().pin(&path);
     start(&["of a map"]);
     chained.unpin();
@@ -202,6 +201,26 @@ fn a_start_before_what_cannot_be_chained_is_refused_and_the_filter_stays() {
     start(&["a directory"]);
     std::fs::remove_dir(&path).expect("remove it");
     chained.assert_chained(0);
+}
+
+/// After a boot nothing is pinned yet, and the host had better be filtered.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_start_before_what_is_not_pinned_yet_waits_for_it() {
+    let mut chained = Chained::new(true);
+    chained.scene.daemon.terminate();
+    chained.unpin();
+    chained.scene.daemon.restart();
+    let line = chained.told(0, "chain-ended");
+    assert_eq!(
+        line["event.reason"], "nothing is pinned there yet",
+        "{line}"
+    );
+    assert_eq!(chained.status()["state"], "gone");
+    chained.assert_alone(0);
+    chained.pin(&Program::closing(PORTS[0]));
+    chained.told(0, "chain-began");
+    chained.assert_chained(1);
 }
 
 /// Frames of several buffers are what a driver gives a program of an interface with a large MTU.

@@ -2,9 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
+use nix::sched::{CloneFlags, unshare};
 use packetwatch::{
     dataplane::{ChainError, ChainState, Dataplane, Error, Options},
     rules::Trigger,
@@ -203,7 +205,6 @@ fn what_is_no_xdp_program_is_refused_by_what_it_is() {
     Runs::new().pin(&path("map"));
     Program::of_sockets().pin(&path("sockets"));
     let expected = [
-        ("nothing", "nothing is pinned at"),
         ("map", "of a map"),
         ("sockets", "of type 1 and none of XDP"),
         (".", "a directory"),
@@ -214,9 +215,13 @@ fn what_is_no_xdp_program_is_refused_by_what_it_is() {
         assert!(words.contains(&path(name).display().to_string()), "{words}");
     }
     // A link of a program is none either.
-    let netns = packetwatch_tests::Netns::new();
-    let loopback = 1;
-    let link = netns.run(|| packetwatch_tests::intruder::occupy(loopback));
+    let occupy = || {
+        // Of a namespace without a name, which needs no program to make.
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        let loopback = 1;
+        packetwatch_tests::intruder::occupy(loopback)
+    };
+    let link = thread::spawn(occupy).join().expect("it does not panic");
     let link = link.expect("nobody is on the loopback interface");
     pin(&link, &path("link"));
     let words = refused(&path("link")).to_string();
