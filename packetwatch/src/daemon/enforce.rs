@@ -244,7 +244,9 @@ impl Enforcer {
         });
         self.warn(read);
         for (at, offence) in offences {
-            self.judge(at, &offence);
+            if !self.was_judged(at, &offence) {
+                self.judge(at, &offence);
+            }
         }
         self.judged.forget_before(now.saturating_sub(RECENT_NS));
         if !tidy {
@@ -262,6 +264,17 @@ impl Enforcer {
         if let Err(error) = self.rules.refresh() {
             tracing::error!("cannot refresh the policy: {error}");
         }
+    }
+
+    /// Whether a ban that stands or stood has been the answer, perhaps of the process before this one: its
+    /// deadline, or the time at which it was lifted, lies after the offence. The kernel knows of it for
+    /// as long as a window reaches back.
+    fn was_judged(&self, at: u64, offence: &Offence) -> bool {
+        let banned = [offence.unit, IpNet::from(offence.offender)];
+        let until = banned
+            .into_iter()
+            .filter_map(|p| self.dataplane.ban_until(p));
+        until.max().is_some_and(|until| until > at)
     }
 
     /// Forgets those of the candidates that have been silent since; returns how many.

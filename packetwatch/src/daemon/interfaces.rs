@@ -47,7 +47,12 @@ pub(super) async fn attach(
         return Err(error).with_context(|| format!("attach to {name}"));
     }
     dataplane.tidy();
-    for interface in interfaces {
+    // First the one whose maps this process has: its locks, perhaps of another's name, are free then.
+    let inherited = dataplane.inherited().map(|inherited| inherited.interface);
+    let (first, others): (Vec<_>, Vec<_>) = interfaces
+        .iter()
+        .partition(|name| Some(*name) == inherited.as_ref());
+    for interface in first.into_iter().chain(others) {
         match dataplane.attach(interface, mode, present(&links, interface)) {
             Ok(attached) => {
                 let links = netlink.links().await.unwrap_or_default();

@@ -132,7 +132,10 @@ impl Dataplane {
         });
         match &attached {
             // A mode that is refused leaves this program in the former one.
-            Ok(_) | Err(AttachError::ModeRefused { .. }) => links.adopt_chain(name),
+            Ok(_) | Err(AttachError::ModeRefused { .. }) => {
+                links.adopt_chain(name);
+                links.pin_maps(name);
+            }
             Err(_) => links.withdraw_chain(name),
         }
         let Attached {
@@ -157,7 +160,6 @@ impl Dataplane {
             hold,
             was_kept,
         });
-        links.pin_maps(name);
         if let Some(inheritance) = lock(&self.0.inheritance).as_mut() {
             inheritance.attached();
         }

@@ -124,6 +124,10 @@ impl Chain {
     fn follow(&mut self) -> Result<Option<ChainStatus>, Error> {
         let state = match self.taken() {
             Ok(state) => state,
+            // Of this process's want of descriptors or memory, and not of the pin.
+            Err(Error::Chain(error)) if matches!(*error, ChainError::Unreadable { .. }) => {
+                return Err(Error::Chain(error));
+            }
             Err(Error::Chain(error)) => {
                 self.empty()?;
                 match *error {

@@ -54,11 +54,16 @@ impl Links {
             return;
         };
         let directory = pins.maps_dir(interface);
-        if let Err(error) = work(&directory) {
-            tracing::warn!(
-                "what is chained on {interface} ends with this process: cannot keep a pin at {}: {error}",
-                directory.display()
-            );
+        let Err(error) = work(&directory) else {
+            return;
+        };
+        let directory = directory.display();
+        match self.chain {
+            Some(_) => tracing::warn!(
+                "what is chained on {interface} ends with this process: cannot keep a pin at \
+                 {directory}: {error}"
+            ),
+            None => tracing::warn!("cannot remove what is left of a chain at {directory}: {error}"),
         }
     }
 }

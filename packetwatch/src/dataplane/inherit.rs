@@ -6,6 +6,7 @@
 //! them.
 
 use std::{
+    cmp::Reverse,
     mem,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ use super::{
     pinned::{
         self, ACTIVE, BANS, CALLERS, LINES, LINES_NEXT, LIST_SLOTS, LISTS, LISTS_ACTIVE, POLICY,
     },
-    pins::{self, Pins},
+    pins::{self, Kept, Pins},
 };
 
 /// The pinned maps of a filter whose process is gone.
@@ -66,21 +67,27 @@ pub struct Inherited {
 }
 
 impl Inheritance {
-    /// Of the first of these interfaces whose filter has left maps, and has no process.
+    /// Of one of these interfaces whose filter has left maps, and has no process.
     pub(super) fn of(pins: &Pins, interfaces: &[String], capacities: Capacities) -> Option<Self> {
         let mut kept = pins.kept();
         kept.retain(|kept| kept.path.parent() == Some(&pins.dir()));
-        interfaces.iter().find_map(|interface| {
+        // The one that was attached last: the kernel gives ever greater ids.
+        kept.sort_by_key(|kept| Reverse(kept.info.program_id));
+        let held = |kept: &Kept| kept.hold(pins.namespace()).err().is_some();
+        kept.iter().find_map(|of| {
             // By the link: it may have been renamed meanwhile.
-            let ifindex = nix::net::if_::if_nametoindex(interface.as_str()).ok()?;
-            let kept = kept.iter().find(|kept| kept.info.ifindex == ifindex)?;
-            let directory = pins::maps_of(&kept.path);
-            if !directory.is_dir() {
-                return None;
-            }
+            let interface = of.interface().filter(|name| interfaces.contains(name))?;
+            let directory = pins::maps_of(&of.path);
+            let bans = pinned::open(&directory, BANS[0]).ok()?;
             // Of one that lives nothing may be shared: the attempt to attach will say so.
-            let holds = kept.hold(pins.namespace()).ok()?;
-            Some(Self::open(interface, directory, capacities, holds))
+            let holds = of.hold(pins.namespace()).ok()?;
+            let mut inheritance = Self::open(&interface, directory, capacities, holds);
+            // One that lives may use them for another interface, and change them as it likes.
+            let mut others = kept.iter().filter(|other| other.path != of.path);
+            if others.any(|other| has(&pins::maps_of(&other.path), &bans) && held(other)) {
+                inheritance.shared.clear();
+            }
+            Some(inheritance)
         })
     }
 
@@ -94,7 +101,10 @@ impl Inheritance {
             (hits, Shape::of::<u32, Tally>(bans)),
         ];
         let mut shared = Vec::new();
-        if Shape::of::<Prefix, Caller>(callers).is_of(&directory, CALLERS) {
+        let policies = policies(&directory).ok();
+        // Nobody can tell under which rules the callers were counted without the policies.
+        let is_known = policies.is_some();
+        if is_known && Shape::of::<Prefix, Caller>(callers).is_of(&directory, CALLERS) {
             shared.push(CALLERS);
         }
         if tables
@@ -105,7 +115,7 @@ impl Inheritance {
         }
         Self {
             interface: interface.to_owned(),
-            policies: policies(&directory).ok(),
+            policies,
             lists: KeptLists::open(&directory).ok().flatten(),
             directory,
             shared,
@@ -218,6 +228,12 @@ impl KeptLists {
         let lines = mapped(&self.lines, 0, info.max_entries() * WORDS as u32)?;
         Ok(Index::over(slots, lines, info.max_entries()).prefixes())
     }
+}
+
+/// Whether the same map of bans is pinned there.
+fn has(directory: &Path, bans: &MapData) -> bool {
+    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
+    pinned::open(directory, BANS[0]).is_ok_and(|other| id(&other) == id(bans))
 }
 
 /// The pair in force.

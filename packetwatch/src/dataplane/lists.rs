@@ -189,10 +189,16 @@ impl Dataplane {
         let map = IterableMap::map(&lines);
         // Each time only for the pins, so that who attaches or looks does not wait for the switch.
         lock(&self.0.links).announce_lines(map);
-        standings.halves.switch_to(&lines, capacity)?;
-        lock(&self.0.links).adopt_lines(map)?;
+        if let Err(error) = standings.halves.switch_to(&lines, capacity) {
+            lock(&self.0.links).withdraw_lines();
+            return Err(error);
+        }
+        let adopted = lock(&self.0.links).adopt_lines(map);
         standings.lines = lines;
         standings.index = index;
+        if let Err(error) = adopted {
+            tracing::warn!("an interface that is attached to from now on pins no lists: {error}");
+        }
         Ok(())
     }
 

@@ -43,7 +43,9 @@ pub(super) struct PinnedMaps {
 impl PinnedMaps {
     /// Opens them a second time, while they are still in the object.
     pub(super) fn new(ebpf: &Ebpf) -> Result<Self, Error> {
-        let others = [CALLERS, POLICY, ACTIVE, LIST_SLOTS, LISTS, LISTS_ACTIVE];
+        // In this order they are pinned: the lines, whose ids the lists have, come last, so that who is
+        // cut short leaves no slots of one index beside the lines of another.
+        let others = [CALLERS, POLICY, ACTIVE, LISTS_ACTIVE, LISTS, LIST_SLOTS];
         let maps = BANS.into_iter().chain(others);
         let maps = maps.map(|name| Ok((name, data(ebpf, name)?)));
         Ok(Self {
@@ -59,6 +61,7 @@ impl PinnedMaps {
     /// Pins all of them in a directory, in the place of what is there.
     fn pin_in(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
+        pins::unlink(&directory.join(LINES_NEXT))?;
         let lines = self.lines.iter().map(|lines| (LINES, lines));
         for (name, map) in self
             .maps
@@ -134,11 +137,23 @@ impl Links {
         }
     }
 
+    /// They are not put in force.
+    pub(super) fn withdraw_lines(&self) {
+        for directory in self.maps_dirs() {
+            let _ = pins::unlink(&directory.join(LINES_NEXT));
+        }
+    }
+
     /// They are in force.
     pub(super) fn adopt_lines(&mut self, lines: &MapData) -> Result<(), Error> {
         for directory in self.maps_dirs() {
-            // Whoever could not pin them has said so.
-            let _ = fs::rename(directory.join(LINES_NEXT), directory.join(LINES));
+            let path = directory.join(LINES);
+            // One that was attached to meanwhile has the former ones.
+            let adopted =
+                fs::rename(directory.join(LINES_NEXT), &path).or_else(|_| pin_over(lines, &path));
+            if let Err(error) = adopted {
+                tracing::warn!("cannot pin the lists at {}: {error}", path.display());
+            }
         }
         if let Some(maps) = &mut self.maps {
             maps.set_lines(second(lines, LINES)?);

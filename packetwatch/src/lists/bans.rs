@@ -105,6 +105,12 @@ impl Bans {
         let mut until = record.deadline(clock);
         let entry = record.into_entry(prefix);
         match maps.ban_until(prefix) {
+            // It was lifted, and the process killed before the kernel knew.
+            Some(kept) if spent && now < kept => {
+                until = until.min(now);
+                maps.ban(prefix, until)?;
+                self.unwritten.insert(prefix);
+            }
             Some(kept) if spent || now < kept => until = kept,
             None if spent => {
                 self.unwritten.insert(prefix);

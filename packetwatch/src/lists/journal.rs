@@ -124,12 +124,9 @@ impl Journal {
             path: state_dir.to_owned(),
             source,
         };
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(state_dir).map_err(directory)?;
         let path = state_dir.join(Self::FILE);
         if !path.try_exists().map_err(directory)? {
-            Self::make(&path)?;
+            Self::begin(state_dir, &Batch::default())?;
         }
         // The name of a new file is on disk when its directory is; a daemon before this one may
         // have been killed before it got that far.
@@ -162,9 +159,19 @@ impl Journal {
         }
     }
 
-    /// Makes a file of empty tables. It has another name until it is whole, so that one that a
-    /// crash left half made is never taken for a damaged journal.
-    fn make(path: &Path) -> Result<(), OpenError> {
+    /// Makes a new `journal.redb` that holds this, in the place of one that may be there, and the
+    /// directory if need be. It has another name until it is whole, so that one that a crash left half
+    /// made is never taken for a damaged journal, nor for all that there was to know.
+    pub(super) fn begin(state_dir: &Path, batch: &Batch) -> Result<(), OpenError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+            .create(state_dir)
+            .map_err(|source| OpenError::Directory {
+                path: state_dir.to_owned(),
+                source,
+            })?;
+        let path = &state_dir.join(Self::FILE);
         let unfinished = path.with_extension("redb.new");
         let failed = |error: io::Error| unopened(&unfinished, error.into());
         let file = options().create(true).mode(0o600).open(&unfinished);
@@ -176,7 +183,11 @@ impl Journal {
         })?;
         file.set_len(0).map_err(failed)?;
         let storage = move || Storage::new(file.try_clone()?);
-        drop(Self::over(unfinished.clone(), storage)?);
+        let (mut journal, _) = Self::over(unfinished.clone(), storage)?;
+        if !batch.is_empty() {
+            journal.commit(batch).map_err(OpenError::Journal)?;
+        }
+        drop(journal);
         fs::rename(&unfinished, path).map_err(failed)
     }
 

@@ -124,7 +124,7 @@ fn narrowed(around: Standing, node: &Node, on_trial: Option<OnTrial>, now: u64) 
     };
     if let Some(allow) = node.shown(List::Allow, now) {
         let is_written = node.on(Shelf::Allow).is_some_and(|a| a.is_live(now));
-        standing.is_derived = !is_written && (around.allow_until == 0 || around.is_derived);
+        standing.is_derived = !is_written;
         standing.allow_until = standing.allow_until.max(until(Shelf::Allow, allow));
         standing.allow_slot = allow.slot;
     }

@@ -14,7 +14,7 @@ use time::{OffsetDateTime, macros::format_description};
 use super::{
     Lists, Maps,
     entry::{Capacity, List},
-    error::{JournalError, OpenError},
+    error::OpenError,
     event,
     journal::{Batch, Journal},
     record::{EntryRecord, ListRecord},
@@ -47,64 +47,65 @@ impl Lists {
         capacity: Capacity,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let file = state_dir.join(Journal::FILE);
+        let left = || Ok::<_, OpenError>(recover::entries(&maps.inherited_standings()?, clock));
         // Another error is the opening's to name.
-        let mut is_new = matches!(file.try_exists(), Ok(false));
-        let opened = match Journal::open(state_dir) {
-            Err(OpenError::Damaged { path, cause }) => {
-                let salvage = set_aside(state_dir, &path, cause, clock)?;
-                event::set_aside(&salvage);
-                is_new = salvage.lost.is_none();
-                Journal::open(state_dir)
-            }
-            opened => opened,
-        };
-        let (mut journal, mut contents) = opened?;
-        if is_new {
-            contents.entries = recover::entries(&maps.inherited_standings()?, clock);
-            let on = |list: List| {
-                let entries = contents.entries.iter();
-                entries.filter(|(of, ..)| *of == list).count()
-            };
-            let recovered = Recovered::Lists {
-                allow: on(List::Allow),
-                deny: on(List::Deny),
-            };
-            let batch = Batch {
-                lists: records(&contents.entries),
-                ..Batch::default()
-            };
-            journal.commit(&batch).map_err(OpenError::Journal)?;
-            if !contents.entries.is_empty() {
-                event::recovered(&recovered);
+        if let Ok(false) = state_dir.join(Journal::FILE).try_exists() {
+            let entries = left()?;
+            if !entries.is_empty() {
+                Journal::begin(state_dir, &recovered(entries))?;
             }
         }
+        let (journal, contents) = match Journal::open(state_dir) {
+            Err(OpenError::Damaged { path, cause }) => {
+                let salvage = set_aside(state_dir, &path, cause, left, clock)?;
+                event::set_aside(&salvage);
+                Journal::open(state_dir)?
+            }
+            opened => opened?,
+        };
         Self::start(journal, contents, Box::new(maps), capacity, clock)
     }
 }
 
-/// In this order: until the damaged file has its new name it is there for another attempt.
+/// What only the kernel knew, which the log tells.
+fn recovered(entries: recover::Entries) -> Batch {
+    let on = |list: List| entries.iter().filter(|(of, ..)| *of == list).count();
+    if !entries.is_empty() {
+        event::recovered(&Recovered::Lists {
+            allow: on(List::Allow),
+            deny: on(List::Deny),
+        });
+    }
+    batch(Contents {
+        entries,
+        ..Contents::default()
+    })
+}
+
+/// What could be read takes the place of the damaged file in one step, whole: until then it is there
+/// for another attempt. `left`: what the filter says, for a file of which nothing could be read.
 fn set_aside(
     state_dir: &Path,
     path: &Path,
     cause: String,
+    left: impl FnOnce() -> Result<recover::Entries, OpenError>,
     clock: Clock,
 ) -> Result<Salvage, OpenError> {
-    let read = Journal::readable(path);
-    let (contents, lost) = match read {
-        Ok((contents, lost)) => (contents, Some(lost)),
-        Err(_) => (Contents::default(), None),
+    let (batch, kept, lost) = match Journal::readable(path) {
+        Ok((contents, lost)) => {
+            let kept = contents.entries.len() + contents.bans.len();
+            (batch(contents), kept, Some(lost))
+        }
+        Err(_) => (recovered(left()?), 0, None),
     };
     let aside = path.with_extension(format!("redb.damaged-{}", stamp(clock.utc())));
-    let directory = |source| OpenError::Directory {
+    fs::hard_link(path, &aside).map_err(|source| OpenError::Directory {
         path: state_dir.to_owned(),
         source,
-    };
-    fs::rename(path, &aside).map_err(directory)?;
-    let kept = contents.entries.len() + contents.bans.len();
-    let (mut journal, _) = Journal::open(state_dir)?;
-    let written = journal.commit(&batch(contents));
-    written.map_err(|error: JournalError| OpenError::Journal(error))?;
+    })?;
+    Journal::begin(state_dir, &batch).inspect_err(|_| {
+        let _ = fs::remove_file(&aside);
+    })?;
     Ok(Salvage {
         aside,
         cause,

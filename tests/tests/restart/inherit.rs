@@ -207,3 +207,55 @@ fn maps_follow_their_link() {
     scene.detach(&[]);
     assert_eq!(scene.all_pins(), [""; 0]);
 }
+
+/// The caller remembers its offence; a ban that was lifted, or has ended, was the answer to it.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn who_was_unbanned_is_not_banned_again_by_a_restart() {
+    let mut scene = Scene::with("10m", of_an_hour);
+    let ban = scene.scan_into_ban(0);
+    let prefix = ban["prefix"].as_str().expect("a prefix");
+    scene.expect(204, "DELETE", &format!("/v1/bans/{prefix}"), None);
+    scene.daemon.kill();
+    scene.daemon.restart();
+    inherited(&scene);
+    // The rule loop looks over all callers each second.
+    let looked = until(PROMPT, || {
+        let status = scene.expect(200, "GET", "/v1/status", None);
+        (status["uptime_seconds"].as_u64() > Some(3)).then_some(())
+    });
+    assert!(looked.is_some());
+    let bans = scene.expect(200, "GET", "/v1/bans", None);
+    assert_eq!(bans["entries"], json!([]));
+    scene.assert_served(0, &PORTS[..1]);
+}
+
+/// Two daemons, each on one of the interfaces that one daemon has filtered before.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn two_daemons_do_not_share_what_one_has_left() {
+    let mut scene = Scene::with("10m", of_an_hour);
+    scene.set("interfaces", "[\"pw0\", \"pw1\"]");
+    scene.daemon.restart();
+    scene.scan_into_ban(0);
+    scene.daemon.kill();
+    scene.set("interfaces", "[\"pw0\"]");
+    scene.daemon.restart();
+    assert!(inherited(&scene).contains("go on"));
+    let other = packetwatch_tests::Daemon::builder(&scene.lan.host)
+        .interface("pw1")
+        .rules_toml(HOUR)
+        .bpffs(scene.daemon.bpffs().to_owned())
+        .start();
+    let line = other.wait_for(|line| line["event.action"] == "inherited", PROMPT);
+    let message = line["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("bans are copied and callers count anew"),
+        "{message}"
+    );
+    // Neither takes the other's bans for foreign.
+    let prefix = format!("/v1/bans/{}", scene.address(0));
+    assert_eq!(other.api("DELETE", &prefix, None).status, 204);
+    scene.assert_silence(0);
+    ban_of(&scene, 0);
+}

@@ -9,6 +9,7 @@ mod state;
 mod store;
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -90,7 +91,8 @@ impl RulesControl {
             });
         }
         if let Some(left) = dataplane.inherited_policies() {
-            state.go_on(&left);
+            let drawn = RandomState::new().hash_one(()) as u32;
+            state.go_on(&left, drawn);
         }
         let control = Self {
             dataplane,

@@ -130,10 +130,11 @@ impl State {
     }
 
     /// Goes on with the windows that an earlier process has left, where its rules were the same:
-    /// those were counted under the generations of these policies, which it had in force.
-    pub(super) fn go_on(&mut self, left: &[Policy; 2]) {
-        let last = left.iter().map(|policy| policy.generation).max();
-        self.generations = last.unwrap_or_default();
+    /// those were counted under the generations of these policies, which it had in force. Other rules
+    /// have generations from `next` on. It is drawn: callers may bear any that an earlier process has
+    /// given, of rules that were on trial, say, and what was counted under those must not count for ours.
+    pub(super) fn go_on(&mut self, left: &[Policy; 2], next: u32) {
+        self.generations = next;
         let trial = self.trial.as_mut().map(|trial| &mut trial.regime);
         let mut known = left
             .map(|policy| (Compiled::of(&policy), policy.generation))
@@ -367,21 +368,21 @@ mod tests {
             RuleSet::validate(vec![rule]).unwrap()
         };
         let mut state = State::new(configured(of(5), Mode::Enforce));
-        state.go_on(&[left(&of(5), 7); 2]);
+        state.go_on(&[left(&of(5), 7); 2], 50);
         assert_eq!(state.regime(0).generation, 7);
         // Others were on trial: they are told from those that stand, and from what comes next.
         let end = on_trial(&mut state, To::Rules(of(6)));
-        state.go_on(&[left(&of(6), 9), left(&of(5), 7)]);
+        state.go_on(&[left(&of(6), 9), left(&of(5), 7)], 50);
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
         assert_eq!(generations, [9, 7]);
-        assert_eq!(state.changed(&To::Rules(of(8))).generation, 10);
+        assert_eq!(state.changed(&To::Rules(of(8))).generation, 51);
         // Rules that were changed while no daemon ran have windows of their own, and one trial of
         // the mode has those of what stands.
         let mut state = State::new(configured(of(5), Mode::Enforce));
         let end = on_trial(&mut state, To::Mode(Mode::Observe));
-        state.go_on(&[left(&of(6), 9), left(&of(4), 7)]);
+        state.go_on(&[left(&of(6), 9), left(&of(4), 7)], 50);
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
-        assert_eq!(generations, [10, 10]);
+        assert_eq!(generations, [51, 51]);
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn what_derives_from_the_host_is_told_from_what_was_written() {
     let is_derived = |prefix: &str| fixture.maps.kernel().standings[&net(prefix)].is_derived;
     for (prefix, derived) in [
         ("198.51.100.0/24", false),
-        ("198.51.100.1/32", false),
+        ("198.51.100.1/32", true),
         ("203.0.113.0/24", true),
         ("203.0.113.1/32", true),
         ("203.0.113.2/32", false),

@@ -100,3 +100,36 @@ fn bans_that_were_on_their_way_to_the_disk_stand() {
     let lists = opened(&dir, &FakeMaps::default(), clock);
     assert_eq!(lists.bans(PageQuery::default()).unwrap().entries.len(), 2);
 }
+
+/// The journal has a ban as lifted, and the kernel was not told in time.
+#[test]
+fn a_ban_that_was_lifted_on_disk_alone_is_lifted() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::movable());
+    let maps = FakeMaps::default();
+    let lists = opened(&dir, &maps, clock);
+    lists.ban(order(host(1))).unwrap();
+    let until = maps.kernel().bans[&host(1)].until;
+    lists.unban(host(1)).unwrap();
+    drop(lists);
+    maps.kernel().bans.get_mut(&host(1)).unwrap().until = until;
+    let lists = opened(&dir, &maps, clock);
+    assert_eq!(lists.bans(PageQuery::default()).unwrap().entries.len(), 0);
+    assert!(maps.kernel().bans[&host(1)].until <= clock.monotonic_ns());
+    // It may be banned again.
+    let banned = lists.ban(order(host(1))).unwrap();
+    assert!(matches!(banned, BanOutcome::Banned(_)), "{banned:?}");
+}
+
+/// A start that fails before all of it is on disk leaves it to the next one.
+#[test]
+fn what_the_filter_says_is_in_a_new_journal_from_its_first_moment() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::movable());
+    let maps = FakeMaps::default();
+    maps.kernel().left = vec![(net("192.0.2.0/24"), standing(0, FOREVER))];
+    // A start that is cut short once the file has its name: the kernel refuses the lists.
+    maps.kernel().takes = Some(0);
+    let state = |maps: &FakeMaps| Lists::open_or_salvage(dir.path(), maps.clone(), CAPACITY, clock);
+    assert!(state(&maps).is_err());
+    let lists = opened(&dir, &FakeMaps::default(), clock);
+    assert_eq!(entries(&lists, List::Deny).len(), 1);
+}
