@@ -156,7 +156,8 @@ impl Enforcer {
         let mut ticks = interval(SWEEP);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lost = 0;
-        let mut tidied = Instant::now();
+        // At once: what went beyond a rule while no process read the reports waits in the callers.
+        let mut tidied: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -164,7 +165,8 @@ impl Enforcer {
             }
             let _ended = self.lists.expire();
             let now_lost = self.lost_offences().unwrap_or(lost);
-            let tidy = tidied.elapsed() >= TIDY || self.is_crowded();
+            let is_due = tidied.is_none_or(|at| at.elapsed() >= TIDY);
+            let tidy = is_due || self.is_crowded();
             if now_lost != lost || tidy {
                 lost = now_lost;
                 let enforcer = self.clone();
@@ -173,7 +175,7 @@ impl Enforcer {
                 read.await.map_err(std::io::Error::other)?;
             }
             if tidy {
-                tidied = Instant::now();
+                tidied = Some(Instant::now());
             }
         }
     }
