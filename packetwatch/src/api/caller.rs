@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use tracing::Span;
 
 use super::{peer::Credentials, problem::Problem};
@@ -56,11 +56,17 @@ impl Caller {
         }
     }
 
-    /// For what takes more than its operation's scope, by what it is about.
+    /// For a request, a method and a path, that takes more than its operation's scope, by what it is
+    /// about.
     ///
     /// # Errors
     /// 403: the token lacks the scope.
-    pub(super) fn require(&self, needed: Scope, counters: &Counters) -> Result<(), Problem> {
+    pub(super) fn require(
+        &self,
+        needed: Scope,
+        (method, path): (&Method, &Uri),
+        counters: &Counters,
+    ) -> Result<(), Problem> {
         let Self::Token { grant, .. } = self else {
             return Ok(());
         };
@@ -70,7 +76,12 @@ impl Caller {
         counters.auth_failed("scope");
         tracing::warn!(
             target: EVENT,
-            { event.action = "auth-failed", event.reason = "scope" },
+            {
+                event.action = "auth-failed",
+                event.reason = "scope",
+                http.request.method = method.as_str(),
+                url.path = path.path(),
+            },
             "API: {} was refused: scope", grant.token().name
         );
         Err(Problem::new(StatusCode::FORBIDDEN, detail))

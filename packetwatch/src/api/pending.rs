@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{Method, StatusCode, Uri},
+};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -115,13 +119,18 @@ pub(super) async fn list_pending(
 }
 
 /// Of rules and mode it takes the scope that changing them takes.
-fn permitted(app: &App, caller: &Caller, id: &str) -> Result<(), Problem> {
+fn permitted(
+    app: &App,
+    caller: &Caller,
+    request: (&Method, &Uri),
+    id: &str,
+) -> Result<(), Problem> {
     let pending = app.trials.pending();
     let object = pending
         .filter(|p| p.record.id == id)
         .map(|p| p.record.object);
     match object {
-        Some(Object::Rules | Object::Mode) => caller.require(Scope::Admin, &app.counters),
+        Some(Object::Rules | Object::Mode) => caller.require(Scope::Admin, request, &app.counters),
         // One that is gone, or another by now, is not found below.
         Some(Object::Allow | Object::Deny) | None => Ok(()),
     }
@@ -137,11 +146,12 @@ fn permitted(app: &App, caller: &Caller, id: &str) -> Result<(), Problem> {
 pub(super) async fn confirm_pending(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    (method, uri): (Method, Uri),
     PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Json<PendingChange>, Problem> {
     blocking(move || {
-        permitted(&app, &caller, &id)?;
+        permitted(&app, &caller, (&method, &uri), &id)?;
         let confirmed = app.trials.confirm(&id);
         let confirmed = confirmed.map_err(|error| refusal(&app, error))?;
         Ok(Json(confirmed.into()))
@@ -159,11 +169,12 @@ pub(super) async fn confirm_pending(
 pub(super) async fn roll_back_pending(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    (method, uri): (Method, Uri),
     PathId(id): PathId,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<StatusCode, Problem> {
     blocking(move || {
-        permitted(&app, &caller, &id)?;
+        permitted(&app, &caller, (&method, &uri), &id)?;
         let rolled_back = app.trials.roll_back(&id);
         rolled_back.map_err(|error| refusal(&app, error))?;
         Ok(StatusCode::NO_CONTENT)

@@ -53,7 +53,11 @@ impl Operation {
             Some("admin")
         } else if self.method == "GET" {
             Some("read")
-        } else if ["/v1/allow", "/v1/deny", "/v1/bans"].into_iter().any(is_of) {
+        } else if ["/v1/allow", "/v1/deny", "/v1/bans", "/v1/pending"]
+            .into_iter()
+            .any(is_of)
+        {
+            // Of a change of rules or mode, `tokens` has the rest.
             Some("lists")
         } else {
             Some("admin")

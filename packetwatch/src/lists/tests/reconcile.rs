@@ -104,7 +104,7 @@ fn a_restart_leaves_no_difference_whatever_had_ended() {
 fn writers_at_work_are_no_difference() {
     let f = Fixture::new();
     let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             for i in 0..40u8 {
                 let prefix = host(i % 7).to_string();

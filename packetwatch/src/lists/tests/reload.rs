@@ -131,7 +131,7 @@ fn a_ban_is_on_disk_by_itself_and_a_put_at_once() {
     f.lists.ban(order(host(1))).unwrap();
     // 50 ms are promised of an idle machine; tests run on busy ones.
     let contents = loop {
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         let contents = on_disk(&f);
         if !contents.bans.is_empty() || started.elapsed() > 5 * SECOND {
             break contents;
