@@ -234,7 +234,12 @@ pub fn send_live(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> Result<Du
 }
 
 /// Returns what the last run answered.
-fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32, flags: u32) -> io::Result<u32> {
+pub(crate) fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    repeat: u32,
+    flags: u32,
+) -> io::Result<u32> {
     let mut attr = TestRun {
         prog_fd: program.as_raw_fd().cast_unsigned(),
         data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,

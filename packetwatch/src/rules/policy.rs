@@ -39,6 +39,29 @@ impl Compiled {
     }
 }
 
+impl From<Compiled> for abi::Policy {
+    /// The idle policy with these rules.
+    fn from(compiled: Compiled) -> Self {
+        let Compiled {
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+        } = compiled;
+        Self {
+            call_rules,
+            volume_rules,
+            limit_rules,
+            units,
+            unit_rules,
+            rules,
+            ..Self::idle()
+        }
+    }
+}
+
 /// `rules` are within their bounds, so there is a place for each.
 pub fn compile(rules: &RuleSet) -> Compiled {
     let idle = abi::Policy::idle();

@@ -12,10 +12,7 @@ use crate::{
     config::Mode,
     dataplane::Dataplane,
     prefix::Family,
-    rules::{
-        RuleSet,
-        policy::{Compiled, compile},
-    },
+    rules::{RuleSet, policy::compile},
 };
 
 /// The policy in force, and the one that takes its place at the end of a trial.
@@ -40,14 +37,6 @@ pub(super) fn observe_until(mode: Mode, bypass_until: u64) -> u64 {
 }
 
 fn policy(regime: &Regime, state: &State, dataplane: &Dataplane) -> Result<Policy, RulesError> {
-    let Compiled {
-        call_rules,
-        volume_rules,
-        limit_rules,
-        units,
-        unit_rules,
-        rules,
-    } = compile(&regime.rules);
     let mut ban_lengths = [[0; MAX_BAN_LENGTHS]; 2];
     let lengths = lengths(&regime.rules, dataplane)?;
     for (row, lengths) in lengths.into_iter().enumerate() {
@@ -60,15 +49,9 @@ fn policy(regime: &Regime, state: &State, dataplane: &Dataplane) -> Result<Polic
         until: FOREVER,
         generation: regime.generation,
         call_budget: state.configured.call_budget,
-        limit_rules,
-        call_rules,
-        volume_rules,
-        _pad: 0,
         interfaces: dataplane.interface_slots(),
-        units,
-        unit_rules,
         ban_lengths,
-        rules,
+        ..compile(&regime.rules).into()
     })
 }
 

@@ -341,23 +341,9 @@ mod tests {
 
     /// As the kernel would have it.
     fn left(rules: &RuleSet, generation: u32) -> Policy {
-        let Compiled {
-            call_rules,
-            volume_rules,
-            limit_rules,
-            units,
-            unit_rules,
-            rules,
-        } = compile(rules);
         Policy {
             generation,
-            call_rules,
-            volume_rules,
-            limit_rules,
-            units,
-            unit_rules,
-            rules,
-            ..Policy::idle()
+            ..compile(rules).into()
         }
     }
 
