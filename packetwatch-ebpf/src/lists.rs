@@ -7,11 +7,11 @@ use aya_ebpf::{
 };
 use packetwatch_abi::{Prefix, Standing, Tally, capacity, index};
 
-const SLOTS: usize = (index::HALVES * index::SLOTS) as usize;
+const FRONTS: usize = (index::HALVES * index::FRONT) as usize;
 
-/// The slots of both halves of the [`index`]. The daemon writes into it without a system call.
+/// Slots and filter of both halves of the [`index`]. The daemon writes into it without a system call.
 #[btf_map]
-static LIST_SLOTS: Array<u64, SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+static LIST_FRONTS: Array<u64, FRONTS, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The half in force: one store replaces all lists, so no packet sees a mixture.
 #[btf_map]
@@ -36,10 +36,13 @@ pub fn standing(source: &Prefix) -> Standing {
 #[inline(always)]
 fn listed(source: &Prefix) -> Option<Standing> {
     let half = *LISTS_ACTIVE.get(0)?;
-    let slot = LIST_SLOTS.get_ptr(half * index::SLOTS + index::slot_of(source))?;
-    // SAFETY: a live map value, which the daemon writes by whole words
-    let slot = index::Slot(unsafe { slot.read_volatile() });
-    if slot.0 == index::Slot::NOTHING.0 {
+    let front = |word: u32| {
+        let word = LIST_FRONTS.get_ptr(half * index::FRONT + word)?;
+        // SAFETY: a live map value, which the daemon writes by whole words
+        Some(unsafe { word.read_volatile() })
+    };
+    let slot = index::Slot(front(index::slot_of(source))?);
+    if !index::may_be_listed(source, slot, |word| front(index::SLOTS + word)) {
         return None;
     }
     let lines = LISTS.get(half)?;

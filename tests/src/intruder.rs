@@ -8,7 +8,7 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
-use packetwatch_abi::index::{Line, SLOTS, Slot};
+use packetwatch_abi::index::{FRONT, Line, Slot};
 use packetwatch_abi::{Ban, BanKeyV4};
 
 use crate::programs::{Program, owned};
@@ -75,10 +75,10 @@ impl Intruder {
     /// Takes everything that is listed in the /16 of a network out of the lists in force, and
     /// returns what pointed to it.
     pub fn unlist(&self, network: Ipv4Net) -> Slot {
-        let mut slots: Array<MapData, u64> = Map::Array(self.map("LIST_SLOTS"))
+        let mut slots: Array<MapData, u64> = Map::Array(self.map("LIST_FRONTS"))
             .try_into()
             .expect("an array");
-        let at = self.active_half() * SLOTS + (network.addr().to_bits() >> 16);
+        let at = self.active_half() * FRONT + (network.addr().to_bits() >> 16);
         let before = slots.get(&at, 0).expect("read the slots");
         slots.set(at, 0, 0).expect("write the slots");
         Slot(before)

@@ -4,19 +4,19 @@
 //! [`Standing`], so that the program finds a source's standing by its place among them:
 //!
 //! ```text
-//!  slots           one word for each /16 of IPv4, then for each /16 of IPv6: where the ranges of
-//!                  its addresses are, in lines; 0 if nothing is listed there
-//!  lines           of 64 bytes, a cache line each
-//!    from line 0   2^n bits: a hashed presence of each /24, /32 and /48 that may be listed
-//!    behind them   ranges and standings, in any order, added at the end
+//!  front     slots   one word for each /16 of IPv4, then for each /16 of IPv6: where the ranges of
+//!                    its addresses are, in lines; 0 if nothing is listed there
+//!            filter  2^n bits: a hashed presence of each /24, /32 and /48 that may be listed
+//!  lines             of 64 bytes, a cache line each: ranges and standings, in any order, added at
+//!                    the end; the first is left free
 //! ```
 //!
-//! A good source costs one word, and one or two bits if something nearby is listed; only a source
-//! that may be listed pays for the search. Lines behind the filter are never written twice while an
-//! index is in force: a change of a slot adds its new ranges at the end and then swings the slot's
-//! word to them, in one store.
+//! A good source costs one word, and one or two more if something nearby is listed; only a source
+//! that may be listed pays for the search. No line is written twice while an index is in force: a
+//! change of a slot adds its new ranges at the end and then swings the slot's word to them, in one
+//! store.
 //!
-//! There are two halves, of which one is in force: the slots of both are one array, since a look-up
+//! There are two halves, of which one is in force: the fronts of both are one array, since a look-up
 //! in an array that is known when the program is loaded costs no call; the lines of each are a map
 //! of their own size. What replaces all lists is built in the other half, and put in force by the
 //! store of its number.
@@ -32,6 +32,12 @@ pub const SLOT_BITS: u32 = 16;
 
 /// Slots of both families, a word each.
 pub const SLOTS: u32 = 2 << SLOT_BITS;
+
+/// The largest filter, 2 MiB: beyond a million blocks more good sources take the longer way.
+pub const MOST_FILTER_BITS: u32 = 24;
+
+/// Words of slots and filter of one half.
+pub const FRONT: u32 = SLOTS + filter_words(MOST_FILTER_BITS);
 
 /// One in force, one to build the next in.
 pub const HALVES: u32 = 2;
@@ -61,8 +67,8 @@ pub struct Slot(pub u64);
 impl Slot {
     pub const NOTHING: Self = Self(0);
 
-    /// `filter_bits`: the filter has two to the power of that many bits. `wide`: a prefix in it is
-    /// too short for the filter.
+    /// `filter_bits`: the filter has two to the power of that many bits, at most
+    /// [`MOST_FILTER_BITS`]. `wide`: a prefix in it is too short for the filter.
     pub const fn new(first: u32, lines: u32, filter_bits: u32, wide: bool) -> Self {
         Self(
             first as u64
@@ -105,18 +111,39 @@ pub enum Block {
     V6Short(u32),
 }
 
+/// A block in the filter: two bits of one word, which take one load and are seldom both set by
+/// others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// of the filter
+    pub word: u32,
+    pub bits: u64,
+}
+
 impl Block {
-    /// Its bit in a filter of `1 << bits`. Who picks a source that shares the bit of a listed one
+    /// Its mark in a filter of `1 << bits`. Who picks a source that shares the mark of a listed one
     /// makes his own packet search, no more; so the hash has no secret.
     #[inline(always)]
-    pub const fn bit(self, bits: u32) -> u32 {
+    pub const fn mark(self, bits: u32) -> Mark {
         let key = match self {
             Self::V4(block) => block as u64,
             Self::V6Long(block) => block ^ 6 << 56,
             Self::V6Short(block) => block as u64 ^ 5 << 56,
         };
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as u32
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The leading bits are the best mixed ones.
+        let place = hash >> (64 - bits);
+        let other = hash >> (58 - bits);
+        Mark {
+            word: (place / 64) as u32,
+            bits: 1 << (place % 64) | 1 << (other % 64),
+        }
     }
+}
+
+/// Words of a filter of `1 << bits`.
+pub const fn filter_words(bits: u32) -> u32 {
+    1 << (bits - u64::BITS.ilog2())
 }
 
 /// The number of the slot of `source`, an address: below [`SLOTS`].
@@ -126,17 +153,35 @@ pub const fn slot_of(source: &Prefix) -> u32 {
     (source.row() as u32) << SLOT_BITS | region
 }
 
-/// What the lists say of `source`, an address, whose slot is given; `None` if nothing. `line` reads
-/// a line.
+/// Whether `source`, an address, may be listed at all: its slot and the filter say so. `filter` reads
+/// a word of it.
+#[inline(always)]
+pub fn may_be_listed(source: &Prefix, slot: Slot, filter: impl Fn(u32) -> Option<u64>) -> bool {
+    if slot.0 == Slot::NOTHING.0 {
+        return false;
+    }
+    if slot.is_wide() {
+        return true;
+    }
+    let is_present = |block: Block| {
+        let mark = block.mark(slot.filter_bits());
+        filter(mark.word).is_some_and(|word| word & mark.bits == mark.bits)
+    };
+    if source.row() == 0 {
+        return is_present(Block::V4(u32::from_be(source.addr[0]) >> 8));
+    }
+    let [high, _] = halves(source.addr);
+    is_present(Block::V6Long(high >> 16)) || is_present(Block::V6Short((high >> 32) as u32))
+}
+
+/// What the lists say of `source`, an address that may be listed and whose slot is given; `None` if
+/// nothing. `line` reads a line.
 #[inline(always)]
 pub fn look_up<'a>(
     source: &Prefix,
     slot: Slot,
     line: impl Fn(u32) -> Option<&'a Line> + Copy,
 ) -> Option<Standing> {
-    if slot.0 == Slot::NOTHING.0 {
-        return None;
-    }
     let number = if source.row() == 0 {
         number_v4(u32::from_be(source.addr[0]), slot, line)?
     } else {
@@ -162,9 +207,6 @@ fn number_v4<'a>(
     slot: Slot,
     line: impl Fn(u32) -> Option<&'a Line> + Copy,
 ) -> Option<u32> {
-    if !(slot.is_wide() || is_present(Block::V4(addr >> 8), slot, line)) {
-        return None;
-    }
     // Behind any range that begins at the address, whatever its standing.
     let place = (addr as u64) << 32 | u32::MAX as u64;
     let ranges = line(last_line(slot, |first| {
@@ -183,12 +225,6 @@ fn number_v6<'a>(
     slot: Slot,
     line: impl Fn(u32) -> Option<&'a Line> + Copy,
 ) -> Option<u32> {
-    let may_be_listed = slot.is_wide()
-        || is_present(Block::V6Long(high >> 16), slot, line)
-        || is_present(Block::V6Short((high >> 32) as u32), slot, line);
-    if !may_be_listed {
-        return None;
-    }
     let begins_before = |h: u64, l: u64| h < high || (h == high && l <= low);
     let ranges = line(last_line(slot, |first| {
         line(first).is_some_and(|l| begins_before(l[0], l[1]))
@@ -200,13 +236,6 @@ fn number_v6<'a>(
     } else {
         ranges[6] as u32
     })
-}
-
-#[inline(always)]
-fn is_present<'a>(block: Block, slot: Slot, line: impl Fn(u32) -> Option<&'a Line>) -> bool {
-    let bit = block.bit(slot.filter_bits());
-    let word = bit / 64;
-    line(word / WORDS as u32).is_some_and(|line| line[word as usize % WORDS] >> (bit % 64) & 1 != 0)
 }
 
 /// The last line of a slot whose first range begins no later than what is looked for: the one that
@@ -228,8 +257,8 @@ fn last_line(slot: Slot, begins_before: impl Fn(u32) -> bool) -> u32 {
     first
 }
 
-/// The standing of a range by its number: two a line, and number 0 is none, since line 0 is the
-/// filter's.
+/// The standing of a range by its number: two a line, and number 0 is none, since the first line is
+/// left free.
 #[inline(always)]
 pub fn standing<'a>(number: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Option<Standing> {
     if number == 0 {

@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | `POLICY`, `ACTIVE` | index | [`Policy`], index of the pair in force | daemon |
 //! | `LISTS_ACTIVE` | 0 | the half of the [`index`] in force | daemon |
-//! | `LIST_SLOTS` | half, then number of a slot | [`index::Slot`] | daemon |
+//! | `LIST_FRONTS` | half, then slot or word of the filter | [`index::Slot`], bits | daemon |
 //! | `LISTS` | half, then line | [`index::Line`] | daemon |
 //! | `LIST_HITS` | slot of an entry | [`Tally`] | program |
 //! | `BANS_V4`, `BANS_V6` | [`BanKeyV4`], [`BanKeyV6`] | [`Ban`] | daemon |
@@ -60,7 +60,7 @@ pub use window::{BUCKETS, Bucket, epoch, place, windowed, windowed_before};
 
 /// Changes with every change of a type, a map or a meaning in this crate. It names the directory
 /// of the pins. A build takes over links of every version, and maps of its own alone.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {

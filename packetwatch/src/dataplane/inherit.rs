@@ -19,7 +19,7 @@ use aya::{
 use ipnet::IpNet;
 use packetwatch_abi::{
     BAN_FILTER_WORDS, Ban, BanKeyV4, BanKeyV6, Caller, Policy, Prefix, Standing, Tally,
-    index::{HALVES, SLOTS, WORDS},
+    index::{FRONT, HALVES, WORDS},
 };
 
 use super::{
@@ -31,7 +31,7 @@ use super::{
     lock,
     mapped::Mapped,
     pinned::{
-        self, ACTIVE, BANS, CALLERS, LINES, LINES_NEXT, LIST_SLOTS, LISTS, LISTS_ACTIVE, POLICY,
+        self, ACTIVE, BANS, CALLERS, LINES, LINES_NEXT, LIST_FRONTS, LISTS, LISTS_ACTIVE, POLICY,
     },
     pins::{self, Kept, Pins},
 };
@@ -53,7 +53,7 @@ pub(super) struct Inheritance {
 
 #[derive(Debug)]
 struct KeptLists {
-    slots: MapData,
+    fronts: MapData,
     half: u32,
     lines: MapData,
 }
@@ -204,14 +204,16 @@ impl KeptLists {
         // As an array of ids, which is what a look-up in a map of maps gives.
         let ids: Array<_, u32> = Map::Array(pinned::open(directory, LISTS)?).try_into()?;
         let id = ids.get(&half, 0)?;
-        let slots = pinned::open(directory, LIST_SLOTS)?;
+        let fronts = pinned::open(directory, LIST_FRONTS)?;
         let lines = [LINES, LINES_NEXT].into_iter().find_map(|name| {
             let lines = pinned::open(directory, name).ok()?;
             (lines.info().ok()?.id() == id).then_some(lines)
         });
-        Ok(lines
-            .filter(|_| half < HALVES)
-            .map(|lines| Self { slots, half, lines }))
+        Ok(lines.filter(|_| half < HALVES).map(|lines| Self {
+            fronts,
+            half,
+            lines,
+        }))
     }
 
     fn standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
@@ -224,9 +226,9 @@ impl KeptLists {
                 source,
             })
         };
-        let slots = mapped(&self.slots, self.half * SLOTS, SLOTS)?;
+        let front = mapped(&self.fronts, self.half * FRONT, FRONT)?;
         let lines = mapped(&self.lines, 0, info.max_entries() * WORDS as u32)?;
-        Ok(Index::over(slots, lines, info.max_entries()).prefixes())
+        Ok(Index::over(front, lines, info.max_entries()).prefixes())
     }
 }
 

@@ -12,7 +12,7 @@ use aya::{
 use ipnet::IpNet;
 use packetwatch_abi::{
     Standing,
-    index::{HALVES, Line, SLOTS, WORDS},
+    index::{FRONT, HALVES, Line, WORDS},
 };
 
 use super::{
@@ -41,7 +41,7 @@ pub(super) struct Standings {
 /// Where the program looks: two halves, and which of them is in force.
 struct Halves {
     active: Array<MapData, u32>,
-    slots: Array<MapData, u64>,
+    fronts: Array<MapData, u64>,
     /// The map below again: a look-up gives the id of the lines, from which aya would make a
     /// descriptor, and only CAP_SYS_ADMIN may.
     ids: Array<MapData, u32>,
@@ -68,7 +68,7 @@ impl Standings {
         let mut halves = Halves {
             ids: ids.map_err(map_error(MAP, "open", 0))?,
             active: take(ebpf, "LISTS_ACTIVE")?,
-            slots: take(ebpf, "LIST_SLOTS")?,
+            fronts: take(ebpf, "LIST_FRONTS")?,
             lines: take(ebpf, MAP)?,
             // So that the first index lies in half 0, which a new `LISTS_ACTIVE` names.
             in_force: 1,
@@ -90,12 +90,12 @@ impl Standings {
     }
 
     pub(super) fn usage(&self, listed: u64) -> MapUse {
-        let slots = u64::from(HALVES * SLOTS) * size_of::<u64>() as u64;
+        let fronts = u64::from(HALVES * FRONT) * size_of::<u64>() as u64;
         MapUse {
             map: "lists",
             entries: Some(listed),
             capacity: self.capacity.into(),
-            bytes: slots + self.index.bytes(),
+            bytes: fronts + self.index.bytes(),
         }
     }
 }
@@ -110,12 +110,12 @@ impl Halves {
         let plan = Plan::new(nodes).ok_or(Error::Full { map: MAP, capacity })?;
         let flags = aya_flags::INNER_MAP | aya_flags::MMAPABLE;
         let lines = Lines::create(plan.lines, flags).map_err(map_error(MAP, "create", capacity))?;
-        let slots = IterableMap::map(&self.slots).fd().as_fd();
-        let slots = mapped(slots, self.other() * SLOTS, SLOTS)?;
-        slots.clear();
+        let fronts = IterableMap::map(&self.fronts).fd().as_fd();
+        let front = mapped(fronts, self.other() * FRONT, FRONT)?;
+        front.clear();
         let words = IterableMap::map(&lines).fd().as_fd();
         let words = mapped(words, 0, plan.lines * WORDS as u32)?;
-        Ok((lines, Index::build(&plan, slots, words)))
+        Ok((lines, Index::build(&plan, front, words)))
     }
 
     /// Makes the half that was built the one that counts here.

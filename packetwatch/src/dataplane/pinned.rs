@@ -27,7 +27,7 @@ pub(super) const BANS: [&str; 4] = ["BANS_V4", "BANS_V6", "BAN_FILTER", "BAN_HIT
 pub(super) const CALLERS: &str = "CALLERS";
 pub(super) const POLICY: &str = "POLICY";
 pub(super) const ACTIVE: &str = "ACTIVE";
-pub(super) const LIST_SLOTS: &str = "LIST_SLOTS";
+pub(super) const LIST_FRONTS: &str = "LIST_FRONTS";
 pub(super) const LISTS: &str = "LISTS";
 pub(super) const LISTS_ACTIVE: &str = "LISTS_ACTIVE";
 /// The lines in force: `LISTS` names them by id, which only CAP_SYS_ADMIN may open.
@@ -44,8 +44,8 @@ impl PinnedMaps {
     /// Opens them a second time, while they are still in the object.
     pub(super) fn new(ebpf: &Ebpf) -> Result<Self, Error> {
         // In this order they are pinned: the lines, whose ids the lists have, come last, so that who is
-        // cut short leaves no slots of one index beside the lines of another.
-        let others = [CALLERS, POLICY, ACTIVE, LISTS_ACTIVE, LISTS, LIST_SLOTS];
+        // cut short leaves no front of one index beside the lines of another.
+        let others = [CALLERS, POLICY, ACTIVE, LISTS_ACTIVE, LISTS, LIST_FRONTS];
         let maps = BANS.into_iter().chain(others);
         let maps = maps.map(|name| Ok((name, data(ebpf, name)?)));
         Ok(Self {

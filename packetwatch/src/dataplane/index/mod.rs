@@ -17,27 +17,34 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 use packetwatch_abi::{
     Prefix, Standing,
-    index::{Block, Line, SLOTS, Slot, WORDS, half_line, look_up, slot_of, standing},
+    index::{
+        Block, Line, MOST_FILTER_BITS, SLOTS, Slot, WORDS, filter_words, half_line, look_up,
+        may_be_listed, slot_of, standing,
+    },
 };
 
 use super::mapped::Mapped;
 pub use compare::Differences;
 use pack::{pack, per_line, unpack};
 pub(super) use plan::Plan;
-use plan::{BITS_A_BLOCK, MOST_FILTER, Regions, blocks_of, filter_lines};
+use plan::{Regions, blocks_of};
 pub use ranges::Region;
 use ranges::{Begin, Piece, RegionRanges, Run, of_region, prefixes_of};
 use written::Written;
 
-/// Beyond it, writes have filled the filter so far that it is to be built anew.
-const FULL_FILTER: u64 = BITS_A_BLOCK / 4;
+/// So much of it set, writes have filled the filter so far that it is to be built anew: one good
+/// source in sixteen takes the longer way, where it was one in sixty-four.
+const FULL_FILTER: u64 = 4;
+/// The first line is left free, so that no standing has the number 0.
+const FIRST_LINE: u32 = 1;
 
 /// There is no room behind the last line, or the filter is full: build a new one.
 #[derive(Debug)]
 pub(super) struct Outgrown;
 
 pub(super) struct Index {
-    slots: Written,
+    /// slots and filter
+    front: Written,
     lines: Written,
     /// lines that there are
     room: u32,
@@ -55,13 +62,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Writes an index into the slots of a half, and into as many lines as the plan has; all zero.
-    pub(super) fn build(plan: &Plan<'_>, slots: Mapped, lines: Mapped) -> Self {
+    /// Writes an index into the front of a half, and into as many lines as the plan has; all zero.
+    pub(super) fn build(plan: &Plan<'_>, front: Mapped, lines: Mapped) -> Self {
         let mut index = Self {
-            slots: Written::new(slots),
+            front: Written::new(front),
             lines: Written::new(lines),
             room: plan.lines,
-            next: filter_lines(plan.filter_bits),
+            next: FIRST_LINE,
             filter_bits: plan.filter_bits,
             filled: 0,
             numbers: HashMap::new(),
@@ -82,9 +89,9 @@ impl Index {
     }
 
     /// An index that another process has built, to be read.
-    pub(super) fn over(slots: Mapped, lines: Mapped, room: u32) -> Self {
+    pub(super) fn over(front: Mapped, lines: Mapped, room: u32) -> Self {
         Self {
-            slots: Written::new(slots),
+            front: Written::new(front),
             lines: Written::new(lines),
             room,
             next: room,
@@ -124,7 +131,8 @@ impl Index {
 
     /// Whether the index is as it was written here, as far as a sum over it tells.
     pub(super) fn is_as_written(&self) -> bool {
-        self.slots.is_as_written(SLOTS) && self.lines.is_as_written(self.next * WORDS as u32)
+        let front = SLOTS + filter_words(self.filter_bits);
+        self.front.is_as_written(front) && self.lines.is_as_written(self.next * WORDS as u32)
     }
 
     /// Puts the standings of one region in force: `nodes` are what covers it and what lies inside,
@@ -142,7 +150,8 @@ impl Index {
                 None => is_wide = true,
             }
         }
-        if self.filled * FULL_FILTER > 1 << self.filter_bits && self.filter_bits < MOST_FILTER {
+        if self.filled * FULL_FILTER > 1 << self.filter_bits && self.filter_bits < MOST_FILTER_BITS
+        {
             return Err(Outgrown);
         }
         self.write(&of_region(region, nodes.iter().copied()), is_wide)
@@ -150,7 +159,10 @@ impl Index {
 
     /// What the program would find for an address.
     pub(super) fn standing(&self, source: &Prefix) -> Standing {
-        let slot = Slot(self.slots.word(slot_of(source)));
+        let slot = Slot(self.front.word(slot_of(source)));
+        if !may_be_listed(source, slot, |word| Some(self.front.word(SLOTS + word))) {
+            return Standing::default();
+        }
         look_up(source, slot, |line| self.line(line)).unwrap_or_default()
     }
 
@@ -159,7 +171,8 @@ impl Index {
         // Compared a page at a time: most of them are empty.
         const NOTHING: [u64; 512] = [0; 512];
         let mut listed = Vec::new();
-        for (page, words) in self.slots.words().chunks(NOTHING.len()).enumerate() {
+        let slots = &self.front.words()[..SLOTS as usize];
+        for (page, words) in slots.chunks(NOTHING.len()).enumerate() {
             if words == NOTHING {
                 continue;
             }
@@ -189,27 +202,24 @@ impl Index {
         }
     }
 
-    /// The bit of a block in the lines.
-    fn filter_bit(&self, block: Block) -> u32 {
-        block.bit(self.filter_bits)
-    }
-
     fn is_noted(&self, block: Block) -> bool {
-        let bit = self.filter_bit(block);
-        self.lines.word(bit / 64) >> (bit % 64) & 1 != 0
+        let mark = block.mark(self.filter_bits);
+        self.front.word(SLOTS + mark.word) & mark.bits == mark.bits
     }
 
     fn note(&mut self, block: Block) {
-        if !self.is_noted(block) {
-            let bit = self.filter_bit(block);
-            let word = self.lines.word(bit / 64);
-            self.filled += 1;
-            self.lines.put(bit / 64, word | 1 << (bit % 64));
+        let mark = block.mark(self.filter_bits);
+        let at = SLOTS + mark.word;
+        let word = self.front.word(at);
+        let new = mark.bits & !word;
+        if new != 0 {
+            self.filled += u64::from(new.count_ones());
+            self.front.put(at, word | new);
         }
     }
 
     fn slot(&self, region: Region) -> Slot {
-        Slot(self.slots.word(region.number()))
+        Slot(self.front.word(region.number()))
     }
 
     fn write(&mut self, ranges: &RegionRanges, is_wide: bool) -> Result<(), Outgrown> {
@@ -228,7 +238,7 @@ impl Index {
     }
 
     fn publish_slot(&mut self, region: Region, slot: Slot) {
-        self.slots.put(region.number(), slot.0);
+        self.front.put(region.number(), slot.0);
     }
 
     /// The line of a region that is one range.

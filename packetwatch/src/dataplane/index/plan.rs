@@ -5,22 +5,19 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 use packetwatch_abi::{
     Standing,
-    index::{Block, MAX_LINES, MAX_SLOT_LINES, WORDS},
+    index::{Block, MAX_LINES, MAX_SLOT_LINES, MOST_FILTER_BITS},
 };
 
 use super::{
+    FIRST_LINE,
     pack::per_line,
     ranges::{Piece, Region, RegionRanges, each_piece, number},
 };
 
-/// Bits of the filter for each block that it knows: one in sixteen is set, as many good sources
-/// take the longer way.
-pub(super) const BITS_A_BLOCK: u64 = 16;
-
-const LEAST_FILTER: u32 = 12;
-/// 4 MiB: beyond two million blocks more good sources take the longer way.
-pub(super) const MOST_FILTER: u32 = 25;
-
+/// Bits of the filter for each block that it knows, by two of them: at most an eighth is set, so one
+/// good source in sixty-four takes the longer way.
+const BITS_A_BLOCK: u64 = 16;
+const LEAST_FILTER_BITS: u32 = 12;
 /// A prefix is known to the filter by at most so many blocks; one that has more makes its regions
 /// go without the filter.
 const MOST_BLOCKS: u32 = 256;
@@ -84,7 +81,7 @@ impl<'a> Plan<'a> {
             v6,
             wide,
             lines: 0,
-            filter_bits: filter_bits.clamp(LEAST_FILTER, MOST_FILTER),
+            filter_bits: filter_bits.clamp(LEAST_FILTER_BITS, MOST_FILTER_BITS),
         };
         // Two standings a line; a region that is one range shares its line by its standing.
         let standings: HashSet<Standing> = nodes.iter().map(|(_, standing)| *standing).collect();
@@ -96,10 +93,9 @@ impl<'a> Plan<'a> {
                 largest = largest.max(lines_of(ranges));
             }
         });
-        let before = filter_lines(plan.filter_bits);
         let spare = (used / 2).max(u64::from(largest) * SPARE_REGIONS) + u64::from(SPARE_LINES);
         let fits = |lines: &u32| largest <= MAX_SLOT_LINES && *lines <= MAX_LINES;
-        let lines = u32::try_from(u64::from(before) + used + spare).ok();
+        let lines = u32::try_from(u64::from(FIRST_LINE) + used + spare).ok();
         plan.lines = lines.filter(fits)?;
         Some(plan)
     }
@@ -117,11 +113,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Lines of a filter of `1 << bits`.
-pub(super) fn filter_lines(bits: u32) -> u32 {
-    (1 << bits) / (64 * WORDS as u32)
-}
-
 fn lines_of(ranges: &RegionRanges) -> u32 {
     ranges.begins.len().div_ceil(per_line(ranges.region.is_v6)) as u32
 }
@@ -132,7 +123,7 @@ pub(super) fn blocks_of(prefix: IpNet) -> Option<impl Iterator<Item = Block>> {
     let len = u32::from(prefix.prefix_len());
     let (block_len, first, block): (u32, u64, fn(u64) -> Block) = match prefix {
         IpNet::V4(_) => (24, (first >> 8) as u64, |n| Block::V4(n as u32)),
-        IpNet::V6(_) if len >= 40 => (48, (first >> 80) as u64, Block::V6Long),
+        IpNet::V6(_) if len >= 44 => (48, (first >> 80) as u64, Block::V6Long),
         IpNet::V6(_) => (32, (first >> 96) as u64, |n| Block::V6Short(n as u32)),
     };
     let blocks = 1u64 << block_len.saturating_sub(len);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use packetwatch_abi::FOREVER;
+use packetwatch_abi::{FOREVER, index::FRONT};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,8 +18,8 @@ fn deny(slot: u32) -> Standing {
 
 fn built(nodes: &[(IpNet, Standing)]) -> Index {
     let plan = Plan::new(nodes).unwrap();
-    let slots = Mapped::private(SLOTS);
-    Index::build(&plan, slots, Mapped::private(plan.lines * WORDS as u32))
+    let front = Mapped::private(FRONT);
+    Index::build(&plan, front, Mapped::private(plan.lines * WORDS as u32))
 }
 
 /// Prefixes in order; the standing of each is that of its number, as if none ended.
@@ -169,7 +169,7 @@ fn single_writes_outgrow_it_in_the_end_and_lose_nothing_before() {
 fn the_filter_outgrows_too() {
     let mut nodes = Vec::new();
     let mut index = built(&nodes);
-    // More blocks than a quarter of the least filter's bits over sixteen, in few lines.
+    // Blocks for more than a quarter of the least filter's bits, in few lines.
     let outgrown = (0..64u8).any(|n| {
         nodes.push((format!("10.{n}.0.0/17").parse().unwrap(), deny(1)));
         let region = Region::containing(nodes[usize::from(n)].0.addr());
@@ -191,14 +191,14 @@ fn what_somebody_else_writes_is_found() {
 
     let index = built(&nodes);
     assert!(index.is_as_written());
-    index.slots.meddle(region("10.1.0.0").number(), 0);
+    index.front.meddle(region("10.1.0.0").number(), 0);
     assert!(!index.is_as_written());
     let found = index.compare(&plan());
     assert_eq!((found.missing, found.example), (1, Some(nodes[0].0)));
 
     let index = built(&nodes);
-    let stolen = index.slots.word(region("10.2.0.0").number());
-    index.slots.meddle(region("10.3.0.0").number(), stolen);
+    let stolen = index.front.word(region("10.2.0.0").number());
+    index.front.meddle(region("10.3.0.0").number(), stolen);
     let found = index.compare(&plan());
     assert_eq!(
         (found.foreign, found.example),
@@ -212,8 +212,8 @@ fn what_somebody_else_writes_is_found() {
     assert_eq!((found.changed, found.example), (1, Some(nodes[1].0)));
 
     let index = built(&nodes);
-    for at in 0..(1 << index.filter_bits) / 64 {
-        index.lines.meddle(at, 0);
+    for at in 0..filter_words(index.filter_bits) {
+        index.front.meddle(SLOTS + at, 0);
     }
     assert!(!index.is_as_written());
     let found = index.compare(&plan());
