@@ -185,13 +185,35 @@ fn daemon(report: &Report, bars: &mut Vec<Bar>) {
             "ms",
         ));
     }
+    if let Some(ban) = &report.ban_latency {
+        let others = format!("with {} k other sources", ban.active_sources / 1000);
+        for (quantile, found_us, most_ms) in
+            [("median", ban.median_us, 2.0), ("p99", ban.p99_us, 10.0)]
+        {
+            let what = format!("SYN to ban, {quantile}, {others}");
+            bars.push(at_most(what, found_us / 1e3, most_ms, "ms"));
+        }
+    }
     if let Some(idle) = &report.idle {
+        bars.push(at_most("idle, of one core", idle.cpu_percent, 1.0, "%"));
+        let resident = idle.memory.resident_mib;
+        bars.push(at_most("idle, resident", resident, 32.0, "MiB"));
         let what = "memory with defaults and empty lists";
         bars.push(at_most(what, idle.memory.whole_mib(), 64.0, "MiB"));
     }
     if let Some(exact) = &report.exact {
         let what = format!("calls beyond the N-th passed on {} CPUs", exact.cpus);
         bars.push(at_most(what, exact.passed_beyond as f64, 0.0, ""));
+    }
+    if let Some(limit) = &report.limit {
+        let what = format!(
+            "a limit of {} packets/s, offered {:.0} k for {:.0} s on {} CPUs: passed differs by",
+            limit.rate,
+            limit.offered / 1e3,
+            limit.seconds,
+            limit.cpus
+        );
+        bars.push(at_most(what, limit.off_percent, 2.0, "%"));
     }
 }
 

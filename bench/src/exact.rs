@@ -73,7 +73,8 @@ fn call(round: u8) -> Vec<u8> {
     frame.tcp(40_000, 80, SYN).build()
 }
 
-fn passes(kernel: &Kernel) -> Result<u64> {
+/// Packets that passed.
+pub(crate) fn passes(kernel: &Kernel) -> Result<u64> {
     let outcomes = kernel.dataplane.outcomes_in(MAX_INTERFACES as u32)?;
     let passes = outcomes
         .into_iter()

@@ -40,13 +40,3 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
     }
     Ok(sum)
 }
-
-pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("/proc/PID/status has no VmRSS")?;
-    let kib = line.trim().trim_end_matches(" kB");
-    Ok(kib.parse()?)
-}

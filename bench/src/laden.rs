@@ -3,7 +3,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    os::unix::net::UnixStream,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,11 +15,13 @@ use packetwatch_tests::{Daemon, Frames, Lan, http::Request};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bpf,
     family::Family,
     idle,
     latency::{self, BanLatency},
     lists,
     memory::Memory,
+    peers::program_id,
     scene::{FREE_PORTS, call, destination},
 };
 
@@ -45,6 +48,20 @@ pub(crate) struct Laden {
     pub(crate) ban_latency: BanLatency,
     /// at the end
     pub(crate) memory: Memory,
+    /// after all that
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) freeing: Option<Freeing>,
+}
+
+/// What it takes to let go of the list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Freeing {
+    /// from the request to the answer
+    pub(crate) seconds: f64,
+    /// one run of the program after the other on a good packet, the longest by the wall clock:
+    /// meanwhile, and in as long a time after
+    pub(crate) slowest_ms: f64,
+    pub(crate) slowest_after_ms: f64,
 }
 
 /// A list of a million may take a slow machine so long.
@@ -63,7 +80,7 @@ pub(crate) fn measure(load: Load) -> Result<Laden> {
             "[capacity]\nbans = {capacity}\n[log]\nconnections_per_second = 0\n"
         ))
         .start();
-    let list_seconds = deny(&daemon, load.prefixes)?;
+    let list_seconds = deny(&daemon, &denied(load.prefixes)?)?;
     let link = Frames::open(&lan.segment().client, "eth0");
     ban(&daemon, &link, load.bans)?;
 
@@ -104,11 +121,44 @@ pub(crate) fn measure(load: Load) -> Result<Laden> {
         cpu_percent: used as f64 / start.elapsed().as_nanos() as f64 * 100.0,
         ban_latency: BanLatency::of(&times, load.sources),
         memory: Memory::of(&daemon)?,
+        freeing: Some(free(&daemon, &lan)?),
     })
 }
 
-/// Replaces the deny list over the socket; a fifth of it is IPv6. Returns the seconds that took.
-fn deny(daemon: &Daemon, count: usize) -> Result<f64> {
+/// Denies one prefix instead of the many, and looks how the program fares meanwhile.
+fn free(daemon: &Daemon, lan: &Lan) -> Result<Freeing> {
+    let program = bpf::program(program_id(&lan.host, "pw0")?)?.fd()?;
+    let frame = call(IpAddr::V4(Ipv4Addr::new(11, 0, 0, 9)), destination(), 443);
+    let slowest_while = |is_over: &(dyn Fn() -> bool + Sync)| {
+        let mut slowest = Duration::ZERO;
+        while !is_over() {
+            let start = Instant::now();
+            bpf::run(program.as_fd(), &frame, 1)?;
+            slowest = slowest.max(start.elapsed());
+        }
+        anyhow::Ok(slowest.as_secs_f64() * 1e3)
+    };
+    let is_freed = AtomicBool::new(false);
+    let (seconds, slowest_ms) = thread::scope(|scope| {
+        let packets = scope.spawn(|| slowest_while(&|| is_freed.load(Ordering::Relaxed)));
+        let seconds = deny(
+            daemon,
+            &[IpNet::new(Ipv4Addr::new(192, 0, 2, 0).into(), 24)?],
+        );
+        is_freed.store(true, Ordering::Relaxed);
+        let slowest = packets.join().ok().context("the sender has panicked")?;
+        anyhow::Ok((seconds?, slowest?))
+    })?;
+    let start = Instant::now();
+    Ok(Freeing {
+        seconds,
+        slowest_ms,
+        slowest_after_ms: slowest_while(&|| start.elapsed().as_secs_f64() > seconds)?,
+    })
+}
+
+/// So many prefixes, of which a fifth is IPv6.
+fn denied(count: usize) -> Result<Vec<IpNet>> {
     let ours: [IpNet; 2] = [
         IpNet::new(Ipv4Addr::new(198, 18, 0, 0).into(), 15)?,
         IpNet::new(Ipv4Addr::new(10, 0, 0, 0).into(), 8)?,
@@ -123,8 +173,14 @@ fn deny(daemon: &Daemon, count: usize) -> Result<f64> {
     let v4 = v4.into_iter().filter(is_elsewhere).take(count - count / 5);
     let list: Vec<IpNet> = v4.chain(lists::denied(Family::V6, count / 5)).collect();
     ensure!(list.len() == count, "{} prefixes, of {count}", list.len());
+    Ok(list)
+}
+
+/// Replaces the deny list over the socket. Returns the seconds that took.
+fn deny(daemon: &Daemon, list: &[IpNet]) -> Result<f64> {
+    let count = list.len();
     let mut text = String::new();
-    for prefix in &list {
+    for prefix in list {
         text += &format!("{prefix}\n");
     }
     let mut request = Request::new("PUT", "/v1/deny");

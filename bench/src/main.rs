@@ -6,7 +6,7 @@
 //!
 //! * [`program`], [`path`]: beside [`peers`], in the [`scene`] of a real daemon.
 //! * [`prefixes`], [`sources`], [`policy`]: [`curve`]s of the program, beside [`references`].
-//! * [`idle`], [`latency`], [`laden`]: the daemon. [`exact`]: that N is N.
+//! * [`idle`], [`latency`], [`laden`]: the daemon. [`exact`], [`limit`]: that N is N.
 //! * [`bars`]: what is promised of all that; [`publish`]: how it gets into the documentation.
 
 mod assembly;
@@ -18,6 +18,7 @@ mod idle;
 mod instructions;
 mod laden;
 mod latency;
+mod limit;
 mod lists;
 mod machine;
 mod memory;
@@ -162,6 +163,9 @@ fn measure(extent: &Extent, parts: &[Part]) -> Result<Report> {
     }
     if wanted(Part::Exact) {
         report.exact = Some(exact::measure(extent.exact_rounds)?);
+    }
+    if wanted(Part::Limit) {
+        report.limit = Some(limit::measure(extent.limit_seconds)?);
     }
     report.bars = bars::of(&report);
     Ok(report)

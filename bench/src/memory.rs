@@ -4,11 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use packetwatch_tests::Daemon;
 use serde::{Deserialize, Serialize};
 
-use crate::idle;
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    /// MiB of the process; the index of the lists is in both figures, as it is mapped
+    /// MiB of the process, without what it maps of the kernel's maps
     pub(crate) resident_mib: f64,
     /// MiB of all maps in the kernel
     pub(crate) maps_mib: f64,
@@ -18,12 +16,15 @@ impl Memory {
     pub(crate) fn of(daemon: &Daemon) -> Result<Self> {
         let answer = daemon.api("GET", "/v1/status", None);
         ensure!(answer.status == 200, "status: {}", answer.text());
-        let maps = answer.json()["memory"]["maps_bytes"]
-            .as_u64()
-            .context("status names no memory")?;
+        let memory = &answer.json()["memory"];
+        let mib = |what: &str| {
+            let bytes = memory[what].as_u64();
+            let bytes = bytes.with_context(|| format!("status tells no {what}"))?;
+            anyhow::Ok(bytes as f64 / f64::from(1 << 20))
+        };
         Ok(Self {
-            resident_mib: idle::resident_kib(daemon.pid())? as f64 / 1024.0,
-            maps_mib: maps as f64 / f64::from(1 << 20),
+            resident_mib: mib("resident_bytes")?,
+            maps_mib: mib("maps_bytes")?,
         })
     }
 

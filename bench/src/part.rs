@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Laden,
     /// calls beyond the N-th on two CPUs
     Exact,
+    /// what a limit passes on two CPUs
+    Limit,
 }
 
 /// How much is measured.
@@ -42,6 +44,7 @@ pub(crate) struct Extent {
     pub(crate) ban_samples: usize,
     pub(crate) laden: Load,
     pub(crate) exact_rounds: usize,
+    pub(crate) limit_seconds: u64,
 }
 
 impl Extent {
@@ -63,6 +66,7 @@ impl Extent {
             ban_samples: 300,
         },
         exact_rounds: 20,
+        limit_seconds: 10,
     };
     /// One to three.
     pub(crate) const QUICK: Self = Self {
@@ -82,5 +86,6 @@ impl Extent {
             ban_samples: 100,
         },
         exact_rounds: 5,
+        limit_seconds: 3,
     };
 }

@@ -15,6 +15,7 @@ pub(crate) const OURS: &str = "packetwatch";
 pub(crate) const XDP_FILTER: &str = "xdp-filter";
 pub(crate) const NFTABLES: &str = "nftables (netdev ingress)";
 pub(crate) const OURS_V6: &str = "packetwatch, IPv6";
+pub(crate) const EMPTY: &str = "a program that drops at once";
 
 /// One contestant's line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,10 +46,11 @@ pub(crate) fn measure(scene: &Scene, rounds: usize, count: u32) -> Result<Vec<Sp
         (XDP_FILTER, 1, Shape::V4),
         (NFTABLES, 2, Shape::V4),
         (OURS_V6, 0, Shape::V6),
+        (EMPTY, 3, Shape::V4),
     ] {
         contestants.push(Contestant {
             name,
-            interface: ["pw0", "pw1", "pw2"][link],
+            interface: ["pw0", "pw1", "pw2", "pw3"][link],
             generator: Generator::new(&scene.link(link).client, "eth0")?,
             frame: shape.frame(Source::Banned),
             speeds: Vec::new(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     curve::Curve, exact::Exactness, idle::Idle, instructions::Instructions, laden::Laden,
-    latency::BanLatency, machine::Machine, path::Speed, program::Cost,
+    latency::BanLatency, limit::Limited, machine::Machine, path::Speed, program::Cost,
 };
 
 /// What was measured: parts that were not asked for are left out.
@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) laden: Option<Laden>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exact: Option<Exactness>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<Limited>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) size: Option<Size>,
     /// what the project promises itself, and whether it keeps it

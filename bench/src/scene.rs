@@ -4,17 +4,19 @@
 //!  sender ── pw0  packetwatch, the real daemon with its default configuration
 //!  sender ── pw1  xdp-filter
 //!  sender ── pw2  nftables
+//!  sender ── pw3  a program that drops at once: what no filter can beat
 //! ```
 //!
 //! Nothing is attached or detached between rounds, so that contestants can take turns.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{net::IpAddr, os::fd::OwnedFd, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
 use packetwatch_tests::{
-    Daemon, Frame, Frames, Lan, Segment,
+    Daemon, Frame, Frames, Lan, Segment, intruder,
     packet::{DESTINATION_OPTIONS, HOP_BY_HOP, QINQ, SYN},
+    programs::Program,
 };
 
 use crate::peers;
@@ -91,15 +93,23 @@ pub(crate) struct Scene {
     // In the order of their end: the filters before the links they stand on.
     pub(crate) daemon: Daemon,
     pub(crate) xdp_filter: peers::XdpFilter,
+    /// the link of the program that drops at once
+    _empty: OwnedFd,
     pub(crate) lan: Lan,
 }
 
 impl Scene {
     /// Makes the namespaces and starts the filters; nobody is on a list yet.
     pub(crate) fn new() -> Result<Self> {
-        let lan = Lan::with_interfaces(3);
+        let lan = Lan::with_interfaces(4);
         let xdp_filter = peers::XdpFilter::load(&lan.host, "pw1", &BANNED.map(address))?;
         peers::load_nftables(&lan.host, "pw2", address(BANNED[0]))?;
+        let empty = lan.host.run(|| {
+            anyhow::Ok(intruder::attach(
+                &Program::dropping_all(),
+                if_nametoindex("pw3")?,
+            )?)
+        })?;
         // The loopback interface is where the kernel says a frame of a test run came from.
         let daemon = Daemon::builder(&lan.host)
             .interface("pw0")
@@ -112,6 +122,7 @@ impl Scene {
         Ok(Self {
             daemon,
             xdp_filter,
+            _empty: empty,
             lan,
         })
     }

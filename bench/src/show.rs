@@ -184,12 +184,26 @@ fn daemon(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             laden.memory.maps_mib
         )?;
         latency(f, &laden.ban_latency)?;
+        if let Some(free) = &laden.freeing {
+            writeln!(
+                f,
+                "That list given up in {:.2} s: the slowest packet took {:.2} ms meanwhile, {:.2} ms after",
+                free.seconds, free.slowest_ms, free.slowest_after_ms
+            )?;
+        }
     }
     if let Some(exact) = &report.exact {
         writeln!(
             f,
             "One source on {} CPUs, N = {}: {} passed beyond, {} short of it ({} rounds)",
             exact.cpus, exact.limit, exact.passed_beyond, exact.short_of, exact.rounds
+        )?;
+    }
+    if let Some(limit) = &report.limit {
+        writeln!(
+            f,
+            "One source on {} CPUs, a limit of {} packets/s: {} passed in {:.1} s of {:.0}/s, {:.2} % off",
+            limit.cpus, limit.rate, limit.passed, limit.seconds, limit.offered, limit.off_percent
         )?;
     }
     if let Some(Size { now, recorded }) = &report.size {

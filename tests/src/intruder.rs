@@ -158,7 +158,16 @@ impl Intruder {
 /// # Errors
 /// The kernel's: another program is there.
 pub fn occupy(ifindex: u32) -> io::Result<OwnedFd> {
-    let program = Program::passing().load();
+    attach(&Program::passing(), ifindex)
+}
+
+/// Attaches a program natively or generically, as the driver can, for as long as the value lives. To
+/// be called in the interface's namespace.
+///
+/// # Errors
+/// The kernel's: another program is there.
+pub fn attach(program: &Program, ifindex: u32) -> io::Result<OwnedFd> {
+    let program = program.load();
     let mut attributes = [program.as_raw_fd() as u32, ifindex, XDP_ATTACHMENT, 0];
     bpf(LINK_CREATE, &mut attributes).map(owned)
 }

@@ -12,7 +12,8 @@ use packetwatch_abi::{
     Standing,
 };
 
-/// A loaded program, not attached to anything. Its time stands still until [`Kernel::advance`].
+/// A loaded program, not attached to anything. Unless it is loaded in real time, its time stands still
+/// until [`Kernel::advance`].
 pub struct Kernel {
     pub dataplane: Dataplane,
     pub events: Events,
@@ -57,11 +58,20 @@ impl Kernel {
         Self::with_options(rules, options)
     }
 
+    /// Whose time is the kernel's, and goes on.
+    pub fn in_real_time(rules: Vec<Rule>) -> Self {
+        Self::loaded(rules, Options::default())
+    }
+
     fn with_options(rules: Vec<Rule>, options: Options) -> Self {
         let options = Options {
             clock_from_map: true,
             ..options
         };
+        Self::loaded(rules, options)
+    }
+
+    fn loaded(rules: Vec<Rule>, options: Options) -> Self {
         let (dataplane, events) = Dataplane::load(options).expect("load the XDP program");
         // Everyone has a place at first sight: a clock that stands still would never give new ones.
         let unlimited = Admission {

@@ -53,6 +53,11 @@ impl Program {
         Self::new("passing", vec![insn(MOV, 0, 0, 0, XDP_PASS), EXIT])
     }
 
+    /// Drops everything, and does nothing else.
+    pub fn dropping_all() -> Self {
+        Self::new("dropping_all", vec![insn(MOV, 0, 0, 0, XDP_DROP), EXIT])
+    }
+
     /// Drops everything, and counts what it is given.
     pub fn dropping(runs: &Runs) -> Self {
         let map = runs.fd.as_raw_fd();

@@ -20,10 +20,12 @@ mod extract;
 pub(crate) mod fuzz;
 mod listen;
 mod lists;
+mod memory;
 mod mode;
 mod page;
 mod peer;
 mod pending;
+mod probes;
 mod problem;
 mod refusals;
 mod rules;
@@ -59,15 +61,17 @@ pub use listen::{BindError, Listeners};
 pub use lists::{
     Change, EntryBody, ListEntry, ListPage, ListedBody, Removed, WrittenEntry, time_to_live,
 };
+pub use memory::{MapStatus, Memory};
 pub use mode::{Bypass, ModeState, NewBypass, NewMode, time_to_bypass};
 pub use page::MAX_LIMIT;
 pub use pending::{PendingChange, PendingChanges};
+pub use probes::Probe;
 pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::serve;
 pub use status::{
-    ChainedStatus, Counting, InterfaceStatus, ListCounts, MapStatus, Memory, Observed,
-    ObservedReason, ObservedRule, PacketCounts, Probe, Status,
+    ChainedStatus, Counting, InterfaceStatus, ListCounts, Observed, ObservedReason, ObservedRule,
+    PacketCounts, Status,
 };
 pub use tls::{Certificate, TlsError};
 pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};
@@ -186,10 +190,10 @@ fn answering() -> OpenApiRouter<App> {
         .routes(routes!(pending::roll_back_pending))
         .routes(routes!(mode::get_mode, mode::put_mode, mode::reset_mode))
         .routes(routes!(mode::begin_bypass, mode::end_bypass))
-        .routes(routes!(status::healthz))
-        .routes(routes!(status::readyz))
-        .routes(routes!(status::metrics))
-        .routes(routes!(status::openapi_json))
+        .routes(routes!(probes::healthz))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::metrics))
+        .routes(routes!(probes::openapi_json))
 }
 
 fn streaming() -> OpenApiRouter<App> {

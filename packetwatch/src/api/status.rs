@@ -1,20 +1,15 @@
-//! `/v1/status`, and what machines ask for: health, metrics, the description of the API.
+//! `/v1/status`: how the daemon is.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State};
 use packetwatch_abi::Action;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    App, PendingChange, blocking,
+    App, Memory, PendingChange, blocking,
     callers::unreadable,
     extract::{NoParams, Params},
     problem::Problem,
@@ -23,7 +18,6 @@ use super::{
 use crate::{
     config::{Mode, Word as _},
     dataplane::{ChainState, ChainStatus, Outcome},
-    metrics,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -181,32 +175,6 @@ pub struct Counting {
     pub evicted: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Memory {
-    /// Of the daemon in user space, if the kernel tells.
-    pub resident_bytes: Option<u64>,
-    /// Of all maps in the kernel.
-    pub maps_bytes: u64,
-    pub maps: Vec<MapStatus>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct MapStatus {
-    pub map: String,
-    /// Null where counting them costs a walk.
-    pub entries: Option<u64>,
-    /// Entries; bytes of the rings `calls` and `offences`.
-    pub capacity: u64,
-    pub bytes: u64,
-}
-
-/// What answers to a probe.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Probe {
-    #[schema(example = "ok")]
-    pub status: String,
-}
-
 /// How the daemon is.
 #[utoipa::path(get, path = "/v1/status", tag = "status", security(("token" = ["read"])), responses(
     (status = 200, description = "how it is", body = Status),
@@ -236,17 +204,6 @@ fn read(app: &App) -> Result<Status, Problem> {
             not_native: interface.not_native,
         });
     let counts = app.lists.counts();
-    let maps = app
-        .dataplane
-        .capacities(app.lists.prefixes() as u64)
-        .map_err(unreadable)?;
-    let maps = maps.into_iter().map(|used| MapStatus {
-        map: used.map.to_owned(),
-        entries: used.entries,
-        capacity: used.capacity,
-        bytes: used.bytes,
-    });
-    let maps: Vec<MapStatus> = maps.collect();
     let (mode, mode_by) = app.rules.mode_by();
     let outcomes = app.dataplane.outcomes().map_err(unreadable)?;
     Ok(Status {
@@ -267,11 +224,7 @@ fn read(app: &App) -> Result<Status, Problem> {
         packets: packets(&outcomes),
         observed: observed(app, &outcomes)?,
         counting: counting(app)?,
-        memory: Memory {
-            resident_bytes: resident_bytes(),
-            maps_bytes: maps.iter().map(|map| map.bytes).sum(),
-            maps,
-        },
+        memory: Memory::of(app)?,
     })
 }
 
@@ -336,71 +289,6 @@ fn packets(outcomes: &[Outcome]) -> PacketCounts {
     counts
 }
 
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page).ok()?)
-}
-
-/// Whether the process answers; open to anybody.
-#[utoipa::path(get, path = "/healthz", tag = "status", security(()),
-    responses((status = 200, description = "it does", body = Probe), Failed, Slow))]
-pub(super) async fn healthz() -> Json<Probe> {
-    Json(Probe {
-        status: "ok".to_owned(),
-    })
-}
-
-/// Whether the filter is attached, the rules are carried out, and writes reach the disk.
-#[utoipa::path(get, path = "/readyz", tag = "status", security(("token" = ["read"])), responses(
-    (status = 200, description = "it does", body = Probe),
-    (status = 503, description = "not ready, and why",
-        body = Problem, content_type = "application/problem+json"),
-    Gated, Failed, Slow,
-))]
-pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Problem> {
-    let ready = blocking(move || Ok(is_ready(&app))).await?;
-    ready.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why))?;
-    Ok(Json(Probe {
-        status: "ready".to_owned(),
-    }))
-}
-
-fn is_ready(app: &App) -> Result<(), String> {
-    app.readiness.is_ready()?;
-    app.lists.journal_fault().map_or(Ok(()), |fault| {
-        Err(format!(
-            "the filter works on, but writes are refused and new bans would not survive a restart, \
-             since the journal cannot be written ({fault}). See to the state directory's disk"
-        ))
-    })
-}
-
-/// Metrics in the OpenMetrics text format.
-#[utoipa::path(get, path = "/metrics", tag = "status", security(("token" = ["read"])), responses(
-    (status = 200, description = "the metrics", body = String, content_type = "application/openmetrics-text"),
-    Gated, Failed, Slow,
-))]
-pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
-    let text = blocking(move || Ok(metrics::encode(&app))).await?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
-}
-
-/// This description.
-#[utoipa::path(get, path = "/openapi.json", tag = "status", security(("token" = ["read"])), responses(
-    (status = 200, description = "OpenAPI", content_type = "application/json"),
-    Gated, Failed, Slow,
-))]
-pub(super) async fn openapi_json() -> impl IntoResponse {
-    static DOCUMENT: LazyLock<String> =
-        LazyLock::new(|| super::openapi().to_json().unwrap_or_default());
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        DOCUMENT.as_str(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use packetwatch_abi::{Reason, Tally};
@@ -432,10 +320,5 @@ mod tests {
             packets: 8,
         };
         assert_eq!(by_reason(&outcomes), [deny]);
-    }
-
-    #[test]
-    fn a_process_has_memory() {
-        assert!(resident_bytes() > Some(100_000));
     }
 }

@@ -9,11 +9,12 @@ use serde::Serialize;
 use super::{
     Asking,
     client::Client,
-    output::{Format, size, table},
+    memory,
+    output::{Format, table},
     status::handed_on,
 };
 use crate::{
-    api::{ChainedStatus, MapStatus, Memory, Status},
+    api::{ChainedStatus, Memory, Status},
     dataplane::{self, OLDEST_KERNEL},
 };
 
@@ -111,7 +112,7 @@ async fn daemon(client: &Client) -> Vec<Finding> {
     let runs = format!("version {version} runs in {mode} mode");
     let mut findings = vec![finding("daemon", Ok(runs))];
     findings.extend(status.chain.as_ref().map(chain));
-    findings.extend(memory(&status.memory));
+    findings.extend(of_memory(&status.memory));
     findings
 }
 
@@ -122,45 +123,19 @@ fn chain(chain: &ChainedStatus) -> Finding {
 }
 
 /// The whole, and each map; a full one is a fault.
-fn memory(memory: &Memory) -> Vec<Finding> {
-    let Memory {
-        resident_bytes,
-        maps_bytes,
-        maps,
-    } = memory;
-    let daemon = match resident_bytes {
-        Some(bytes) => format!("daemon {}, ", size(*bytes)),
-        None => String::new(),
-    };
-    let whole = format!("{daemon}maps {}", size(*maps_bytes));
-    let mut findings = vec![finding("memory", Ok(whole))];
-    findings.extend(maps.iter().map(|map| Finding {
+fn of_memory(memory: &Memory) -> Vec<Finding> {
+    let mut findings = vec![finding("memory", Ok(memory::whole(memory)))];
+    findings.extend(memory.maps.iter().map(|map| Finding {
         check: format!("map {}", map.map),
-        ..finding("", in_map(map))
+        ..finding("", memory::used(map))
     }));
     findings
-}
-
-fn in_map(map: &MapStatus) -> Result<String, String> {
-    let MapStatus {
-        map: name,
-        entries,
-        capacity,
-        bytes,
-    } = map;
-    let bytes = size(*bytes);
-    match entries {
-        Some(entries) if entries >= capacity => Err(format!(
-            "full with {capacity} entries, {bytes}: raise capacity.{name} in the configuration"
-        )),
-        Some(entries) => Ok(format!("{entries} of {capacity} entries, {bytes}")),
-        None => Ok(bytes),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::MapStatus;
 
     #[test]
     fn kernels_at_the_bound() {
@@ -180,7 +155,7 @@ mod tests {
             capacity: 8,
             bytes: 2048,
         };
-        let findings = memory(&Memory {
+        let findings = of_memory(&Memory {
             resident_bytes: Some(1024),
             maps_bytes: 6144,
             maps: vec![

@@ -14,6 +14,7 @@ mod explain;
 mod generate;
 mod input;
 mod lists;
+mod memory;
 mod mode;
 mod output;
 mod rules;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Asking,
-    output::{Format, size, when},
+    Asking, memory,
+    output::{Format, when},
 };
 use crate::api::{ChainedStatus, Observed, ObservedReason, ObservedRule, PendingChange, Status};
 
@@ -100,23 +100,12 @@ fn lines(status: &Status) -> Vec<String> {
             counting.admission_threshold, counting.not_admitted
         ));
     }
-    let daemon = memory
-        .resident_bytes
-        .map(|bytes| format!("daemon {}, ", size(bytes)));
-    let maps = size(memory.maps_bytes);
-    lines.push(format!(
-        "memory      {}maps {maps}",
-        daemon.unwrap_or_default()
-    ));
-    let full = memory
-        .maps
-        .iter()
-        .filter(|map| map.entries >= Some(map.capacity));
-    lines.extend(full.map(|map| {
-        format!(
-            "full        {} holds its {} entries; raise [capacity]",
-            map.map, map.capacity
-        )
+    lines.push(format!("memory      {}", memory::whole(memory)));
+    let longest = memory.maps.iter().map(|map| map.map.len()).max();
+    let width = longest.unwrap_or_default();
+    lines.extend(memory.maps.iter().map(|map| {
+        let used = memory::used(map).unwrap_or_else(|full| full);
+        format!("map         {:width$}  {used}", map.map)
     }));
     lines
 }
@@ -163,8 +152,8 @@ mod tests {
 
     #[test]
     fn the_state_fits_a_few_lines() {
-        let map = |entries| MapStatus {
-            map: "bans".to_owned(),
+        let map = |name: &str, entries| MapStatus {
+            map: name.to_owned(),
             entries,
             capacity: 2,
             bytes: 2048,
@@ -243,7 +232,11 @@ mod tests {
             memory: Memory {
                 resident_bytes: Some(1024),
                 maps_bytes: 2048,
-                maps: vec![map(Some(2)), map(Some(1)), map(None)],
+                maps: vec![
+                    map("callers", Some(1)),
+                    map("bans", Some(2)),
+                    map("calls", None),
+                ],
             },
         };
         let expected = [
@@ -263,7 +256,9 @@ mod tests {
             "would drop  4 packets of 1 that the rule port-scan has banned",
             "flood       new sources are counted from 37 calls on; 5 packets were of others",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",
-            "full        bans holds its 2 entries; raise [capacity]",
+            "map         callers  1 of 2 entries, 2.0 KiB",
+            "map         bans     full with 2 entries, 2.0 KiB: raise capacity.bans in the configuration",
+            "map         calls    2.0 KiB",
         ];
         assert_eq!(lines(&status), expected);
     }
