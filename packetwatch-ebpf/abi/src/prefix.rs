@@ -25,9 +25,6 @@ pub enum Family {
     V6 = 6,
 }
 
-/// Bits of half an address of IPv6.
-const HALF: u32 = 64;
-
 impl Prefix {
     /// Bits of `family` in front of the address, to be added to a length for the longest match.
     pub const FAMILY_BITS: u32 = 32;
@@ -53,22 +50,17 @@ impl Prefix {
     /// The prefix of `len` bits that this one lies in.
     #[inline(always)]
     pub const fn truncated(mut self, len: u32) -> Self {
-        if len >= self.len {
-            return self;
-        }
-        self.len = len;
-        // By halves: each packet from IPv6 comes here, and most with a length of 64.
-        let (first, kept) = if len <= HALF {
-            self.addr[2] = 0;
-            self.addr[3] = 0;
-            (0, len)
-        } else {
-            (2, len - HALF)
-        };
-        if kept < HALF {
-            let mask = !(u64::MAX >> kept);
-            self.addr[first] &= ((mask >> 32) as u32).to_be();
-            self.addr[first + 1] &= (mask as u32).to_be();
+        if len < self.len {
+            // Both halves without a branch: the verifier would follow each way through the rest of
+            // the program.
+            let edge = !(u64::MAX >> (len % 64));
+            let is_beyond = ((len / 64) as u64).wrapping_neg();
+            let (leading, trailing) = (edge | is_beyond, edge & is_beyond);
+            self.addr[0] &= ((leading >> 32) as u32).to_be();
+            self.addr[1] &= (leading as u32).to_be();
+            self.addr[2] &= ((trailing >> 32) as u32).to_be();
+            self.addr[3] &= (trailing as u32).to_be();
+            self.len = len;
         }
         self
     }
