@@ -7,7 +7,8 @@
 //! * [`program`], [`path`]: beside [`peers`], in the [`scene`] of a real daemon.
 //! * [`prefixes`], [`sources`], [`policy`]: [`curve`]s of the program, beside [`references`].
 //! * [`idle`], [`latency`], [`laden`]: the daemon. [`exact`], [`limit`]: that N is N.
-//! * [`bars`]: what is promised of all that; [`publish`]: how it gets into the documentation.
+//! * [`bars`]: what is promised of all that; [`missed`]: why some of it cannot be; [`publish`]: how it
+//!   gets into the documentation.
 
 mod assembly;
 mod bars;
@@ -22,6 +23,7 @@ mod limit;
 mod lists;
 mod machine;
 mod memory;
+mod missed;
 mod part;
 mod path;
 mod peers;

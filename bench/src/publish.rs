@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     bars::{Bar, Better},
     machine::Machine,
-    pictures,
+    missed, pictures,
     report::Report,
     show::found,
 };
@@ -141,6 +141,13 @@ fn page(report: &Report, pictures: &[&str]) -> String {
     }
     text += "\n## What is promised\n\n";
     text += &table(report.bars.iter());
+    let reasons = missed::reasons(report);
+    if !reasons.is_empty() {
+        text += "\n## What no filter could reach here\n";
+        for reason in reasons {
+            let _ = write!(text, "\n* {reason}\n");
+        }
+    }
     text += "\n## Curves\n\nA program in front of each contestant writes the source into the frame; what \
              that and the kernel's harness cost is in every figure and is the grey line. \"Random\" sources \
              come from anywhere outside the list, \"next to listed\" ones from one network of which every \
