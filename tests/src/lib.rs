@@ -13,6 +13,7 @@
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
 //! * [`disk`]: file systems of their own, small ones and one that fails.
 //! * [`environment`]: how often, and from which seed, as the caller wants it.
+//! * [`mod@skip`]: what a test says that cannot be run where it is.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`programs`]: somebody else's XDP programs, of a few instructions.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
@@ -44,6 +45,7 @@ pub mod random;
 pub mod reference;
 pub mod runner;
 pub mod seccomp;
+pub mod skip;
 pub mod topology;
 pub mod traffic;
 
@@ -55,5 +57,6 @@ pub use netns::Netns;
 pub use packet::Frame;
 pub use programs::{Program, Runs};
 pub use runner::Runner;
+pub use skip::skip;
 pub use topology::{Family, Lan, Segment};
 pub use traffic::{Server, answered, call, connect, serve_http};

@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use packetwatch_tests::packet::{ACK, HOP_BY_HOP, RST, SYN};
-use packetwatch_tests::{Family, Frame, Frames, Lan, Netns, answered, call, serve_http};
+use packetwatch_tests::{Family, Frame, Frames, Lan, Netns, answered, call, serve_http, skip};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const PROMPT: Duration = Duration::from_secs(5);
@@ -232,7 +233,7 @@ fn between(lan: &Lan, source: IpAddr, host: IpAddr) -> Frame {
 fn mac(netns: &Netns, interface: &str) -> [u8; 6] {
     let text = netns.run(|| {
         // sysfs shows the namespace it was mounted in, so this asks `ip`.
-        let output = std::process::Command::new("ip")
+        let output = Command::new("ip")
             .args(["-j", "link", "show", interface])
             .output()
             .unwrap();
@@ -265,4 +266,31 @@ fn sees_tcp(link: &Frames, source_port: u16, destination_port: u16, flags: u8) -
         }
     }
     false
+}
+
+#[test]
+fn a_test_that_is_skipped_tells_the_runner_its_name_and_why() {
+    const AGAIN: &str = "PACKETWATCH_TEST_SKIPS";
+    let this = "a_test_that_is_skipped_tells_the_runner_its_name_and_why";
+    if std::env::var_os(AGAIN).is_some() {
+        skip("nothing to run it with");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("skipped");
+    // libtest gives a test a thread of its name only where there is more than one.
+    for threads in ["2", "1"] {
+        let mut again = Command::new(std::env::current_exe().expect("it knows its path"));
+        again.args(["--exact", this, "--test-threads", threads]);
+        again.env(AGAIN, "1").env("PACKETWATCH_SKIPPED", &file);
+        let output = again.output().expect("run this executable");
+        assert!(output.status.success(), "{output:?}");
+    }
+    let told = std::fs::read_to_string(&file).expect("it was written");
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert_eq!(lines[0], format!("{this}\tnothing to run it with"));
+    let (name, reason) = lines[1].split_once('\t').expect("name and reason");
+    assert!(name == this || name == file!(), "{told}");
+    assert_eq!(reason, "nothing to run it with");
 }

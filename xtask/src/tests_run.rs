@@ -2,13 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    env, fmt, fs,
+    io::{BufRead as _, BufReader, ErrorKind},
+    process::{self, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::install::is_root;
+
+/// Names the file to which tests that find that they cannot be run add a line each
+/// (`tests/src/skip.rs`).
+const SKIPPED: &str = "PACKETWATCH_SKIPPED";
 
 /// Runs every test of the default members; those marked as needing root only as root.
 ///
@@ -16,8 +21,11 @@ use crate::install::is_root;
 ///
 /// A test failed, or there was none to run.
 pub(crate) fn test() -> Result<()> {
+    let skipped = env::temp_dir().join(format!("packetwatch-skipped-{}", process::id()));
     let mut command = Command::new("cargo");
-    command.args(["test", "--no-fail-fast"]);
+    command
+        .args(["test", "--no-fail-fast"])
+        .env(SKIPPED, &skipped);
     if is_root() {
         command.args(["--", "--include-ignored"]);
     }
@@ -33,22 +41,19 @@ pub(crate) fn test() -> Result<()> {
         tally.read(&line);
     }
     let status = cargo.wait().context("cannot wait for `cargo test`")?;
-    let Tally {
-        passed,
-        failed,
-        skipped,
-    } = tally;
-    println!(
-        "\ntest: {passed} passed, {failed} failed, {} skipped",
-        skipped.values().map(Vec::len).sum::<usize>()
-    );
-    for (reason, tests) in &skipped {
-        println!("test: skipped, {reason}: {}", tests.join(", "));
+    match fs::read_to_string(&skipped) {
+        Ok(lines) => {
+            fs::remove_file(&skipped)?;
+            tally.read_skipped(&lines);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(skipped.display().to_string()),
     }
+    println!("\n{tally}");
     if !status.success() {
         bail!("`cargo test` failed ({status})");
     }
-    if passed == 0 {
+    if tally.passed == 0 {
         bail!("`cargo test` ran no test");
     }
     Ok(())
@@ -59,7 +64,7 @@ pub(crate) fn test() -> Result<()> {
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    /// Names of ignored tests by the reason their attribute gives.
+    /// Names of tests that were not run, by the reason: that of their attribute, or their own.
     skipped: BTreeMap<String, Vec<String>>,
 }
 
@@ -75,10 +80,7 @@ impl Tally {
             } else {
                 reason
             };
-            self.skipped
-                .entry(reason.to_owned())
-                .or_default()
-                .push(name.to_owned());
+            self.skip(name, reason);
         } else if let Some(result) = line.strip_prefix("test result: ") {
             let count = |what: &str| {
                 let before = result.split_once(what)?.0;
@@ -87,6 +89,36 @@ impl Tally {
             self.passed += count(" passed").unwrap_or(0);
             self.failed += count(" failed").unwrap_or(0);
         }
+    }
+
+    /// Lines of tests that returned because they cannot be run, which libtest counts as passed.
+    fn read_skipped(&mut self, lines: &str) {
+        for (name, reason) in lines.lines().filter_map(|line| line.split_once('\t')) {
+            self.skip(name, reason);
+            self.passed = self.passed.saturating_sub(1);
+        }
+    }
+
+    fn skip(&mut self, name: &str, reason: &str) {
+        let names = self.skipped.entry(reason.to_owned()).or_default();
+        names.push(name.to_owned());
+    }
+}
+
+/// The last lines of a run: the totals, then each reason with the tests that were not run for it.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        let count: usize = skipped.values().map(Vec::len).sum();
+        write!(f, "test: {passed} passed, {failed} failed, {count} skipped")?;
+        for (reason, tests) in skipped {
+            write!(f, "\ntest: skipped, {reason}: {}", tests.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -118,5 +150,23 @@ mod tests {
             ["src/lib.rs - run (line 3)"]
         );
         assert_eq!(tally.skipped.len(), 2);
+    }
+
+    #[test]
+    fn a_test_that_says_that_it_is_skipped_has_not_passed() {
+        let mut tally = Tally::default();
+        tally.read("test verdicts::drop ... ignored, needs root");
+        tally.read("test steps::year ... ok");
+        tally.read("test made_up::requests ... ok");
+        tally.read("test prefix::parse ... ok");
+        tally.read("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        tally.read_skipped("steps::year\tno libfaketime\nmade_up::requests\tno schemathesis\n");
+        assert_eq!(
+            tally.to_string(),
+            "test: 1 passed, 0 failed, 3 skipped\n\
+             test: skipped, needs root: verdicts::drop\n\
+             test: skipped, no libfaketime: steps::year\n\
+             test: skipped, no schemathesis: made_up::requests"
+        );
     }
 }

@@ -4,6 +4,7 @@
 use std::env;
 use std::path::PathBuf;
 
+use packetwatch_tests::skip;
 use tempfile::TempDir;
 
 use crate::stage::Stage;
@@ -25,9 +26,7 @@ fn program() -> Option<PathBuf> {
 #[ignore = "needs root: network namespaces and BPF"]
 fn made_up_requests_are_answered_as_described() {
     let Some(program) = program() else {
-        eprintln!(
-            "skipped: there is no schemathesis in the target directory (`make test` asks PyPI)"
-        );
+        skip("there is no schemathesis in the target directory (`make test` asks PyPI)");
         return;
     };
     let stage = Stage::own();

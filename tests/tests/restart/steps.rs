@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use packetwatch_tests::patience::until;
+use packetwatch_tests::skip;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use time::format_description::well_known::Rfc3339;
@@ -72,7 +73,7 @@ fn wait_for_step(scene: &Scene, is_so: impl Fn(Duration) -> bool) {
 #[ignore = "needs root: network namespaces and BPF"]
 fn a_wall_clock_that_is_set_by_a_year_changes_no_length() {
     let Some(library) = library() else {
-        println!("passed over: libfaketime is missing (package faketime)");
+        skip("libfaketime is missing (package faketime)");
         return;
     };
     let clock = WallClock::new();
