@@ -1,6 +1,8 @@
 //! Running the commands of a set-up step: their output on stderr, their failures with a remedy.
 
 use std::{
+    env,
+    ffi::OsString,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -120,6 +122,21 @@ fn apt_get() -> Command {
     command
         .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
         .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// cargo, as one would type it. What `cargo run` has told this process of its own package would have
+/// build scripts that look at such variables run again, and what depends on them built again, each
+/// time that it is xtask that builds.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    let of_package = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in env::vars_os().filter(|(name, _)| of_package(name)) {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     env, fmt, fs,
     io::{BufRead as _, BufReader, ErrorKind},
-    process::{self, Command, Stdio},
+    process::{self, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::install::is_root;
+use crate::install::{cargo, is_root};
 
 /// Names the file to which tests that find that they cannot be run add a line each
 /// (`tests/src/skip.rs`).
@@ -22,7 +22,7 @@ const SKIPPED: &str = "PACKETWATCH_SKIPPED";
 /// A test failed, or there was none to run.
 pub(crate) fn test() -> Result<()> {
     let skipped = env::temp_dir().join(format!("packetwatch-skipped-{}", process::id()));
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     command
         .args(["test", "--no-fail-fast"])
         .env(SKIPPED, &skipped);
