@@ -55,11 +55,12 @@ lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scri
 
 install: build install-files ## install daemon, unit, user and directories below PREFIX (default /usr/local)
 
-# What is built already, PACKETWATCH=FILE.
+# What is built already, PACKETWATCH=FILE. The manual pages are written by the binary itself.
 install-files:
 	install -D -m 755 $(PACKETWATCH) $(DESTDIR)$(PREFIX)/bin/packetwatch
 	install -D -m 644 packaging/packetwatch.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/packetwatch.conf
 	install -D -m 644 packaging/packetwatch.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/packetwatch.conf
+	umask 022 && $(PACKETWATCH) man --dir $(DESTDIR)$(PREFIX)/share/man/man1
 	sed 's|/usr/local/|$(PREFIX)/|g' packaging/packetwatch.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/packetwatch.service
 
 help: ## list these targets

@@ -28,6 +28,9 @@ fn install(variables: &[String]) {
 fn analyze(arguments: &[&str], unit: &Path) -> Output {
     let mut command = Command::new("systemd-analyze");
     command.args(arguments).arg(unit).env("SYSTEMD_COLORS", "0");
+    // Below the prefix there is nothing but ours; `verify` asks `man` for what the unit names.
+    let manuals = unit.ancestors().nth(4).expect("the prefix");
+    command.env("MANPATH", manuals.join("share/man"));
     command
         .output()
         .expect("run systemd-analyze (package systemd)")
@@ -56,6 +59,7 @@ fn everything_is_installed_below_the_prefix_and_named_so() {
         "lib/systemd/system/packetwatch.service",
         "lib/sysusers.d/packetwatch.conf",
         "lib/tmpfiles.d/packetwatch.conf",
+        "share/man/man1/packetwatch.1",
     ] {
         assert_eq!(mode(file), 0o644, "{file}");
     }
@@ -67,11 +71,35 @@ fn everything_is_installed_below_the_prefix_and_named_so() {
     assert!(!unit.contains("/usr/local"), "{unit}");
 }
 
+/// What the unit names as its documentation, and each page that such a page names.
 #[test]
-#[ignore = "needs root: make setup installs systemd-analyze"]
+fn the_manual_that_the_unit_names_is_installed_with_it() {
+    let (prefix, unit) = installed();
+    let manual = |page: &str| {
+        let (name, section) = page.split_once('(').expect("a name and a section");
+        let section = section.trim_end_matches(')');
+        let path = format!("share/man/man{section}/{name}.{section}");
+        let text = fs::read_to_string(prefix.path().join(path));
+        let text = text.unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(&format!(".TH {name} {section} ")), "{text}");
+        text
+    };
+    let unit = fs::read_to_string(unit).expect("read it");
+    let lines = unit.lines();
+    let mut pages = lines.filter_map(|line| line.strip_prefix("Documentation=man:"));
+    let text = manual(pages.next().expect("the unit names a page")).replace("\\-", "-");
+    let named: Vec<_> = text.lines().filter(|line| line.ends_with("(1)")).collect();
+    assert!(named.contains(&"packetwatch-run(1)"), "{named:?}");
+    for page in named {
+        manual(page);
+    }
+}
+
+#[test]
+#[ignore = "needs root: make setup installs systemd-analyze and man"]
 fn systemd_finds_nothing_wrong_with_the_unit() {
     let (_prefix, unit) = installed();
-    let output = analyze(&["verify", "--man=no"], &unit);
+    let output = analyze(&["verify", "--man=yes"], &unit);
     let told = String::from_utf8_lossy(&output.stderr);
     let ours: Vec<&str> = told
         .lines()
