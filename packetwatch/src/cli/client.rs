@@ -71,6 +71,10 @@ pub(super) enum ClientError {
         "{at} shows a certificate that is not trusted ({cause}): name the authority that signed it with --ca, and the host as the certificate does"
     )]
     Untrusted { at: String, cause: String },
+    #[error(
+        "nobody can say whether to trust {at} ({cause}): install ca-certificates, or name the authority that signed its certificate with --ca"
+    )]
+    NoAuthorities { at: String, cause: String },
     #[error("{at} speaks no TLS: write http:// instead of https://")]
     NoTls { at: String },
     #[error("cannot read the token from {}: {source}; name another with --token-file", path.display())]
@@ -120,6 +124,11 @@ fn problem_line(problem: &Problem) -> String {
     text
 }
 
+/// The host's authorities are neither read nor missed: a host may have none.
+fn without_tls(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder.tls_certs_only([])
+}
+
 /// A daemon to ask.
 pub(super) struct Client {
     http: reqwest::Client,
@@ -155,8 +164,9 @@ impl Client {
                     return Err(ClientError::Url(url));
                 };
                 let builder = match (ca, parsed.scheme()) {
-                    (None, _) => builder,
+                    (None, "https") => builder,
                     (Some(ca), "https") => builder.tls_certs_only(authorities(ca)?),
+                    (None, _) => without_tls(builder),
                     (Some(_), _) => return Err(ClientError::CaWithoutTls { at: base }),
                 };
                 if token.is_some() && !keeps_secrets(&parsed) {
@@ -170,13 +180,16 @@ impl Client {
             }
             None => {
                 let at = socket.display().to_string();
-                let builder = builder.unix_socket(socket.as_path());
+                let builder = without_tls(builder).unix_socket(socket.as_path());
                 (builder, "http://packetwatch".to_owned(), at, Some(socket))
             }
         };
-        let http = builder.build().map_err(|error| ClientError::Broken {
-            at: at.clone(),
-            cause: root_cause(&error),
+        let http = builder.build().map_err(|error| {
+            let (at, cause) = (at.clone(), root_cause(&error));
+            match tls_error(&error) {
+                Some(_) => ClientError::NoAuthorities { at, cause },
+                None => ClientError::Broken { at, cause },
+            }
         })?;
         Ok(Self {
             http,

@@ -1,11 +1,33 @@
 //! Commands without a daemon, and lines that are no command.
 
 use std::fs;
+use std::process::Command;
 
+use packetwatch_tests::daemon::binary;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{alone, done, failed, json};
+
+/// As in a small image: they are for TLS, which neither the socket nor a URL of http has.
+#[test]
+fn a_host_without_authorities_needs_them_for_tls_alone() {
+    let asked = |arguments: &[&str]| {
+        let mut status = Command::new(binary());
+        status.arg("status").args(arguments);
+        status.env("SSL_CERT_FILE", "/dev/null");
+        status.env_remove("SSL_CERT_DIR");
+        failed(&status.output().expect("run the daemon's binary"), 1).to_owned()
+    };
+    let words = asked(&["--socket", "/nonexistent/api.sock"]);
+    assert!(words.contains("no daemon answers on"), "{words}");
+    let words = asked(&["--url", "http://127.0.0.1:9"]);
+    assert!(words.contains("no daemon answers on"), "{words}");
+    let words = asked(&["--url", "https://127.0.0.1:9"]);
+    for word in ["https://127.0.0.1:9", "--ca", "ca-certificates"] {
+        assert!(words.contains(word), "{words}");
+    }
+}
 
 #[test]
 fn without_a_daemon_every_client_command_says_what_to_do() {
