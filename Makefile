@@ -44,12 +44,16 @@ demo: build ## two namespaces, real servers and a scanner: see a ban happen (roo
 bench: build ## what the filter costs beside its peers (root): ARGS='--quick --only PARTS', ARGS=--publish
 	@$(XTASK) setup --for bench && cargo run --release --package packetwatch-bench -- $(ARGS)
 
-lint: ## formatting, clippy, the eBPF crate, documentation, licences, shell scripts
+# Nothing is linked: libFuzzer need not be there, and without this it would be compiled, by a C++ compiler.
+CHECK_FUZZ := CUSTOM_LIBFUZZER_PATH=/nonexistent/libfuzzer.a
+
+lint: ## formatting, clippy, the eBPF crate, documentation, the fuzz targets, licences, shell scripts
 	@sh xtask/bootstrap.sh && $(XTASK) setup --for lint
 	cargo fmt --all --check
 	cargo clippy --all-targets -- --deny warnings
 	$(XTASK) lint-ebpf
 	RUSTDOCFLAGS='--deny warnings' cargo doc --no-deps --document-private-items
+	$(CHECK_FUZZ) cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)
 	cargo deny --all-features check bans licenses sources
 	shellcheck xtask/bootstrap.sh .ci/run
 

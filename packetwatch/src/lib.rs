@@ -19,7 +19,7 @@ pub mod daemon;
 pub mod dataplane;
 mod document;
 mod durable;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod lists;
 pub mod log;

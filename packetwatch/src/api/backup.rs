@@ -1,7 +1,7 @@
 //! `/v1/backup` and `/v1/restore`: everything that people and rules have made, in JSON lines. Tokens
 //! are never in it.
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod read;
 

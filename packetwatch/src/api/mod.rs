@@ -16,7 +16,7 @@ mod connections;
 mod events;
 mod explain;
 mod extract;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod listen;
 mod lists;

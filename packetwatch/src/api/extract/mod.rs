@@ -11,7 +11,7 @@ use axum::{
 use ipnet::IpNet;
 use serde::{Deserialize, de::DeserializeOwned};
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzz"))]
 pub(super) use body::json;
 pub(super) use body::{Body, OptionalBody, media_type, told, unsupported};
 

@@ -8,7 +8,7 @@ mod answer;
 mod body;
 mod entry;
 mod feed;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod read;
 mod whole;
