@@ -16,6 +16,7 @@
 //! * [`mod@skip`]: what a test says that cannot be run where it is.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`programs`]: somebody else's XDP programs, of a few instructions.
+//! * [`systemd`]: a service manager of the test's own.
 //! * [`traffic`]: HTTP servers and callers with real sockets.
 //! * [`kernel`]: the XDP program alone, on frames and at times of the test's choosing.
 //! * [`runner`]: the same program from several threads, as several CPUs run it.
@@ -46,6 +47,7 @@ pub mod reference;
 pub mod runner;
 pub mod seccomp;
 pub mod skip;
+pub mod systemd;
 pub mod topology;
 pub mod traffic;
 

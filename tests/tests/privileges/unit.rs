@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// file of a like program is at 34.
 const EXPOSURE: u32 = 17;
 
-fn install(variables: &[String]) {
+pub(crate) fn install(variables: &[String]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut make = Command::new("make");
     make.arg("-C")
