@@ -19,8 +19,8 @@ run: setup build ## run the daemon: IFACE=eth0 (default: the default route's), A
 test: ## run every test; those that need root only as root
 	@sh xtask/bootstrap.sh && $(XTASK) setup --for test && cargo build --bins && $(XTASK) test
 
-test-kernels: ## the program on Debian's kernels, emulated (root, Debian; long): KERNEL=6.1 for one
-	@sh xtask/bootstrap.sh && $(XTASK) setup && $(XTASK) test-kernels $(KERNEL)
+test-kernels: ## the program on Debian's kernels, emulated (root, Debian; long): KERNEL=6.1 for one, TESTS=chain for some
+	@sh xtask/bootstrap.sh && $(XTASK) setup && $(XTASK) test-kernels $(or $(KERNEL),all) $(TESTS)
 
 # Safe Rust has no use for a sanitizer. The nightly tool chain need not be one for the eBPF program.
 fuzz: ## fuzz what reads packets and text, FUZZ_SECONDS=60 each, FUZZ_TARGET=config for one (cargo-fuzz, nightly)

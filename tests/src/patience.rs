@@ -1,15 +1,30 @@
 //! Waiting for something that another process does, for so long and no longer.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::environment;
+
 /// Pause between two looks: short against every time-out of the tests, long against a system call.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Asks `look` until it answers `Some`, or until `limit` is over; it is asked at least once.
+/// The limit of what has to happen, on this machine: `PATIENCE` times as long where that is set, for
+/// one that is emulated.
+pub fn stretched(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| {
+        let times = environment::number("PATIENCE").unwrap_or(1);
+        u32::try_from(times).unwrap_or(u32::MAX)
+    });
+    limit.saturating_mul(*times)
+}
+
+/// Asks `look` until it answers `Some`, or until `limit`, [`stretched`], is over; it is asked at least
+/// once.
 pub fn until<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + stretched(limit);
     loop {
         if let Some(found) = look() {
             return Some(found);

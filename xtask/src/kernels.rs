@@ -1,10 +1,12 @@
 //! `xtask test-kernels`: the program on the kernels of Debian, each in a machine emulated by software.
 //!
-//! What is run is what is shipped: the verdict tables against the real verifier, and the daemon on the
-//! loopback interface of the machine. No kernel is installed here and none of this host's is touched.
+//! What is run is what is shipped: the verdict tables against the real verifier, and the daemon, on the
+//! loopback interface of the machine and between its namespaces. No kernel is installed here and none of
+//! this host's is touched.
 
 mod archive;
 mod image;
+mod suite;
 
 use std::{
     env, fs,
@@ -16,59 +18,73 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    install::{programs, run, say},
+    install::{programs, say},
     tests_run::Tally,
 };
 use archive::Archive;
+use image::Image;
+use suite::{SUITES, Suite};
 
 /// A kernel's series, and the suite of Debian 12's archive that has it.
 const KERNELS: [(&str, &str); 2] = [("6.1", "bookworm"), ("6.12", "bookworm-backports")];
 
-/// What is downloaded and unpacked here.
-const PROGRAMS: [(&str, &str); 4] = [
+/// What is downloaded and unpacked here, and what the tests run in the machine.
+const PROGRAMS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("gzip", "gzip"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
     ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
 ];
 
-/// Emulated, the verifier takes some seconds for a program that is loaded a hundred times: a quarter of
-/// an hour on two CPUs that are busy otherwise too, of which this is three times as much.
-const LIMIT_SECONDS: u32 = 2700;
+/// Emulated, the verifier takes some seconds for a program that is loaded two hundred times: half an
+/// hour on two CPUs that are busy otherwise too, of which this is three times as much.
+const LIMIT_SECONDS: u32 = 5400;
 
 /// What `timeout` exits with when the time is over.
 const GIVEN_UP: i32 = 124;
 
-/// Boots each kernel and runs the tests in it; `wanted` names one series, or none: all.
+/// Boots each kernel and runs the tests in it; `wanted` is one series, or `all`. `words` are libtest's
+/// filters, of tests that are run instead of all.
 ///
 /// # Errors
 ///
-/// A kernel cannot be had or booted, or a test failed in it.
-pub(crate) fn test_kernels(wanted: Option<&str>) -> Result<()> {
+/// A kernel is not known, cannot be had or booted, or a test failed in it.
+pub(crate) fn test_kernels(wanted: &str, words: &[&str]) -> Result<()> {
+    let is_wanted = |series: &str| wanted == "all" || wanted == series;
+    if !KERNELS.iter().any(|(series, _)| is_wanted(series)) {
+        let known = KERNELS.map(|(series, _)| series).join(", ");
+        bail!("there is no kernel {wanted}: name one of {known}, or all");
+    }
     programs(&PROGRAMS)?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     let directory = std::path::absolute(target.join("kernels"))?;
     let archive = Archive::new(&directory)?;
-    let binaries = [verdict_suite()?, target.join("debug/packetwatch")];
+    suite::build_daemon()?;
+    let daemon = target.join("debug/packetwatch");
+    let suites = SUITES.iter().map(Suite::build);
+    let suites = suites.collect::<Result<Vec<_>>>()?;
     let mut failed = Vec::new();
-    let kernels = KERNELS
-        .iter()
-        .filter(|(series, _)| wanted.is_none_or(|one| one == *series));
-    for (series, suite) in kernels {
+    for (series, release) in KERNELS.iter().filter(|(series, _)| is_wanted(series)) {
         let root = archive
-            .kernel(suite)
+            .kernel(release)
             .with_context(|| format!("Linux {series}"))?;
-        let image = image::build(
-            &root,
-            &directory.join(format!("{series}.initrd")),
-            &binaries,
-        )?;
+        let mut image = Image::new(&root)?;
+        image.add_binary("packetwatch", &daemon)?;
+        for (suite, executable) in SUITES.iter().zip(&suites) {
+            image.add_binary(suite.name, executable)?;
+        }
+        let file = directory.join(format!("{series}.initrd"));
+        image.pack(&suite::script(words), &file)?;
         say(&format!(
             "booting Linux {series}; emulated, this takes a while"
         ));
-        let tally = boot(&kernel_file(&root)?, &image)?;
-        println!("test-kernels: Linux {series}: {tally}");
-        if !tally.is_good() {
+        let outcome = boot(&kernel_file(&root)?, &file)?;
+        println!("test-kernels: Linux {series}: {outcome}");
+        if !outcome.is_good() {
             failed.push(*series);
         }
     }
@@ -83,6 +99,8 @@ pub(crate) fn test_kernels(wanted: Option<&str>) -> Result<()> {
 struct Outcome {
     release: String,
     tests: Tally,
+    /// suites that came to their end with every test passed
+    suites: usize,
     /// the daemon told that it filters, and ended by SIGTERM with 0
     daemon: bool,
     /// it was still at it after [`LIMIT_SECONDS`]
@@ -91,7 +109,8 @@ struct Outcome {
 
 impl Outcome {
     fn is_good(&self) -> bool {
-        !self.late && self.daemon && self.tests.passed > 0 && self.tests.failed == 0
+        let tests = self.tests.passed > 0 && self.tests.failed == 0;
+        !self.late && self.daemon && tests && self.suites == SUITES.len()
     }
 
     fn read(&mut self, line: &str) {
@@ -99,6 +118,8 @@ impl Outcome {
             release.trim().clone_into(&mut self.release);
         }
         self.daemon |= line.trim_end() == "daemon ended with 0 after it started";
+        let is_suite = |suite: &Suite| line.trim_end() == suite::good_end(suite);
+        self.suites += usize::from(SUITES.iter().any(is_suite));
         self.tests.read(line.trim_end());
     }
 }
@@ -113,8 +134,10 @@ impl std::fmt::Display for Outcome {
         };
         write!(
             f,
-            "({}) {passed} passed, {failed} failed; {daemon}",
-            self.release
+            "({}) {passed} passed, {failed} failed in {} of {} suites that ended well; {daemon}",
+            self.release,
+            self.suites,
+            SUITES.len()
         )?;
         if self.late {
             write!(f, "; GIVEN UP AFTER {LIMIT_SECONDS} s")?;
@@ -137,7 +160,7 @@ fn boot(kernel: &Path, image: &Path) -> Result<Outcome> {
             "-smp",
             "2",
             "-m",
-            "2G",
+            "3G",
             "-nographic",
             "-no-reboot",
             "-nic",
@@ -163,27 +186,6 @@ fn boot(kernel: &Path, image: &Path) -> Result<Outcome> {
     let ended = machine.wait().context("wait for the machine")?;
     outcome.late = ended.code() == Some(GIVEN_UP);
     Ok(outcome)
-}
-
-/// Builds the suite and the daemon, and returns the suite's executable.
-fn verdict_suite() -> Result<PathBuf> {
-    run(
-        "build the daemon",
-        Command::new("cargo").args(["build", "--bins"]),
-        "see above",
-    )?;
-    let output = Command::new("cargo")
-        .args(["test", "--test", "verdict", "--no-run"])
-        .args(["--message-format", "json"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("start cargo")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let executable = text.lines().rev().find_map(|line| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
-        Some(PathBuf::from(rest.split_once('"')?.0))
-    });
-    executable.context("cargo names no executable of the verdict suite")
 }
 
 fn kernel_file(root: &Path) -> Result<PathBuf> {
@@ -212,6 +214,8 @@ mod tests {
             "kernel 6.1.0-50-cloud-amd64\r",
             "daemon ended with 0 after it started\r",
             "test result: ok. 83 passed; 0 failed; 0 ignored; 0 measured; 1 filtered out\r",
+            "suite verdict ended with 0\r",
+            "suite restart ended with 0\r",
         ];
         let good = outcome(&lines);
         assert!(good.is_good());

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use setup::Purpose;
 
 const USAGE: &str = "usage: xtask setup [--for run|test|lint|bench] | default-interface | test | lint-ebpf \
-     | test-kernels [6.1|6.12]";
+     | test-kernels [6.1|6.12|all [WORD...]]";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -24,8 +24,8 @@ fn main() -> ExitCode {
         ["setup", "--for", "bench"] => setup::setup(Purpose::Bench),
         ["default-interface"] => route::default_interface().map(|name| println!("{name}")),
         ["test"] => tests_run::test(),
-        ["test-kernels"] => kernels::test_kernels(None),
-        ["test-kernels", series] => kernels::test_kernels(Some(series)),
+        ["test-kernels"] => kernels::test_kernels("all", &[]),
+        ["test-kernels", series, ref words @ ..] => kernels::test_kernels(series, words),
         ["lint-ebpf"] => lint::lint_ebpf(),
         _ => {
             eprintln!("{USAGE}");

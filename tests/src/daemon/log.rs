@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use jsonschema::Validator;
 use serde_json::Value;
 
+use crate::patience::stretched;
+
 /// Lines of one run that are kept. The daemon's own budget is 1000 lines a second, so that a test would
 /// have to flood it for minutes.
 const MAX_LINES: usize = 200_000;
@@ -73,14 +75,14 @@ impl Log {
     }
 
     /// The first line, at place `from` or later, that `matches`; panics with the tail when there is none
-    /// within `limit`.
+    /// within `limit`, [`stretched`].
     pub fn wait_from(
         &self,
         from: usize,
         matches: impl Fn(&Value) -> bool,
         limit: Duration,
     ) -> Value {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + stretched(limit);
         let mut state = self.shared.lock();
         let mut next = from;
         loop {

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::http::{Request, Response};
 use crate::netns::Netns;
+use crate::patience::stretched;
 
 pub use builder::Builder;
 pub use log::{Log, validate};
@@ -86,8 +87,8 @@ impl Daemon {
 
     fn try_request(&self, request: &Request) -> std::io::Result<Response> {
         let stream = UnixStream::connect(self.socket())?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_read_timeout(Some(stretched(ANSWER_LIMIT)))?;
+        stream.set_write_timeout(Some(stretched(ANSWER_LIMIT)))?;
         request.exchange(stream)
     }
 
