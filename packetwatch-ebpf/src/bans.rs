@@ -78,13 +78,16 @@ fn may_be_banned(prefix: &Prefix) -> bool {
 #[inline(always)]
 fn ban_of(prefix: &Prefix) -> Option<&'static Ban> {
     let Prefix { addr, len, .. } = *prefix;
-    let ban = if prefix.row() == 0 {
-        BANS_V4.get_ptr(&BanKeyV4 { addr: addr[0], len })
-    } else {
-        BANS_V6.get_ptr(&BanKeyV6 { addr, len })
-    };
+    // One word each, before they meet: of an optional pointer, which is two, the compiler may read
+    // what was never written, and kernels before 6.3 refuse that of the stack.
     // SAFETY: a live map value. The daemon alone writes, a deadline by one store.
-    ban.map(|ban| unsafe { &*ban })
+    unsafe {
+        if prefix.row() == 0 {
+            BANS_V4.get(BanKeyV4 { addr: addr[0], len })
+        } else {
+            BANS_V6.get(BanKeyV6 { addr, len })
+        }
+    }
 }
 
 #[inline(always)]
