@@ -64,7 +64,7 @@ const _: () = assert!(
 
 /// Counts the packet for each unit that the rules use; tells what it is beyond.
 ///
-/// An allowed source (`judgement` without thresholds) and a link-local one are counted by single
+/// An allowed source and a link-local one are counted by single
 /// address: what the first does never counts against its neighbours, and fe80::/64 is every
 /// neighbour at once.
 #[inline(always)]
@@ -74,19 +74,13 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counte
     let [mut len, other] = policy.units[row];
     let [mut rules, other_rules] = policy.unit_rules[row];
     let mut others = other != 0;
-    match judgement {
-        Judgement::CountOnly => (len, rules, others) = (packet.source.full_len(), 0, false),
-        Judgement::Thresholds { .. } if packet.link_local => {
-            (len, rules, others) = (packet.source.full_len(), u32::MAX, false);
-        }
-        Judgement::Thresholds { .. } => {}
+    let Judgement { allowed, ended } = judgement;
+    if allowed {
+        (len, rules, others) = (packet.source.full_len(), 0, false);
+    } else if packet.link_local {
+        (len, rules, others) = (packet.source.full_len(), u32::MAX, false);
     }
-    let ended = match judgement {
-        Judgement::CountOnly => 0,
-        Judgement::Thresholds { ended } => ended,
-    };
     let unit = packet.source.truncated(len);
-    let allowed = matches!(judgement, Judgement::CountOnly);
     let caller = meet(packet, ingress, &unit, ended, allowed);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
     if !others {

@@ -11,13 +11,14 @@ use crate::{
     packet::Packet,
 };
 
-/// What the counting of a packet is for.
+/// What the counting of a packet is for. No enum: of one the compiler may read a part that was never
+/// written, and kernels before 6.3 refuse that of the stack.
 #[derive(Clone, Copy)]
-pub enum Judgement {
-    /// an allowed source: no rule applies
-    CountOnly,
-    /// rules apply, to what happened after the last ban's end
-    Thresholds { ended: u64 },
+pub struct Judgement {
+    /// by the list: no rule applies
+    pub allowed: bool,
+    /// when the last ban ended; rules apply to what happened after that
+    pub ended: u64,
 }
 
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
@@ -45,12 +46,12 @@ fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
         return reason;
     }
     let counted = callers::count(packet, ingress, judgement);
-    match (judgement, counted) {
-        (Judgement::CountOnly, _) => Reason::Allow,
-        (_, Counted::OverThreshold) => Reason::Threshold,
-        (_, Counted::OverLimit) => Reason::Limit,
-        (_, Counted::Within) if packet.malformed => Reason::Malformed,
-        (_, Counted::Within) => Reason::Pass,
+    match counted {
+        _ if judgement.allowed => Reason::Allow,
+        Counted::OverThreshold => Reason::Threshold,
+        Counted::OverLimit => Reason::Limit,
+        Counted::Within if packet.malformed => Reason::Malformed,
+        Counted::Within => Reason::Pass,
     }
 }
 
@@ -63,7 +64,10 @@ fn of_sender(packet: &Packet, ingress: &Ingress) -> Result<Judgement, Reason> {
     let standing = lists::standing(&packet.source);
     if ingress.now < standing.allow_until {
         lists::hit(standing.allow_slot, packet.bytes);
-        return Ok(Judgement::CountOnly);
+        return Ok(Judgement {
+            allowed: true,
+            ended: 0,
+        });
     }
     if ingress.now < standing.deny_until {
         lists::hit(standing.deny_slot, packet.bytes);
@@ -71,6 +75,9 @@ fn of_sender(packet: &Packet, ingress: &Ingress) -> Result<Judgement, Reason> {
     }
     match bans::find(packet, ingress) {
         Found::Banned => Err(Reason::Ban),
-        Found::EndedAt(ended) => Ok(Judgement::Thresholds { ended }),
+        Found::EndedAt(ended) => Ok(Judgement {
+            allowed: false,
+            ended,
+        }),
     }
 }
