@@ -6,7 +6,8 @@
 //!             │ lists: allow, deny
 //!             │ bans
 //!             │ packet: is it a call
-//!             │ callers: count, thresholds
+//!             │ callers: count
+//!             │ rules: thresholds, limits
 //!             └─► events: calls to the log, offences to the rule loop
 //! ```
 //!
@@ -36,6 +37,7 @@ mod lists;
 mod packet;
 mod policy;
 mod ports;
+mod rules;
 mod sketch;
 mod verdict;
 mod windows;

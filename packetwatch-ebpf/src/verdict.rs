@@ -6,9 +6,9 @@ use packetwatch_abi::Reason;
 use crate::{
     Ingress,
     bans::{self, Found},
-    callers::{self, Counted},
-    events, lists,
+    callers, events, lists,
     packet::Packet,
+    rules::Counted,
 };
 
 /// What the counting of a packet is for. No enum: of one the compiler may read a part that was never
