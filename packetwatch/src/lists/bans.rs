@@ -1,5 +1,7 @@
 //! Bans in memory and in the kernel, and what is remembered of those who were banned.
 
+mod replace;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -294,90 +296,6 @@ impl Bans {
         self.hold(held);
         event::ban(BanEvent::Unban, &entry);
         Ok(Some(entry))
-    }
-
-    /// What the journal is to hold when these take the place of all bans and offences.
-    pub(super) fn replacing(
-        &self,
-        bans: &[(IpNet, BanRecord)],
-        offences: &[(IpNet, OffenceRecord)],
-        clock: Clock,
-        batch: &mut Batch,
-    ) {
-        let now = clock.monotonic_ns();
-        let ended = self.after(None, now).filter_map(|held| {
-            let prefix = held.entry.prefix;
-            Some((prefix, Some(self.lifted(prefix, clock)?)))
-        });
-        batch.bans.extend(ended);
-        let restored = bans.iter();
-        batch
-            .bans
-            .extend(restored.map(|(prefix, record)| (*prefix, Some(record.clone()))));
-        let known = self.offences.records(clock).into_iter();
-        batch
-            .offences
-            .extend(known.map(|(prefix, _)| (prefix, None)));
-        let restored = offences.iter();
-        let restored = restored.map(|(prefix, record)| (*prefix, Some(record.clone())));
-        batch.offences.extend(restored);
-    }
-
-    /// Ends all bans, forgets all offences, and takes these in their place.
-    ///
-    /// # Errors
-    /// The kernel refuses one: the comparison with the kernel tries it again.
-    pub(super) fn replace(
-        &mut self,
-        bans: Vec<(IpNet, BanRecord)>,
-        offences: &[(IpNet, OffenceRecord)],
-        maps: &dyn Maps,
-        clock: Clock,
-    ) -> Result<(), dataplane::Error> {
-        let now = clock.monotonic_ns();
-        let live: Vec<IpNet> = self
-            .after(None, now)
-            .map(|held| held.entry.prefix)
-            .collect();
-        for prefix in live {
-            self.lift(prefix, maps, clock)?;
-        }
-        let known: Vec<IpNet> = self
-            .offences
-            .records(clock)
-            .into_iter()
-            .map(|o| o.0)
-            .collect();
-        known
-            .into_iter()
-            .for_each(|prefix| self.offences.forget(prefix));
-        for (prefix, record) in offences {
-            self.offences.restore(*prefix, record, clock);
-        }
-        for (prefix, record) in bans {
-            let within = record.within;
-            let entry = record.into_entry(prefix);
-            let until = entry.expires_at.map_or(FOREVER, |at| clock.deadline(at));
-            self.make_room(prefix, maps, clock)
-                .map_err(|error| match error {
-                    WriteError::Kernel(error) => error,
-                    // There are no more than there is room for, and all others are spent.
-                    _ => dataplane::Error::Full {
-                        map: "BANS",
-                        capacity: self.capacity,
-                    },
-                })?;
-            maps.ban(prefix, until)?;
-            self.drop_held(prefix);
-            self.hold(Held {
-                entry,
-                until,
-                within,
-                spent: false,
-            });
-            self.unwritten.insert(prefix);
-        }
-        Ok(())
     }
 
     /// Everyone whose offences are remembered.

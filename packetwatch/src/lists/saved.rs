@@ -216,7 +216,8 @@ impl Lists {
     }
 
     /// Makes these the lists, bans and offences: one transaction of the journal, and one switch of
-    /// the lists in the kernel. Bans follow one by one.
+    /// the lists in the kernel. Bans follow one by one; if the kernel refuses one, they and the lists
+    /// go back to what they were.
     ///
     /// # Errors
     /// [`WriteError::Full`], [`WriteError::Protected`] for a deny of exactly a protected prefix
@@ -272,17 +273,17 @@ impl Lists {
         let rows = batch.bans.iter().map(|(prefix, _)| *prefix);
         let rows = rows.chain(batch.offences.iter().map(|(prefix, _)| *prefix));
         let rows: Vec<IpNet> = rows.collect();
-        if let Err(error) = shared.write_as(&mut journal, batch, changes, None, Switch::Whole) {
+        let replace = || {
+            let mut held = shared.bans();
+            held.replace(bans, &offences, &*shared.maps, shared.clock)
+        };
+        let written = shared.write_as(&mut journal, batch, changes, None, Switch::Whole, replace);
+        if written.is_err() {
             // Whatever the journal has of them, it gets what is so.
             shared.bans().mark_unwritten(rows);
-            shared.wake.unwritten();
-            return Err(error);
         }
-        let replaced = shared
-            .bans()
-            .replace(bans, &offences, &*shared.maps, shared.clock);
         shared.wake.unwritten();
-        replaced?;
+        written?;
         super::event::restored(&restored);
         Ok(restored)
     }

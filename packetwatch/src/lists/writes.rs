@@ -226,7 +226,14 @@ impl Writing<'_> {
             lists: vec![(list, record)],
             ..Batch::default()
         };
-        shared.write_as(&mut journal, batch, changes, trial, Switch::Whole)?;
+        shared.write_as(
+            &mut journal,
+            batch,
+            changes,
+            trial,
+            Switch::Whole,
+            || Ok(()),
+        )?;
         event::replaced(list, answer.added, answer.updated, answer.removed);
         Ok(answer)
     }
@@ -387,10 +394,13 @@ impl Shared {
         trial: Option<Pending>,
         switch: Switch,
     ) -> Result<(), WriteError> {
-        self.write_as(journal, journaled(&changes), changes, trial, switch)
+        self.write_as(journal, journaled(&changes), changes, trial, switch, || {
+            Ok(())
+        })
     }
 
-    /// The same; `batch` is what the journal is told of the changes.
+    /// The same; `batch` is what the journal is told of the changes, and `last` what the kernel has to
+    /// take besides, or take back itself.
     pub(super) fn write_as(
         &self,
         journal: &mut Journal,
@@ -398,6 +408,7 @@ impl Shared {
         changes: Vec<Change>,
         trial: Option<Pending>,
         switch: Switch,
+        last: impl FnOnce() -> Result<(), dataplane::Error>,
     ) -> Result<(), WriteError> {
         let tried = trial.and_then(|pending| {
             let list = changes.first()?.shelf.list();
@@ -415,7 +426,7 @@ impl Shared {
         }
         let begun = tried.as_ref().map(|trial| trial.pending.clone());
         let (undo, outcome) = self.project(changes, tried, switch);
-        let Err(error) = outcome else {
+        let Err(error) = outcome.and_then(|()| last()) else {
             if let Some(pending) = &begun {
                 pending::event::made(pending);
             }

@@ -53,6 +53,8 @@ struct Kernel {
     switches: usize,
     /// writes that are still taken, if not all are
     takes: Option<usize>,
+    /// whether it is one write that is not, and all after it are
+    refuses_once: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,9 +75,14 @@ impl FakeMaps {
 
     fn writing(&self) -> Result<MutexGuard<'_, Kernel>, dataplane::Error> {
         let mut kernel = self.kernel();
-        match &mut kernel.takes {
-            Some(0) => return Err(refusal()),
-            Some(left) => *left -= 1,
+        match kernel.takes {
+            Some(0) => {
+                if kernel.refuses_once {
+                    kernel.takes = None;
+                }
+                return Err(refusal());
+            }
+            Some(left) => kernel.takes = Some(left - 1),
             None => {}
         }
         Ok(kernel)

@@ -145,3 +145,92 @@ fn a_backup_that_does_not_fit_or_cuts_the_host_off_changes_nothing() {
         .unwrap();
     assert_eq!(f.lists.counts().deny.total(), CAPACITY.lists as usize);
 }
+
+/// What a backup has, but for how the clock rounds the ends of offences, and until when the kernel
+/// allows and denies.
+fn told(f: &Fixture) -> String {
+    let Saved {
+        entries,
+        bans,
+        offences,
+    } = saved(f);
+    let offences = offences
+        .iter()
+        .map(|offence| (offence.prefix, offence.count));
+    let offences: BTreeMap<_, _> = offences.collect();
+    let kernel = f.maps.kernel();
+    let standings = kernel.standings.iter();
+    let standings = standings.map(|(prefix, s)| (prefix, s.allow_until, s.deny_until));
+    let standings: Vec<_> = standings.collect();
+    format!("{entries:?} {bans:?} {offences:?} {standings:?}")
+}
+
+/// The kernel's bans, spent ones too.
+fn deadlines(f: &Fixture) -> BTreeMap<IpNet, u64> {
+    let kernel = f.maps.kernel();
+    let bans = kernel.bans.iter();
+    bans.map(|(prefix, ban)| (*prefix, ban.until)).collect()
+}
+
+/// As many bans as there is room for: live ones, and two spent ones.
+fn full_of_bans() -> Fixture {
+    let f = filled();
+    let last = CAPACITY.bans as u8;
+    (3..=last).for_each(|i| drop(f.lists.ban(order(host(i))).unwrap()));
+    f.lists.unban(host(last)).unwrap();
+    f
+}
+
+/// As many again: of two prefixes that are banned there, and of others.
+fn other_bans() -> Saved {
+    let f = Fixture::new();
+    f.put(List::Deny, "203.0.113.0/24");
+    f.clock.advance(MINUTE);
+    let hosts = (6..8).chain(20..18 + CAPACITY.bans as u8);
+    hosts.for_each(|i| drop(f.lists.ban(order(host(i))).unwrap()));
+    let saved = saved(&f);
+    assert_eq!(saved.bans.len(), CAPACITY.bans as usize);
+    saved
+}
+
+/// At every write that the kernel might refuse: for once, or until somebody has seen to it.
+#[test]
+fn a_restore_of_which_the_kernel_refuses_a_write_changes_nothing() {
+    let other = other_bans();
+    let mut refused = [0, 0];
+    for refuses_once in [true, false] {
+        for takes in 0.. {
+            let f = full_of_bans();
+            let before = (told(&f), deadlines(&f));
+            {
+                let mut kernel = f.maps.kernel();
+                (kernel.takes, kernel.refuses_once) = (Some(takes), refuses_once);
+            }
+            let restored = f.lists.restore(other.clone());
+            f.maps.kernel().takes = None;
+            if restored.is_ok() {
+                assert_ne!((told(&f), deadlines(&f)), before);
+                break;
+            }
+            assert!(
+                matches!(restored, Err(WriteError::Kernel(_))),
+                "{restored:?}"
+            );
+            refused[usize::from(refuses_once)] += 1;
+            if !refuses_once {
+                f.lists.reconcile_entries().unwrap();
+                f.lists.reconcile_bans().unwrap();
+            }
+            assert_eq!((told(&f), deadlines(&f)), before, "{takes} writes taken");
+            let clock = f.clock;
+            let f = f.reopened(FakeMaps::default(), clock);
+            assert_eq!(told(&f), before.0, "{takes}: as the journal has it");
+        }
+    }
+    // One for the lists, one for each ban that comes, and two for each that makes room.
+    let least = 1 + 3 * (CAPACITY.bans as usize - 2) + 2;
+    assert!(
+        refused.iter().all(|n| *n >= least),
+        "{refused:?} of {least}"
+    );
+}
