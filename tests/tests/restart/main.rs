@@ -15,11 +15,13 @@
 //! * `output`: a stdout that closes or blocks.
 //! * `steps`: a wall clock that is set by a year.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
+//! * `clients`: clients that write over the socket while the whole daemon is killed.
 //! * `writes`: writers at work while the disk fills up, or its file system turns read-only.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
 
 mod chain;
+mod clients;
 mod holder;
 mod inherit;
 mod kill;

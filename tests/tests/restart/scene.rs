@@ -126,6 +126,21 @@ impl Scene {
         }
     }
 
+    /// All entries of a list, page by page.
+    #[track_caller]
+    pub(crate) fn all(&self, path: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        let mut page = self.expect(200, "GET", &format!("{path}?limit=1000"), None);
+        loop {
+            all.extend_from_slice(page["entries"].as_array().expect("entries"));
+            let Some(next) = page["next"].as_str() else {
+                return all;
+            };
+            let path = format!("{path}?limit=1000&cursor={next}");
+            page = self.expect(200, "GET", &path, None);
+        }
+    }
+
     /// `packetwatch detach` on the daemon's pins.
     pub(crate) fn detach(&self, arguments: &[&str]) -> Output {
         let mut command = self.lan.host.command(packetwatch_tests::daemon::binary());

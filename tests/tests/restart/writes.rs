@@ -139,18 +139,8 @@ fn assert_denied(scene: &Scene, kept: &BTreeSet<String>) {
 /// What is denied and was not acknowledged. What was acknowledged has to be there.
 #[track_caller]
 fn not_acknowledged(scene: &Scene, kept: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut denied = BTreeSet::new();
-    let mut path = "/v1/deny?limit=1000".to_owned();
-    loop {
-        let page = scene.expect(200, "GET", &path, None);
-        let entries = page["entries"].as_array().expect("entries");
-        let prefix = |entry: &Value| entry["prefix"].as_str().expect("a prefix").to_owned();
-        denied.extend(entries.iter().map(prefix));
-        match page["next"].as_str() {
-            Some(next) => path = format!("/v1/deny?limit=1000&cursor={next}"),
-            None => break,
-        }
-    }
+    let prefix = |entry: Value| entry["prefix"].as_str().expect("a prefix").to_owned();
+    let denied: BTreeSet<_> = scene.all("/v1/deny").into_iter().map(prefix).collect();
     let lost: Vec<_> = kept.difference(&denied).take(3).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     denied.difference(kept).cloned().collect()
