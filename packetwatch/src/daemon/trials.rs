@@ -97,7 +97,7 @@ impl Trials {
     /// Takes the change on trial back, which has this id.
     ///
     /// # Errors
-    /// [`TrialError`]; its own end takes it back.
+    /// [`TrialError`]; its own end takes it back, if it is not taken back already.
     pub fn roll_back(&self, id: &str) -> Result<Pending, TrialError> {
         let _turn = self.turn();
         let pending = self.named(id)?;
@@ -107,11 +107,12 @@ impl Trials {
                 self.lists.end_bans()?;
             }
             Object::Mode => self.rules.roll_back()?,
-            Object::Deny => self.lists.roll_back(),
+            Object::Deny => self.lists.roll_back()?,
             Object::Allow => {
-                self.lists.roll_back();
+                let written = self.lists.roll_back();
                 // Whom the entry covers is passed again; the others were banned by rules that stay.
                 self.lists.keep_bans()?;
+                written?;
             }
         }
         Ok(pending)

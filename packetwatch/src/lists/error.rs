@@ -66,7 +66,7 @@ impl JournalError {
     }
 }
 
-/// Why a call on the lists changed nothing.
+/// Why a call on the lists changed nothing, but for [`WriteError::TakenBack`].
 #[derive(Debug, Error)]
 pub enum WriteError {
     #[error(
@@ -97,6 +97,10 @@ pub enum WriteError {
         "not written to the journal {0}; nothing was changed. See to the state directory's disk and try again"
     )]
     Journal(#[from] JournalError),
+    #[error(
+        "the change is taken back, but not written to the journal {0}: it would be on trial again, to its end, if the daemon were restarted before it can be. See to the state directory's disk"
+    )]
+    TakenBack(JournalError),
     #[error("the kernel refused, nothing was changed: {0}")]
     Kernel(#[from] dataplane::Error),
 }

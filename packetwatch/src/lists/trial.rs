@@ -223,12 +223,18 @@ impl Lists {
         Ok(projection.write(&*shared.maps, all)?)
     }
 
-    /// Puts back what stood before the change on trial: at once in memory and in the kernel, in the
-    /// journal by group commit. Until then, and if that fails, the trial's end does it.
-    pub fn roll_back(&self) {
+    /// Puts back what stood before the change on trial: in memory and in the kernel first, whatever
+    /// becomes of the disk, and in the journal when this returns.
+    ///
+    /// # Errors
+    /// [`WriteError::TakenBack`]: the journal may have the trial still, so that with a restart it would
+    /// go on to its end, which puts back the same.
+    pub fn roll_back(&self) -> Result<(), WriteError> {
         let shared = &self.0.shared;
-        let _writer = shared.journal();
+        let mut journal = shared.journal();
         shared.end_trial(true);
+        let written = shared.commit(&mut journal, Batch::default());
+        written.map_err(WriteError::TakenBack)
     }
 
     /// Puts back what stood before a trial that is over. To be called once a second.

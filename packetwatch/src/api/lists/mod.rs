@@ -86,7 +86,7 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
             app.counters.map_full(list);
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
         }
-        WriteError::Journal(_) => {
+        WriteError::Journal(_) | WriteError::TakenBack(_) => {
             tracing::error!(error.message = %detail, "API: a write was refused");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }

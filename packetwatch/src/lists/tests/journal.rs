@@ -206,8 +206,16 @@ fn a_full_disk_refuses_writes_keeps_bans_and_heals() {
     lists
         .put(List::Deny, new("192.0.2.1/32"), Force(false))
         .unwrap();
+    lists
+        .confirming(Some(MINUTE))
+        .put(List::Allow, new("192.0.2.9/32"), Force(false))
+        .unwrap();
 
     is_full.store(true, Relaxed);
+    // Who asks for it waits for no disk, and is told.
+    let unwritten = lists.roll_back().unwrap_err();
+    assert!(matches!(unwritten, WriteError::TakenBack(_)), "{unwritten}");
+    assert!(!maps.kernel().standings.contains_key(&net("192.0.2.9/32")));
     for _ in 0..2 {
         let refused = lists
             .put(List::Deny, new("192.0.2.2/32"), Force(false))
@@ -233,4 +241,5 @@ fn a_full_disk_refuses_writes_keeps_bans_and_heals() {
         .collect();
     assert_eq!(listed, ["192.0.2.1/32", "192.0.2.3/32"]);
     assert_eq!(lists.bans(PageQuery::default()).unwrap().entries.len(), 1);
+    assert_eq!((lists.counts().allow.total(), lists.pending()), (0, None));
 }

@@ -80,9 +80,16 @@ fn what_is_taken_back_is_as_it_was_to_the_reason() {
         .replace(List::Allow, vec![new("192.0.2.1/32")]);
     assert_eq!(replaced.unwrap().removed, 1);
     assert_eq!(f.listed(List::Allow), ["192.0.2.1/32"]);
-    f.lists.roll_back();
+    f.lists.roll_back().unwrap();
+    // What a kill at this moment leaves.
+    let left = tempfile::tempdir().unwrap();
+    let journal = |dir: &TempDir| dir.path().join(JOURNAL_FILE);
+    std::fs::copy(journal(&f.dir), journal(&left)).unwrap();
     assert_eq!((page(&f), f.lists.pending()), (before.clone(), None));
     let clock = f.clock;
+    let lists = Lists::open(left.path(), FakeMaps::default(), CAPACITY, clock).unwrap();
+    let there = lists.page(List::Allow, PageQuery::default()).unwrap();
+    assert_eq!((there, lists.pending()), (before.clone(), None));
     let f = f.reopened(FakeMaps::default(), clock);
     assert_eq!(page(&f), before);
 }
