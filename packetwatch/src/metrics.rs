@@ -116,6 +116,8 @@ struct Snapshot {
     faults: Vec<(Fault, u64)>,
     admissions: AdmissionCounts,
     threshold: Option<u64>,
+    /// end of the certificate that the API shows, in seconds since 1970
+    certificate: Option<u64>,
     /// seconds left of a bypass
     bypass: u64,
     /// changes that wait to be confirmed
@@ -166,6 +168,10 @@ impl Snapshot {
                 .map(|admission| admission.threshold),
             lists: lists.collect(),
             maps: maps.collect(),
+            certificate: app.certificate.as_ref().and_then(|certificate| {
+                let (at, _) = certificate.ends_at().1?;
+                Some(u64::try_from(at.unix_timestamp()).unwrap_or(0))
+            }),
             log_lost: app.log.lost(),
             counted: app.counters.with(|counted| counted.clone()),
             version: app.version,
@@ -384,6 +390,13 @@ impl Collector for Snapshot {
             .iter()
             .map(|(rule, n)| (vec![("rule", rule.as_str())], *n));
         family(encoder, ("bans", "Bans that rules have set", Counter), bans)?;
+        let words = "When the certificate of the API ends, since 1970; absent without TLS";
+        let certificate = self.certificate.map(|at| (vec![], at));
+        family(
+            encoder,
+            ("certificate_expiry_timestamp_seconds", words, Gauge),
+            certificate,
+        )?;
         let words = "Until every packet is judged again; 0 without a bypass";
         let bypass = [(vec![], self.bypass)];
         family(encoder, ("bypass_seconds", words, Gauge), bypass)?;
@@ -473,6 +486,7 @@ mod tests {
                 ..AdmissionCounts::default()
             },
             threshold: Some(15),
+            certificate: Some(17),
             bypass: 16,
             pending: 1,
             lists: vec![("allow", "ipv4", 7)],
@@ -507,6 +521,7 @@ mod tests {
             r#"packetwatch_events_lost_total{stage="log"} 11"#,
             r#"packetwatch_bans_total{rule="port-scan"} 1"#,
             "packetwatch_admission_threshold 15",
+            "packetwatch_certificate_expiry_timestamp_seconds 17",
             "packetwatch_bypass_seconds 16",
             "packetwatch_changes_pending 1",
             r#"packetwatch_callers_admitted_total{by="first-sight"} 12"#,

@@ -70,10 +70,10 @@ pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::serve;
 pub use status::{
-    ChainedStatus, Counting, InterfaceStatus, ListCounts, Observed, ObservedReason, ObservedRule,
-    PacketCounts, Status,
+    CertificateStatus, ChainedStatus, Counting, InterfaceStatus, ListCounts, Observed,
+    ObservedReason, ObservedRule, PacketCounts, Status,
 };
-pub use tls::{Certificate, TlsError};
+pub use tls::{Certificate, TlsError, Validity};
 pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};
 pub use would_drop::{Peers, WouldDrop};
 
@@ -106,6 +106,8 @@ pub struct App {
     pub peers: Peers,
     pub readiness: Readiness,
     pub tokens: Tokens,
+    /// What the TCP listener shows; `None` without TLS.
+    pub certificate: Option<Certificate>,
     pub log: LogHandle,
     pub counters: Counters,
     pub clock: Clock,

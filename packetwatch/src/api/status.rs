@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    App, Memory, PendingChange, blocking,
+    App, Certificate, Memory, PendingChange, blocking,
     callers::unreadable,
     extract::{NoParams, Params},
     problem::Problem,
@@ -42,6 +42,9 @@ pub struct Status {
     /// The user's own program that gets what passes; null where the configuration names none.
     #[serde(default)]
     pub chain: Option<ChainedStatus>,
+    /// What the API shows over TCP; null without TLS.
+    #[serde(default)]
+    pub certificate: Option<CertificateStatus>,
     pub lists: ListCounts,
     pub packets: PacketCounts,
     /// What would have been dropped, where nothing is.
@@ -112,6 +115,32 @@ impl From<ChainStatus> for ChainedStatus {
             program_id,
             program,
             error,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub path: String,
+    /// Null for one whose end cannot be read.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<OffsetDateTime>,
+    /// `valid`; `due`: it ends within 14 days; `ended`: clients refuse it; `unknown`.
+    #[schema(example = "valid")]
+    pub state: String,
+}
+
+impl From<&Certificate> for CertificateStatus {
+    fn from(certificate: &Certificate) -> Self {
+        let (path, end) = certificate.ends_at();
+        Self {
+            path: path.display().to_string(),
+            expires_at: end.map(|(at, _)| at),
+            state: end
+                .map_or("unknown", |(_, validity)| validity.as_str())
+                .to_owned(),
         }
     }
 }
@@ -216,6 +245,7 @@ fn read(app: &App) -> Result<Status, Problem> {
         rules_from: app.rules.current().1.to_string(),
         interfaces: interfaces.collect(),
         chain: app.dataplane.chain().map(ChainedStatus::from),
+        certificate: app.certificate.as_ref().map(CertificateStatus::from),
         lists: ListCounts {
             allow: counts.allow.total(),
             deny: counts.deny.total(),

@@ -1,5 +1,7 @@
 //! The certificate that the TCP listener shows. It is read again when its files change.
 
+mod expiry;
+
 use std::{
     fmt,
     fs::{self, File},
@@ -18,10 +20,14 @@ use rustls::{
     sign::CertifiedKey,
 };
 use thiserror::Error;
+use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::expiry::{Told, end_of, tell};
 use crate::{config::TlsFiles, log::EVENT};
+
+pub use self::expiry::Validity;
 
 /// How often the files are looked at. They are also read again on SIGHUP.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -63,6 +69,7 @@ struct Shared {
     shown: RwLock<Arc<CertifiedKey>>,
     /// the files as they were when they were read last, whatever came of it
     read: Mutex<[Option<Stamp>; 2]>,
+    told: Mutex<Told>,
 }
 
 /// What tells one state of a file from another.
@@ -85,6 +92,7 @@ impl Certificate {
             files,
             shown: RwLock::new(Arc::new(shown)),
             read: Mutex::new(read),
+            told: Mutex::default(),
         })))
     }
 
@@ -103,7 +111,12 @@ impl Certificate {
     /// Reads the pair again. Handshakes from now on show the new one; a bad pair is refused and the
     /// old one kept. Either is told in the log.
     pub fn reload(&self) {
-        let Shared { files, shown, read } = &*self.0;
+        let Shared {
+            files,
+            shown,
+            read,
+            told: _,
+        } = &*self.0;
         let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the files are read: what changes meanwhile is read again.
         *read = stamps(files);
@@ -138,7 +151,31 @@ impl Certificate {
         }
     }
 
-    /// Reads the pair again whenever a file has changed, until `shutdown`.
+    /// The file, the end of what is shown of it, and how that is now; `None` where it cannot be read.
+    pub fn ends_at(&self) -> (&Path, Option<(OffsetDateTime, Validity)>) {
+        let shown = {
+            let shown = self.0.shown.read();
+            Arc::clone(&shown.unwrap_or_else(PoisonError::into_inner))
+        };
+        let end = shown.cert.first().and_then(end_of);
+        let end = end.map(|end| (end, Validity::of(end, OffsetDateTime::now_utc())));
+        (&self.0.files.cert, end)
+    }
+
+    /// Says in the log that it ends soon, or has.
+    fn warn(&self) {
+        let (cert, Some((end, _))) = self.ends_at() else {
+            return;
+        };
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.due(end, OffsetDateTime::now_utc());
+        drop(told);
+        if let Some(validity) = due {
+            tell(cert, end, validity);
+        }
+    }
+
+    /// Reads the pair again whenever a file has changed, and warns of its end, until `shutdown`.
     pub(super) async fn watch(self, shutdown: CancellationToken) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,6 +197,7 @@ impl Certificate {
         if stamps(&self.0.files) != read {
             self.reload();
         }
+        self.warn();
     }
 }
 

@@ -11,10 +11,10 @@ use super::{
     client::Client,
     memory,
     output::{Format, table},
-    status::handed_on,
+    status::{handed_on, shown_until},
 };
 use crate::{
-    api::{ChainedStatus, Memory, Status},
+    api::{CertificateStatus, ChainedStatus, Memory, Status},
     dataplane::{self, OLDEST_KERNEL},
 };
 
@@ -112,6 +112,7 @@ async fn daemon(client: &Client) -> Vec<Finding> {
     let runs = format!("version {version} runs in {mode} mode");
     let mut findings = vec![finding("daemon", Ok(runs))];
     findings.extend(status.chain.as_ref().map(chain));
+    findings.extend(status.certificate.as_ref().map(certificate));
     findings.extend(of_memory(&status.memory));
     findings
 }
@@ -120,6 +121,13 @@ fn chain(chain: &ChainedStatus) -> Finding {
     let found = handed_on(chain);
     let is_up = chain.program_id.is_some();
     finding("chain", if is_up { Ok(found) } else { Err(found) })
+}
+
+/// One that is due is a fault: it is too late when it has ended.
+fn certificate(certificate: &CertificateStatus) -> Finding {
+    let found = shown_until(certificate);
+    let is_over = matches!(certificate.state.as_str(), "due" | "ended");
+    finding("certificate", if is_over { Err(found) } else { Ok(found) })
 }
 
 /// The whole, and each map; a full one is a fault.
@@ -192,6 +200,21 @@ mod tests {
         };
         assert_eq!(found(None), ("chain".to_owned(), false));
         assert_eq!(found(Some(7)), ("chain".to_owned(), true));
+    }
+
+    #[test]
+    fn a_certificate_that_is_due_is_a_fault() {
+        let is_ok = |state: &str| {
+            let expires_at = Some(time::OffsetDateTime::UNIX_EPOCH);
+            certificate(&CertificateStatus {
+                path: "/etc/cert.pem".to_owned(),
+                expires_at,
+                state: state.to_owned(),
+            })
+            .ok
+        };
+        let expected = [true, true, false, false];
+        assert_eq!(["valid", "unknown", "due", "ended"].map(is_ok), expected);
     }
 
     #[test]

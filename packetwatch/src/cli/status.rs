@@ -6,7 +6,9 @@ use super::{
     Asking, memory,
     output::{Format, when},
 };
-use crate::api::{ChainedStatus, Observed, ObservedReason, ObservedRule, PendingChange, Status};
+use crate::api::{
+    CertificateStatus, ChainedStatus, Observed, ObservedReason, ObservedRule, PendingChange, Status,
+};
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
     let (client, mut out) = asking.open()?;
@@ -29,6 +31,7 @@ fn lines(status: &Status) -> Vec<String> {
         rules_from,
         interfaces,
         chain,
+        certificate,
         lists,
         packets,
         observed,
@@ -80,6 +83,8 @@ fn lines(status: &Status) -> Vec<String> {
             .iter()
             .map(|chain| format!("chain       {}", handed_on(chain))),
     );
+    let certificate = certificate.iter();
+    lines.extend(certificate.map(|shown| format!("certificate {}", shown_until(shown))));
     lines.push(format!(
         "lists       {} allowed, {} denied, {} banned",
         lists.allow, lists.deny, lists.bans
@@ -123,6 +128,23 @@ pub(super) fn handed_on(chain: &ChainedStatus) -> String {
         (Some(id), Some(name), _) => format!("{path}: {state}, program {id} ({name})"),
         (_, _, Some(error)) => format!("{path}: {state}, so packets pass: {error}"),
         _ => format!("{path}: {state}, so packets pass"),
+    }
+}
+
+/// What the API shows, and how long clients take it.
+pub(super) fn shown_until(certificate: &CertificateStatus) -> String {
+    let CertificateStatus {
+        path,
+        expires_at,
+        state,
+    } = certificate;
+    let Some(at) = expires_at.map(when) else {
+        return format!("{path}: {state}, since its end cannot be read");
+    };
+    match state.as_str() {
+        "ended" => format!("{path}: ended at {at}, so clients refuse it: renew it"),
+        "due" => format!("{path}: ends at {at}: renew it"),
+        _ => format!("{path}: {state} until {at}"),
     }
 }
 
@@ -202,6 +224,7 @@ mod tests {
                 program: Some("own".to_owned()),
                 error: None,
             }),
+            certificate: Some(certificate("valid")),
             lists: ListCounts {
                 allow: 1,
                 deny: 2,
@@ -250,6 +273,7 @@ mod tests {
             "interface   wan0 (configured as eth0): attached, native mode, program 7",
             "interface   eth1: missing",
             "chain       /sys/fs/bpf/own: up, program 9 (own)",
+            "certificate /etc/cert.pem: valid until 1970-01-01T00:00:00Z",
             "lists       1 allowed, 2 denied, 3 banned",
             "packets     0 dropped, 10 passed, 4 of them only because of observe mode",
             "would drop  4 packets for ban",
@@ -261,6 +285,26 @@ mod tests {
             "map         calls    2.0 KiB",
         ];
         assert_eq!(lines(&status), expected);
+    }
+
+    fn certificate(state: &str) -> CertificateStatus {
+        CertificateStatus {
+            path: "/etc/cert.pem".to_owned(),
+            expires_at: (state != "unknown").then_some(OffsetDateTime::UNIX_EPOCH),
+            state: state.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_certificate_says_what_is_to_be_done() {
+        for (state, words) in [
+            ("due", "ends at 1970-01-01T00:00:00Z: renew it"),
+            ("ended", "clients refuse it"),
+            ("unknown", "cannot be read"),
+        ] {
+            let told = shown_until(&certificate(state));
+            assert!(told.contains(words), "{told}");
+        }
     }
 
     #[test]

@@ -180,6 +180,7 @@ pub(super) async fn run(
             peers: Peers::new(sessions, tokens.clone()),
             readiness: readiness.clone(),
             tokens,
+            certificate: certificate.clone(),
             log,
             counters,
             clock,

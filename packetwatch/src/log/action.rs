@@ -60,6 +60,11 @@ pub(super) const ACTIONS: &[Action] = &[
     event("token-revoked", IAM, &["deletion"]),
     event("certificate-changed", CONFIGURATION, &["change"]),
     attempt("certificate-refused", CONFIGURATION, &["info"], "failure"),
+    event("certificate-due", CONFIGURATION, &["info"]),
+    Action {
+        kind: "alert",
+        ..event("certificate-ended", CONFIGURATION, &["info"])
+    },
     event("started", PROCESS, &["start"]),
     event("stopped", PROCESS, &["end"]),
     attempt("attached", NETWORK, &["start"], "success"),

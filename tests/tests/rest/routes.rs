@@ -148,6 +148,7 @@ fn status_and_probes_have_their_keys() {
     let status = stage.expect(200, "GET", "/v1/status").json();
     let expected = [
         "bypass_until",
+        "certificate",
         "chain",
         "counting",
         "interfaces",

@@ -17,10 +17,14 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::json;
 use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::stage::{PROMPT, problem};
 
 const PORT: u16 = 7300;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// For a connection that is let in, or dropped.
 const ATTEMPT: Duration = Duration::from_millis(500);
@@ -53,9 +57,14 @@ impl Authority {
 
     /// A certificate for these names and its key, in PEM.
     fn sign(&self, names: &[&str]) -> (String, String) {
+        self.sign_until(names, OffsetDateTime::now_utc() + 365 * DAY)
+    }
+
+    fn sign_until(&self, names: &[&str], end: OffsetDateTime) -> (String, String) {
         let key = KeyPair::generate().expect("make a key");
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = end;
         let signed = params.signed_by(&key, &self.issuer).expect("sign it");
         (signed.pem(), key.serialize_pem())
     }
@@ -332,6 +341,50 @@ fn a_certificate_is_changed_under_connections() {
     assert_ne!(second, third);
     for stream in [&mut old, &mut new, &mut newest] {
         assert!(is_healthy(stream));
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_certificate_that_ends_soon_is_told_until_it_is_renewed() {
+    let scene = Scene::new();
+    let host = scene.address.ip().to_string();
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
+    let metric = || {
+        let metrics = scene.daemon.api("GET", "/metrics", None);
+        let name = "packetwatch_certificate_expiry_timestamp_seconds ";
+        let mut lines = metrics.text().lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.parse::<i64>().ok());
+        value.expect("it is there with TLS")
+    };
+    let status = || scene.daemon.api("GET", "/v1/status", None).json()["certificate"].clone();
+    assert_eq!(status()["state"], "valid");
+    for (end, action, state) in [
+        (now + 3 * DAY, "certificate-due", "due"),
+        (now - DAY, "certificate-ended", "ended"),
+        (now + 30 * DAY, "certificate-changed", "valid"),
+    ] {
+        let from = scene.daemon.log().len();
+        let pair = scene.authority.sign_until(&[&host], end);
+        scene.authority.write(&pair);
+        let is_it = |line: &serde_json::Value| line["event.action"] == action;
+        let line = scene.daemon.log().wait_from(from, is_it, PROMPT);
+        let at = end.format(&Rfc3339).unwrap();
+        if action != "certificate-changed" {
+            assert_eq!(line["tls.server.not_after"], at.as_str(), "{line}");
+        }
+        let path = scene.authority.path("cert.pem");
+        let expected = json!({"path": path, "expires_at": at, "state": state});
+        assert_eq!(status(), expected);
+        assert_eq!(metric(), end.unix_timestamp());
+        let doctor = scene.daemon.cli(&["doctor"]);
+        let findings: Vec<serde_json::Value> =
+            serde_json::from_slice(&doctor.stdout).expect("JSON");
+        let finding = findings
+            .iter()
+            .find(|finding| finding["check"] == "certificate");
+        let is_ok = finding.expect("it is looked at")["ok"].as_bool();
+        assert_eq!(is_ok, Some(state == "valid"), "{findings:?}");
     }
 }
 

@@ -37,7 +37,7 @@ use Level::{Core, Extended};
 use Stored::{Date, Ip, Keyword, Keywords, Long, Text, Wildcard};
 
 /// The ECS fields that a line may hold. `labels` is an object there, of any keys.
-const FIELDS: [(&str, Stored, Level); 29] = [
+const FIELDS: [(&str, Stored, Level); 30] = [
     ("@timestamp", Date, Core),
     ("client.ip", Ip, Core),
     ("destination.ip", Ip, Core),
@@ -64,6 +64,7 @@ const FIELDS: [(&str, Stored, Level); 29] = [
     ("service.version", Keyword, Core),
     ("source.ip", Ip, Core),
     ("source.port", Long, Core),
+    ("tls.server.not_after", Date, Extended),
     ("url.path", Wildcard, Extended),
     ("user.id", Keyword, Core),
     ("user.name", Keyword, Core),
