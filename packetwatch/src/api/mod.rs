@@ -70,8 +70,8 @@ pub use problem::{Fault, Problem};
 pub use rules::{NewRules, Rules};
 pub use serve::serve;
 pub use status::{
-    CertificateStatus, ChainedStatus, Counting, InterfaceStatus, ListCounts, Observed,
-    ObservedReason, ObservedRule, PacketCounts, Status,
+    CertificateStatus, ChainedStatus, Counting, InterfaceStatus, LeftoverStatus, ListCounts,
+    Observed, ObservedReason, ObservedRule, PacketCounts, Status,
 };
 pub use tls::{Certificate, TlsError, Validity};
 pub use tokens::{ListedToken, MadeToken, TokenBody, TokenList, check_name};

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{Mode, Word as _},
-    dataplane::{ChainState, ChainStatus, Outcome},
+    dataplane::{ChainState, ChainStatus, Leftover, Outcome},
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -39,6 +39,9 @@ pub struct Status {
     /// `built-in`, `api`, the path of the file, or the variable or flag that they were read from.
     pub rules_from: String,
     pub interfaces: Vec<InterfaceStatus>,
+    /// Filters that an earlier process has left on other interfaces, and that nobody has taken over.
+    #[serde(default)]
+    pub leftovers: Vec<LeftoverStatus>,
     /// The user's own program that gets what passes; null where the configuration names none.
     #[serde(default)]
     pub chain: Option<ChainedStatus>,
@@ -83,6 +86,25 @@ pub struct InterfaceStatus {
     /// Why it is not native, where that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_native: Option<String>,
+}
+
+/// It goes on with lists, bans and rules of its own, until `packetwatch detach --interface NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftoverStatus {
+    /// The interface, as it is called now.
+    pub name: String,
+    /// The kernel's id of the program, as `bpftool prog` shows it.
+    pub program_id: u32,
+}
+
+impl From<Leftover> for LeftoverStatus {
+    fn from(leftover: Leftover) -> Self {
+        let Leftover {
+            interface: name,
+            program_id,
+        } = leftover;
+        Self { name, program_id }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -232,6 +254,7 @@ fn read(app: &App) -> Result<Status, Problem> {
             error: interface.error,
             not_native: interface.not_native,
         });
+    let leftovers = app.dataplane.leftovers().into_iter();
     let counts = app.lists.counts();
     let (mode, mode_by) = app.rules.mode_by();
     let outcomes = app.dataplane.outcomes().map_err(unreadable)?;
@@ -244,6 +267,7 @@ fn read(app: &App) -> Result<Status, Problem> {
         uptime_seconds: app.started.elapsed().as_secs(),
         rules_from: app.rules.current().1.to_string(),
         interfaces: interfaces.collect(),
+        leftovers: leftovers.map(LeftoverStatus::from).collect(),
         chain: app.dataplane.chain().map(ChainedStatus::from),
         certificate: app.certificate.as_ref().map(CertificateStatus::from),
         lists: ListCounts {

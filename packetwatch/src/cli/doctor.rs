@@ -11,7 +11,7 @@ use super::{
     client::Client,
     memory,
     output::{Format, table},
-    status::{handed_on, shown_until},
+    status::{handed_on, left_on, shown_until},
 };
 use crate::{
     api::{CertificateStatus, ChainedStatus, Memory, Status},
@@ -111,6 +111,8 @@ async fn daemon(client: &Client) -> Vec<Finding> {
     let Status { version, mode, .. } = &status;
     let runs = format!("version {version} runs in {mode} mode");
     let mut findings = vec![finding("daemon", Ok(runs))];
+    let leftovers = status.leftovers.iter();
+    findings.extend(leftovers.map(|left| finding("leftover", Err(left_on(left)))));
     findings.extend(status.chain.as_ref().map(chain));
     findings.extend(status.certificate.as_ref().map(certificate));
     findings.extend(of_memory(&status.memory));

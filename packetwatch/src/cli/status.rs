@@ -7,7 +7,8 @@ use super::{
     output::{Format, when},
 };
 use crate::api::{
-    CertificateStatus, ChainedStatus, Observed, ObservedReason, ObservedRule, PendingChange, Status,
+    CertificateStatus, ChainedStatus, LeftoverStatus, Observed, ObservedReason, ObservedRule,
+    PendingChange, Status,
 };
 
 pub(super) async fn run(asking: Asking) -> anyhow::Result<()> {
@@ -30,6 +31,7 @@ fn lines(status: &Status) -> Vec<String> {
         uptime_seconds,
         rules_from,
         interfaces,
+        leftovers,
         chain,
         certificate,
         lists,
@@ -78,6 +80,8 @@ fn lines(status: &Status) -> Vec<String> {
         };
         format!("interface   {name}{formerly}: {}{how}", interface.state)
     }));
+    let leftovers = leftovers.iter();
+    lines.extend(leftovers.map(|left| format!("leftover    {}", left_on(left))));
     lines.extend(
         chain
             .iter()
@@ -113,6 +117,15 @@ fn lines(status: &Status) -> Vec<String> {
         format!("map         {:width$}  {used}", map.map)
     }));
     lines
+}
+
+/// What filters an interface that is not configured.
+pub(super) fn left_on(leftover: &LeftoverStatus) -> String {
+    let LeftoverStatus { name, program_id } = leftover;
+    format!(
+        "{name}: program {program_id} of an earlier process, with lists, bans and rules of its own; \
+         `packetwatch detach --interface {name}` takes it off"
+    )
 }
 
 /// Who gets what passes.
@@ -217,6 +230,10 @@ mod tests {
                     not_native: None,
                 },
             ],
+            leftovers: vec![LeftoverStatus {
+                name: "eth2".to_owned(),
+                program_id: 8,
+            }],
             chain: Some(ChainedStatus {
                 path: "/sys/fs/bpf/own".to_owned(),
                 state: "up".to_owned(),
@@ -272,6 +289,8 @@ mod tests {
              19b`",
             "interface   wan0 (configured as eth0): attached, native mode, program 7",
             "interface   eth1: missing",
+            "leftover    eth2: program 8 of an earlier process, with lists, bans and rules of its own; \
+             `packetwatch detach --interface eth2` takes it off",
             "chain       /sys/fs/bpf/own: up, program 9 (own)",
             "certificate /etc/cert.pem: valid until 1970-01-01T00:00:00Z",
             "lists       1 allowed, 2 denied, 3 banned",

@@ -126,8 +126,15 @@ fn tell_inherited(inherited: &Inherited) {
         interface,
         callers,
         bans,
+        beside,
     } = inherited;
+    let used_on = beside.as_ref().map(|other| {
+        format!(
+            "bans are copied and callers count anew, since the filter on {other} uses its tables on"
+        )
+    });
     let of = match (callers, bans) {
+        _ if used_on.is_some() => used_on.as_deref().unwrap_or_default(),
         (true, true) => "its callers and bans go on",
         (true, false) => "its callers go on; bans are copied, since capacity.bans has changed",
         (false, true) => "its bans go on; callers count anew, since capacity.callers has changed",

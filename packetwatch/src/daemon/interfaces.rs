@@ -4,7 +4,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     config::{Config, OnExit, XdpMode},
-    dataplane::{AttachError, AttachMode, Dataplane, Interface, Present, XdpMode as Took},
+    dataplane::{
+        AttachError, AttachMode, Dataplane, Interface, Leftover, Present, XdpMode as Took,
+    },
     log::EVENT,
     netlink::{Link, Netlink},
 };
@@ -65,7 +67,26 @@ pub(super) async fn attach(
             }
         }
     }
+    dataplane.leftovers().iter().for_each(tell_left);
     Ok(())
+}
+
+fn tell_left(leftover: &Leftover) {
+    let Leftover {
+        interface,
+        program_id,
+    } = leftover;
+    tracing::warn!(
+        target: EVENT,
+        {
+            event.action = "leftover-found",
+            observer.ingress.interface.name = interface.as_str(),
+            packetwatch.program_id = program_id,
+        },
+        "{interface} is not configured, and filtered by what an earlier process has left there, with \
+         lists, bans and rules that nobody changes any more: `packetwatch detach --interface \
+         {interface}` takes it off"
+    );
 }
 
 pub(super) fn asked(mode: XdpMode) -> AttachMode {

@@ -41,6 +41,8 @@ use super::{
 pub(super) struct Inheritance {
     interface: String,
     directory: PathBuf,
+    /// Another interface whose filter uses the same tables on, so that none is shared.
+    beside: Option<String>,
     /// Tables that this process uses on.
     shared: Vec<&'static str>,
     /// the pair in force
@@ -64,6 +66,8 @@ pub struct Inherited {
     pub interface: String,
     pub callers: bool,
     pub bans: bool,
+    /// The interface of another filter that goes on with them, where neither does so here.
+    pub beside: Option<String>,
 }
 
 impl Inheritance {
@@ -82,9 +86,19 @@ impl Inheritance {
             // Of one that lives nothing may be shared: the attempt to attach will say so.
             let holds = of.hold(pins.namespace()).ok()?;
             let mut inheritance = Self::open(&interface, directory, capacities, holds);
-            // One that lives may use them for another interface, and change them as it likes.
+            // One that lives may use them for another interface, and change them as it likes; one that
+            // nobody takes over counts on under its own rules.
+            let stays = |other: &Kept| {
+                let name = other.interface();
+                !other.is_dead() && !name.is_some_and(|name| interfaces.contains(&name))
+            };
             let mut others = kept.iter().filter(|other| other.path != of.path);
-            if others.any(|other| has(&pins::maps_of(&other.path), &bans) && held(other)) {
+            let beside = others.find(|other| {
+                has(&pins::maps_of(&other.path), &bans) && (held(other) || stays(other))
+            });
+            if let Some(other) = beside {
+                let name = other.interface();
+                inheritance.beside = Some(name.unwrap_or_else(|| other.pinned_as.clone()));
                 inheritance.shared.clear();
             }
             Some(inheritance)
@@ -118,6 +132,7 @@ impl Inheritance {
             policies,
             lists: KeptLists::open(&directory).ok().flatten(),
             directory,
+            beside: None,
             shared,
             holds,
         }
@@ -172,6 +187,7 @@ impl Dataplane {
             interface: inheritance.interface.clone(),
             callers: inheritance.shared.contains(&CALLERS),
             bans: inheritance.shares_bans(),
+            beside: inheritance.beside.clone(),
         })
     }
 

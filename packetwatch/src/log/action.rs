@@ -51,6 +51,7 @@ pub(super) const ACTIONS: &[Action] = &[
     event("restored", CONFIGURATION, &["change"]),
     event("recovered", CONFIGURATION, &["info"]),
     event("inherited", PROCESS, &["info"]),
+    event("leftover-found", NETWORK, &["info"]),
     attempt("journal-set-aside", CONFIGURATION, &["info"], "failure"),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),

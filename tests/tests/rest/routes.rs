@@ -152,6 +152,7 @@ fn status_and_probes_have_their_keys() {
         "chain",
         "counting",
         "interfaces",
+        "leftovers",
         "lists",
         "memory",
         "mode",

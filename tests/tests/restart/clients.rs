@@ -20,9 +20,10 @@ use packetwatch_tests::patience::{Raised, until};
 use packetwatch_tests::random::Random;
 use serde_json::Value;
 
-use self::found::{Wire, assert_verdicts, banned, pending, stranger};
+use self::found::{assert_verdicts, banned, pending, stranger};
 use self::part::{ALLOWED, CLIENTS, CONFIGURED, Client, Told, Write, calls};
 use crate::scene::{PROMPT, Scene};
+use crate::wire::Wire;
 
 const KILLS: &str = "CLIENT_KILLS";
 const SEED: &str = "CLIENTS_SEED";
@@ -122,7 +123,7 @@ fn what_clients_were_answered_survives_the_kill_of_the_daemon() {
         calls(CONFIGURED)
     );
     let mut scene = Scene::with("1h", |builder| builder.rules_toml(configured));
-    let wire = Wire::of(&scene);
+    let wire = Wire::of(&scene.lan.host, scene.lan.segment());
     let socket = scene.daemon.socket();
     let mut told = CLIENTS.map(|client| Told::of(found::part(&scene, client)));
     let (number, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -1,14 +1,17 @@
-//! What is not left behind: pins, directories, locks.
+//! What is not left behind: pins, directories, locks; and what is, filters that nobody configures any
+//! more.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use aya::maps::MapData;
 use packetwatch_abi::VERSION;
 use packetwatch_tests::bpf;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::scene::Scene;
+use crate::scene::{PROMPT, Scene};
+use crate::wire::Wire;
 
 fn locks(namespace: u64) -> Vec<String> {
     let files = fs::read_dir("/run/packetwatch").into_iter().flatten();
@@ -95,4 +98,63 @@ fn what_a_deleted_namespace_has_left_is_removed() {
     scene.daemon.restart();
     assert!(!to.exists());
     assert_eq!(scene.pins(), [scene.pin(VERSION, "pw0")]);
+}
+
+/// Its rules are not those of the daemon that runs, whose windows it must not touch.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_filter_that_nobody_configures_stays_alone_and_is_told() {
+    let rule = |calls: u32| {
+        format!(
+            "[[rules]]\nname = \"calls\"\nconnections = {calls}\nwithin = \"1h\"\nban = \"1h\"\n"
+        )
+    };
+    let mut scene = Scene::with("10m", |builder| builder.rules_toml(rule(100)));
+    scene.set("interfaces", "[\"pw0\", \"pw1\"]");
+    scene.daemon.restart();
+    let denied = scene.address(1);
+    scene.expect(201, "PUT", &format!("/v1/deny/{denied}"), None);
+    scene.daemon.kill();
+    scene.set("interfaces", "[\"pw0\"]");
+    let edited = |text: String| text.replace("connections = 100", "connections = 3");
+    scene.daemon.edit_config(edited);
+    scene.daemon.restart();
+
+    let left = |line: &Value| line["event.action"] == "leftover-found";
+    let line = scene.daemon.wait_for(left, PROMPT);
+    assert_eq!(line["observer.ingress.interface.name"], "pw1", "{line}");
+    let program = &line["packetwatch.program_id"];
+    let leftovers = || scene.expect(200, "GET", "/v1/status", None)["leftovers"].clone();
+    assert_eq!(leftovers(), json!([{"name": "pw1", "program_id": program}]));
+    assert!(scene.lan.host.xdp("pw1").is_some());
+
+    let [first, second] = [0, 1].map(|n| Wire::of(&scene.lan.host, &scene.lan.segments[n]));
+    let (caller, IpAddr::V4(denied)) = (Ipv4Addr::new(198, 18, 9, 9), denied) else {
+        panic!("{denied} is an IPv4 address");
+    };
+    assert!(
+        second.passed(&[denied], false).is_empty(),
+        "it judges still"
+    );
+    let mut passed = [0, 0];
+    for _ in 0..6 {
+        let calls = |wire: &Wire| wire.passed(&[caller], true).len();
+        passed[0] += calls(&first);
+        passed[1] += calls(&second);
+    }
+    assert_eq!(passed, [3, 6], "each by its own rule");
+
+    let detached = scene.detach(&["--interface", "pw1"]);
+    assert_eq!(detached.status.code(), Some(0), "{detached:?}");
+    assert_eq!(leftovers(), json!([]));
+    assert!(scene.lan.host.xdp("pw1").is_none() && scene.is_filtered());
+    // With nobody beside it, a restart forgives nobody again.
+    scene.daemon.kill();
+    scene.daemon.restart();
+    assert!(first.passed(&[caller], true).is_empty());
+    let told = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["event.action"] == "inherited" && message.contains("its callers and bans go on")
+    };
+    assert!(scene.daemon.lines().iter().any(told));
 }

@@ -8,7 +8,7 @@
 //! * `traffic`: the same under a flood and a stream of good packets (`streams`), of which none slips
 //!   through and none is lost.
 //! * `stopped`: a daemon that does not run, and is not dead.
-//! * `leftovers`: pins, directories and locks that nobody needs.
+//! * `leftovers`: pins, directories and locks that nobody needs, and filters that nobody configures.
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
 //! * `reload`: SIGHUP.
@@ -37,4 +37,5 @@ mod streams;
 mod takeover;
 mod traffic;
 mod trials;
+mod wire;
 mod writes;

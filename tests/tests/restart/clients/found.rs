@@ -1,19 +1,13 @@
 //! What is there after a start: for people, and in the verdict of the kernel.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use packetwatch_tests::packet::SYN;
-use packetwatch_tests::{Family, Frame, Frames};
 use serde_json::Value;
 
 use super::part::{ALLOWED, CONFIGURED, Client, NETWORKS, Part, prefix};
-use crate::scene::{PROMPT, Scene};
-
-/// Frames that a packet socket has room for until they are read.
-const AT_ONCE: usize = 50;
-/// Neither listed nor banned.
-const MARK: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 254);
+use crate::scene::Scene;
+use crate::wire::Wire;
 
 /// The `n`-th caller whose ban a client may lift.
 pub(super) fn banned(n: u64) -> Ipv4Addr {
@@ -76,61 +70,6 @@ pub(super) fn part(scene: &Scene, client: Client) -> Part {
         pending(&changes).is_some_and(|(of, _)| of == object)
     });
     Part { things, on_trial }
-}
-
-/// The link of the host, both ends: what comes in on one and is not dropped is seen on the other.
-pub(super) struct Wire {
-    client: Frames,
-    host: Frames,
-    to: IpAddr,
-}
-
-impl Wire {
-    pub(super) fn of(scene: &Scene) -> Self {
-        let segment = scene.lan.segment();
-        Self {
-            client: Frames::open(&segment.client, "eth0"),
-            host: Frames::open(&scene.lan.host, &segment.interface),
-            to: segment.host(Family::V4),
-        }
-    }
-
-    /// How many of these datagrams, or with `calls` of these calls, the filter lets pass, by source.
-    pub(super) fn passed(&self, sources: &[Ipv4Addr], calls: bool) -> BTreeMap<Ipv4Addr, u64> {
-        let mut passed = BTreeMap::new();
-        for some in sources.chunks(AT_ONCE) {
-            for source in some {
-                self.send(*source, calls);
-            }
-            self.send(MARK, false);
-            while let Some(source) = self.next().filter(|source| *source != MARK) {
-                *passed.entry(source).or_default() += 1;
-            }
-        }
-        passed
-    }
-
-    fn send(&self, source: Ipv4Addr, calls: bool) {
-        let frame = Frame::new().ip(source.into(), self.to);
-        let frame = match calls {
-            true => frame.tcp(40_000, 80, SYN),
-            false => frame.udp(40_000, 9),
-        };
-        self.client.send(&frame.build());
-    }
-
-    /// The source of the next frame that has come through.
-    fn next(&self) -> Option<Ipv4Addr> {
-        loop {
-            let frame = self.host.receive(PROMPT).expect("the mark comes through");
-            let source: Option<[u8; 4]> = frame.get(26..30)?.try_into().ok();
-            let source = source.map(Ipv4Addr::from)?;
-            let is_of_here = frame[12..14] == [8, 0] && IpAddr::from(source) != self.to;
-            if is_of_here {
-                return Some(source);
-            }
-        }
-    }
 }
 
 /// That the kernel drops of all that clients write about what their parts say, and nothing else.
