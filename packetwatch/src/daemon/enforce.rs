@@ -94,10 +94,10 @@ impl Enforcer {
             rules,
             generation,
             trial_until,
-            bypassed,
+            bypassed_until,
         } = self.rules.in_force();
         // Who asked for a bypass wants no more bans when it ends than there were before.
-        if bypassed {
+        if at < bypassed_until {
             return;
         }
         // With an allow entry taken away on trial, whom it covered may be banned for the trial.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use packetwatch_tests::patience::until;
 use serde_json::{Value, json};
 
-use crate::scene::{PORTS, PROMPT, Scene};
+use crate::scene::{PORTS, PROMPT, Scene, rule};
 
 /// Longer than a kill and a start take, and than what is done meanwhile.
 const TRIAL: &str = "60s";
@@ -199,6 +199,30 @@ fn a_bypass_passes_everybody_and_outlives_the_daemon() {
     assert!(ended, "it went on");
     scene.daemon.restart();
     scene.assert_silence(1);
+}
+
+/// The caller remembers an offence until its next packet; it was passed on purpose.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn who_offends_during_a_bypass_is_not_banned_by_a_restart_after_it() {
+    let hour = rule("10m").replace("5s", "1h");
+    let mut scene = Scene::with("10m", |builder| builder.rules_toml(hour));
+    scene.expect(200, "POST", "/v1/bypass", Some(json!({"for": "1h"})));
+    scene.assert_served(0, &[PORTS, PORTS].concat());
+    scene.expect(204, "DELETE", "/v1/bypass", None);
+    scene.daemon.kill();
+    scene.daemon.restart();
+    // The rule loop looks over all callers at once, and each second.
+    let looked = until(PROMPT, || {
+        let status = scene.expect(200, "GET", "/v1/status", None);
+        (status["uptime_seconds"].as_u64() > Some(3)).then_some(())
+    });
+    assert!(looked.is_some());
+    let bans = scene.expect(200, "GET", "/v1/bans", None);
+    assert_eq!(bans["entries"], json!([]));
+    // Its windows hold what it did: the next call is one too many.
+    scene.assert_silence(0);
+    scene.daemon.wait_for(told("ban"), PROMPT);
 }
 
 fn until_silent(scene: &Scene) -> bool {

@@ -53,8 +53,8 @@ pub struct InForce {
     /// When the rules are on trial: CLOCK_MONOTONIC nanoseconds of its end, beyond which no ban of
     /// theirs lasts.
     pub trial_until: Option<u64>,
-    /// Nothing is dropped, and nobody is banned.
-    pub bypassed: bool,
+    /// CLOCK_MONOTONIC nanoseconds: nobody is banned for what came before, during a bypass.
+    pub bypassed_until: u64,
 }
 
 impl RulesControl {
@@ -93,6 +93,7 @@ impl RulesControl {
         if let Some(left) = dataplane.inherited_policies() {
             let drawn = RandomState::new().hash_one(()) as u32;
             state.go_on(&left, drawn);
+            state.spare_since(&left, clock.monotonic_ns());
         }
         let control = Self {
             dataplane,
@@ -123,7 +124,7 @@ impl RulesControl {
             rules,
             generation,
             trial_until: trial.map(|trial| trial.pending.deadline),
-            bypassed: now < state.bypass_until,
+            bypassed_until: state.bypassed_until(),
         }
     }
 
@@ -200,15 +201,18 @@ impl RulesControl {
         let until = length.map_or(0, |length| now + length.as_nanos() as u64);
         let was = {
             let mut state = self.state();
+            let mut next = state.clone();
+            next.set_bypass(until, now);
             // What is in force, with another word: no walk over bans, no other state.
             if let Some(mut pair) = state.in_force {
                 let trial = state.trial.as_ref().map_or(&state.standing, |t| &t.regime);
+                let until = next.bypassed_until();
                 pair[0].observe_until = observe_until(trial.mode, until);
                 pair[1].observe_until = observe_until(state.standing.mode, until);
                 self.dataplane.set_policies(&pair)?;
-                state.in_force = Some(pair);
+                next.in_force = Some(pair);
             }
-            now < std::mem::replace(&mut state.bypass_until, until)
+            now < std::mem::replace(&mut *state, next).bypass_until
         };
         if length.is_some() {
             tell_bypass(self.clock, until);
@@ -272,7 +276,7 @@ impl RulesControl {
             let until = state.bypass_until;
             let ended = until != 0 && until <= now;
             if ended {
-                state.bypass_until = 0;
+                state.set_bypass(0, until);
             }
             ended
         };

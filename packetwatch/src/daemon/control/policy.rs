@@ -28,11 +28,11 @@ pub(super) fn policies(state: &State, dataplane: &Dataplane) -> Result<[Policy; 
     }
 }
 
-/// Until when nothing is dropped.
-pub(super) fn observe_until(mode: Mode, bypass_until: u64) -> u64 {
+/// Until when nothing is dropped. A bypass that has ended says so to the process that comes after.
+pub(super) fn observe_until(mode: Mode, bypassed_until: u64) -> u64 {
     match mode {
         Mode::Observe => FOREVER,
-        Mode::Enforce => bypass_until,
+        Mode::Enforce => bypassed_until,
     }
 }
 
@@ -45,7 +45,7 @@ fn policy(regime: &Regime, state: &State, dataplane: &Dataplane) -> Result<Polic
         }
     }
     Ok(Policy {
-        observe_until: observe_until(regime.mode, state.bypass_until),
+        observe_until: observe_until(regime.mode, state.bypassed_until()),
         until: FOREVER,
         generation: regime.generation,
         call_budget: state.configured.call_budget,

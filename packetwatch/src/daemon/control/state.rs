@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use packetwatch_abi::Policy;
+use packetwatch_abi::{FOREVER, Policy};
 
 use crate::{
     config::{Config, Mode, Word as _},
@@ -104,6 +104,8 @@ pub(super) struct State {
     pub(super) trial: Option<Trial>,
     /// CLOCK_MONOTONIC nanoseconds; 0 without a bypass
     pub(super) bypass_until: u64,
+    /// when the bypass before this one ended
+    spared_until: u64,
     /// the last generation that was given
     generations: u32,
     /// what the kernel was told last
@@ -124,6 +126,7 @@ impl State {
             standing,
             trial: None,
             bypass_until: 0,
+            spared_until: 0,
             generations: 1,
             in_force: None,
         }
@@ -151,6 +154,26 @@ impl State {
                 }
             };
         }
+    }
+
+    /// Begins a bypass, or with 0 ends the one that there is, at this time.
+    pub(super) fn set_bypass(&mut self, until: u64, now: u64) {
+        if self.bypass_until != 0 {
+            self.spared_until = now.min(self.bypass_until);
+        }
+        self.bypass_until = until;
+    }
+
+    /// Until when nothing is or was dropped by the last bypass.
+    pub(super) fn bypassed_until(&self) -> u64 {
+        self.bypass_until.max(self.spared_until)
+    }
+
+    /// Takes over when the last bypass of an earlier process ended. Observe mode does not tell.
+    pub(super) fn spare_since(&mut self, left: &[Policy; 2], now: u64) {
+        let ends = left.iter().map(|policy| policy.observe_until);
+        let ended = ends.filter(|until| *until != FOREVER).max();
+        self.spared_until = ended.unwrap_or(0).min(now);
     }
 
     /// What the kernel judges by at this time.
@@ -317,6 +340,33 @@ mod tests {
         assert_eq!(state.regime(end).rules, rules("file"));
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
         assert_eq!(generations, [2, 1], "each set has its own windows");
+    }
+
+    #[test]
+    fn a_bypass_that_is_over_is_known_until_the_next_and_to_the_next_process() {
+        let standing = || State::new(configured(rules("file"), Mode::Enforce));
+        let mut state = standing();
+        state.set_bypass(100, 10);
+        assert_eq!(state.bypassed_until(), 100);
+        // Ended by request, and by itself.
+        state.set_bypass(0, 50);
+        assert_eq!((state.bypass_until, state.bypassed_until()), (0, 50));
+        state.set_bypass(200, 60);
+        state.set_bypass(0, 300);
+        assert_eq!((state.bypass_until, state.bypassed_until()), (0, 200));
+        let left = |observe_until| {
+            let policy = left(&rules("file"), 1);
+            [Policy {
+                observe_until,
+                ..policy
+            }; 2]
+        };
+        for (observe_until, spared) in [(0, 0), (200, 200), (500, 400), (FOREVER, 0)] {
+            let mut next = standing();
+            next.spare_since(&left(observe_until), 400);
+            assert_eq!(next.bypassed_until(), spared, "{observe_until}");
+            assert_eq!(next.bypass_until, 0, "it is over");
+        }
     }
 
     #[test]
