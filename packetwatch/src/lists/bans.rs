@@ -1,6 +1,8 @@
 //! Bans in memory and in the kernel, and what is remembered of those who were banned.
 
+mod held;
 mod replace;
+mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +11,6 @@ use std::{
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
-use time::OffsetDateTime;
 
 use super::{
     entry::{BanEntry, BanOrder, BanOutcome, ByFamily},
@@ -23,44 +24,8 @@ use super::{
 };
 use crate::{clock::Clock, dataplane, rules::BanLength};
 
-/// A ban that the kernel knows of. A spent one has ended, but windows reach back beyond its end.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) entry: BanEntry,
-    /// CLOCK_MONOTONIC nanoseconds
-    pub(super) until: u64,
-    within: Duration,
-    spent: bool,
-}
-
-impl Held {
-    /// `until`: CLOCK_MONOTONIC nanoseconds; `within`: how long the kernel knows of it after that.
-    pub(super) fn new(entry: BanEntry, until: u64, within: Duration, spent: bool) -> Self {
-        Self {
-            entry,
-            until,
-            within,
-            spent,
-        }
-    }
-
-    pub(super) fn is_live(&self, now: u64) -> bool {
-        !self.spent && now < self.until
-    }
-
-    pub(super) fn within(&self) -> Duration {
-        self.within
-    }
-}
-
-/// What a ban of rules on trial is to be if they stay.
-#[derive(Debug)]
-struct Whole {
-    until: u64,
-    expires_at: Option<OffsetDateTime>,
-    repeat: u32,
-    memory: Duration,
-}
+pub(super) use held::Held;
+use trial::Whole;
 
 #[derive(Debug)]
 pub(super) struct Bans {
@@ -203,63 +168,6 @@ impl Bans {
         self.unwritten.insert(prefix);
         event::ban(BanEvent::Ban, &entry);
         Ok(BanOutcome::Banned(entry))
-    }
-
-    /// Makes the bans of a trial what they would be without it.
-    ///
-    /// # Errors
-    /// The kernel refuses: those that are left end with the trial.
-    pub(super) fn keep_tried(&mut self, maps: &dyn Maps, now: u64) -> Result<(), dataplane::Error> {
-        while let Some((prefix, whole)) = self.on_trial.pop_first() {
-            self.remember(prefix, &whole);
-            self.unwritten.insert(prefix);
-            if self.live(prefix, now).is_none() {
-                continue;
-            }
-            maps.ban(prefix, whole.until)?;
-            if let Some(mut held) = self.drop_held(prefix) {
-                held.until = whole.until;
-                held.entry.expires_at = whole.expires_at;
-                self.hold(held);
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the bans of a trial now; the sweep tells of them.
-    ///
-    /// # Errors
-    /// The kernel refuses: those that are left end with the trial.
-    pub(super) fn end_tried(
-        &mut self,
-        maps: &dyn Maps,
-        clock: Clock,
-    ) -> Result<(), dataplane::Error> {
-        while let Some((prefix, _)) = self.on_trial.pop_first() {
-            let now = clock.monotonic_ns();
-            if self.live(prefix, now).is_none() {
-                continue;
-            }
-            maps.ban(prefix, now)?;
-            if let Some(mut held) = self.drop_held(prefix) {
-                held.until = now;
-                held.entry.expires_at = Some(clock.utc());
-                self.hold(held);
-            }
-            self.unwritten.insert(prefix);
-        }
-        Ok(())
-    }
-
-    fn remember(&mut self, prefix: IpNet, whole: &Whole) {
-        let Whole {
-            until,
-            repeat,
-            memory,
-            ..
-        } = *whole;
-        let forgotten = self.offences.remember(prefix, repeat, until, memory);
-        self.unwritten.extend(forgotten);
     }
 
     /// What the journal is to hold of a ban that is lifted now.

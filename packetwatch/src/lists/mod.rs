@@ -8,6 +8,7 @@
 //! Three locks, taken in this order: the journal by whoever writes lists, for the whole write with
 //! its fsync; then, for moments, the state or the bans. So readers and bans never wait for a disk.
 
+mod ban_orders;
 mod bans;
 mod drafts;
 mod entry;
@@ -19,6 +20,7 @@ mod maps;
 mod offences;
 mod prefix_map;
 mod projection;
+mod protecting;
 mod reads;
 mod reconcile;
 mod record;

@@ -1,26 +1,19 @@
 //! Writes: to the journal, then to memory and the kernel, then answered.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, MutexGuard},
-    time::Duration,
-};
+use std::{sync::MutexGuard, time::Duration};
 
 use ipnet::IpNet;
-use packetwatch_abi::FOREVER;
 
 use super::{
     Lists, Shared,
     drafts::{Allowed, count_new},
-    entry::{
-        Added, BanEntry, BanOrder, BanOutcome, Entry, Force, List, NewEntry, Put, Replaced, Source,
-    },
+    entry::{Added, Entry, Force, List, NewEntry, Put, Replaced},
     error::WriteError,
     event,
     journal::{Batch, Journal},
     projection::Projection,
-    record::{AboutRecord, EntryRecord, ListRecord},
-    state::{About, Change, Draft, Shelf},
+    record::{EntryRecord, ListRecord},
+    state::{Change, Shelf},
     trial::Trial,
 };
 use crate::{
@@ -239,155 +232,10 @@ impl Writing<'_> {
     }
 }
 
-impl Lists {
-    /// Makes these, with their reasons, the protected prefixes. They are derived from the state of
-    /// the host and never journaled.
-    ///
-    /// # Errors
-    /// [`WriteError::Full`] when not all of them fit: the first ones are protected all the same.
-    /// [`WriteError::Kernel`].
-    pub fn protect(&self, set: Vec<(IpNet, String)>) -> Result<(), WriteError> {
-        let shared = &self.0.shared;
-        let shelf = Shelf::Protected;
-        let mut journal = shared.journal();
-        let (mut changes, now_protected, no_longer, outcome) = {
-            let state = shared.state();
-            let wanted: BTreeMap<IpNet, &String> = set
-                .iter()
-                .map(|(prefix, reason)| (prefix.trunc(), reason))
-                .collect();
-            let unwanted = state
-                .protected()
-                .filter(|(prefix, _)| !wanted.contains_key(prefix));
-            let no_longer: Vec<Entry> = unwanted
-                .filter_map(|(prefix, node)| Some(node.on(shelf)?.about.entry(prefix)))
-                .collect();
-            let gone = no_longer.iter().map(|entry| Change {
-                shelf,
-                prefix: entry.prefix,
-                to: None,
-            });
-            let mut changes: Vec<Change> = gone.collect();
-            let room = state.room() + changes.len();
-            let utc = shared.clock.utc();
-            let mut now_protected: Vec<Entry> = Vec::new();
-            let mut outcome = Ok(());
-            for (prefix, reason) in &set {
-                let prefix = prefix.trunc();
-                let former = state
-                    .listed(shelf, prefix)
-                    .map(|listed| &listed.about.record);
-                if former.is_some_and(|former| former.reason.as_ref() == Some(reason))
-                    || changes.iter().any(|c| c.to.is_some() && c.prefix == prefix)
-                {
-                    continue;
-                }
-                if former.is_none() && now_protected.len() >= room {
-                    outcome = Err(shared.full());
-                    continue;
-                }
-                let about = Arc::new(About {
-                    record: Arc::new(AboutRecord {
-                        reason: Some(reason.clone()),
-                        source: Source::Protect,
-                        created_at: former.map_or(utc, |former| former.created_at),
-                        expires_at: None,
-                        mark: None,
-                    }),
-                    until: FOREVER,
-                });
-                if former.is_none() {
-                    now_protected.push(about.entry(prefix));
-                }
-                changes.push(Change {
-                    shelf,
-                    prefix,
-                    to: Some(Draft {
-                        about,
-                        forced: false,
-                    }),
-                });
-            }
-            (changes, now_protected, no_longer, outcome)
-        };
-        if !changes.is_empty() {
-            let changes = std::mem::take(&mut changes);
-            shared.write(&mut journal, changes, None, Switch::ByPrefix)?;
-            event::protected(&now_protected, &no_longer);
-        }
-        outcome
-    }
-
-    /// Bans a prefix, longer if it was banned before: in the kernel when this returns, in the
-    /// journal 50 ms later if none of its transactions takes more than 25 ms. Never waits for the
-    /// disk.
-    ///
-    /// # Errors
-    /// [`WriteError::Full`] when every ban in the kernel is in force, [`WriteError::Kernel`].
-    pub fn ban(&self, order: BanOrder) -> Result<BanOutcome, WriteError> {
-        let shared = &self.0.shared;
-        let outcome = shared.bans().ban(order, &*shared.maps, shared.clock)?;
-        shared.wake.unwritten();
-        Ok(outcome)
-    }
-
-    /// Makes the bans that were ordered on trial what they would be without it: the rules stay.
-    ///
-    /// # Errors
-    /// [`WriteError::Kernel`]: those that are left end with the trial.
-    pub fn keep_bans(&self) -> Result<(), WriteError> {
-        let shared = &self.0.shared;
-        let now = shared.clock.monotonic_ns();
-        let kept = shared.bans().keep_tried(&*shared.maps, now);
-        shared.wake.unwritten();
-        Ok(kept?)
-    }
-
-    /// Ends the bans that were ordered on trial now: the rules are taken back.
-    ///
-    /// # Errors
-    /// As [`Lists::keep_bans`].
-    pub fn end_bans(&self) -> Result<(), WriteError> {
-        let shared = &self.0.shared;
-        let ended = shared.bans().end_tried(&*shared.maps, shared.clock);
-        shared.wake.unwritten();
-        Ok(ended?)
-    }
-
-    /// Lifts a ban and forgets the offences of its prefix.
-    ///
-    /// # Errors
-    /// [`WriteError::NotFound`], [`WriteError::Journal`], [`WriteError::Kernel`].
-    pub fn unban(&self, prefix: IpNet) -> Result<BanEntry, WriteError> {
-        let shared = &self.0.shared;
-        let prefix = prefix.trunc();
-        let not_found = WriteError::NotFound {
-            list: "bans",
-            prefix,
-        };
-        let mut journal = shared.journal();
-        let record = shared.bans().lifted(prefix, shared.clock);
-        let Some(record) = record else {
-            return Err(not_found);
-        };
-        let batch = Batch {
-            bans: vec![(prefix, Some(record))],
-            offences: vec![(prefix, None)],
-            ..Batch::default()
-        };
-        let written = shared.commit(&mut journal, batch);
-        // Whatever became of the ban meanwhile, the flush brings the journal to what is so.
-        shared.wake.unwritten();
-        written?;
-        let lifted = shared.bans().lift(prefix, &*shared.maps, shared.clock)?;
-        lifted.ok_or(not_found)
-    }
-}
-
 impl Shared {
     /// Journal, memory, kernel. The caller holds the journal since before it read the state that
     /// the changes were made from. On an error all three are as before.
-    fn write(
+    pub(super) fn write(
         &self,
         journal: &mut Journal,
         changes: Vec<Change>,

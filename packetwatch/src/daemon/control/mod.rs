@@ -1,41 +1,39 @@
 //! The rules and the mode in force, changes of them on trial, and the bypass; the kernel's policy
 //! follows from them.
 //!
-//! `state` is what holds, `policy` what the kernel is told of it, `store` what is on disk.
+//! `state` is what holds, `policy` what the kernel is told of it, `store` and `record` what is on disk;
+//! `trial` and `bypass` are what ends by itself.
 
+mod bypass;
 mod error;
 mod policy;
+mod record;
 mod state;
 mod store;
+mod trial;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use time::format_description::well_known::Rfc3339;
-
 use crate::{
     clock::Clock,
-    config::{Config, Mode, Word as _},
+    config::{Config, Mode},
     dataplane::Dataplane,
-    log::EVENT,
     pending::{self, Object, Pending},
     rules::{Rule, RuleSet},
 };
 
+pub use bypass::BYPASS;
 pub use error::RulesError;
 pub use state::SetBy;
 
-use policy::{lengths, observe_until, policies};
+use policy::{lengths, policies};
+use record::{change_of, mode_of, mode_record, record_of, write_rules};
 use state::{Configured, Regime, State, To, Trial, tell};
-use store::{ChangeRecord, ControlRecord, Store, TrialRecord};
-
-/// How long a bypass may be asked for.
-pub const BYPASS: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+use store::{ControlRecord, Store, TrialRecord};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.
 pub struct RulesControl {
@@ -150,12 +148,6 @@ impl RulesControl {
         trial.map(|trial| trial.pending.clone())
     }
 
-    /// CLOCK_MONOTONIC nanoseconds until which nothing is dropped, unless observe mode says so.
-    pub fn bypass_until(&self) -> Option<u64> {
-        let until = self.state().bypass_until;
-        (self.clock.monotonic_ns() < until).then_some(until)
-    }
-
     /// Validates, writes to disk, puts in force; with `confirm` on trial for so long. Blocks on the
     /// disk.
     ///
@@ -189,81 +181,6 @@ impl RulesControl {
         self.change(mode.map_or(To::ResetMode, To::Mode), confirm)
     }
 
-    /// Passes every packet for so long, which lies in [`BYPASS`]; or with `None` no longer. In the
-    /// kernel first, and without waiting for other changes, then on disk. Returns the end on
-    /// CLOCK_MONOTONIC.
-    ///
-    /// # Errors
-    /// The kernel refuses: nothing has changed. The disk does: the bypass holds, and a restart of
-    /// the daemon would end it.
-    pub fn bypass(&self, length: Option<Duration>) -> Result<u64, RulesError> {
-        let now = self.clock.monotonic_ns();
-        let until = length.map_or(0, |length| now + length.as_nanos() as u64);
-        let was = {
-            let mut state = self.state();
-            let mut next = state.clone();
-            next.set_bypass(until, now);
-            // What is in force, with another word: no walk over bans, no other state.
-            if let Some(mut pair) = state.in_force {
-                let trial = state.trial.as_ref().map_or(&state.standing, |t| &t.regime);
-                let until = next.bypassed_until();
-                pair[0].observe_until = observe_until(trial.mode, until);
-                pair[1].observe_until = observe_until(state.standing.mode, until);
-                self.dataplane.set_policies(&pair)?;
-                next.in_force = Some(pair);
-            }
-            now < std::mem::replace(&mut *state, next).bypass_until
-        };
-        if length.is_some() {
-            tell_bypass(self.clock, until);
-        } else if was {
-            tell_bypass_ended("asked for");
-        }
-        let store = self.store();
-        self.write_control(&store)?;
-        Ok(until)
-    }
-
-    /// Keeps the change on trial.
-    ///
-    /// # Errors
-    /// The disk refuses: it stays on trial.
-    pub fn confirm(&self) -> Result<(), RulesError> {
-        let store = self.store();
-        let trial = self.state().live_trial(self.clock.monotonic_ns()).cloned();
-        let Some(Trial {
-            pending,
-            to,
-            regime,
-        }) = trial
-        else {
-            return Ok(());
-        };
-        // The rules first: with the word that they are on trial still there, a crash in between
-        // leaves a trial that ends in what is tried.
-        write_rules(&store, &to)?;
-        let record = ControlRecord {
-            trial: None,
-            mode: mode_record(&regime),
-            ..self.record()
-        };
-        store.put_control(&record)?;
-        self.enforced(|state| {
-            state.trial = None;
-            state.standing = regime;
-        })?;
-        pending::event::confirmed(&pending);
-        Ok(())
-    }
-
-    /// Takes the change on trial back now.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn roll_back(&self) -> Result<(), RulesError> {
-        self.end_trial(|_| true)
-    }
-
     /// Takes over what has ended by itself: a trial, a bypass. The kernel has ended them at their
     /// time. To be called once a second; blocks on the disk when there is something to take over.
     pub fn settle(&self) {
@@ -271,21 +188,7 @@ impl RulesControl {
         if let Err(error) = self.end_trial(|pending| !pending.is_live(now)) {
             tracing::warn!("a change on trial is over and was not cleared away: {error}");
         }
-        let ended = {
-            let mut state = self.state();
-            let until = state.bypass_until;
-            let ended = until != 0 && until <= now;
-            if ended {
-                state.set_bypass(0, until);
-            }
-            ended
-        };
-        if ended {
-            tell_bypass_ended("its time is over");
-            if let Err(error) = self.write_control(&self.store()) {
-                tracing::warn!("a bypass is over and was not cleared away: {error}");
-            }
-        }
+        self.settle_bypass(now);
     }
 
     /// Takes over what a reloaded configuration says of rules, mode and budget. What the API has
@@ -366,35 +269,6 @@ impl RulesControl {
         Ok(Some(made))
     }
 
-    /// Ends the trial if it is due, in the kernel and then on disk, where it is over by its time
-    /// whether or not that can be written.
-    fn end_trial(&self, is_due: impl Fn(&Pending) -> bool) -> Result<(), RulesError> {
-        let is_due = |state: &State| {
-            let trial = state.trial.as_ref()?;
-            is_due(&trial.pending).then(|| trial.clone())
-        };
-        if is_due(&self.state()).is_none() {
-            return Ok(());
-        }
-        let store = self.store();
-        let Some(trial) = is_due(&self.state()) else {
-            return Ok(());
-        };
-        let asked = trial.pending.is_live(self.clock.monotonic_ns());
-        if self.state().in_force.is_some() {
-            self.enforced(|state| state.trial = None)?;
-            if !asked {
-                // The kernel had gone back already.
-                let state = self.state();
-                tell(&trial.regime, &state.standing);
-            }
-        } else {
-            self.state().trial = None;
-        }
-        pending::event::rolled_back(&trial.pending, asked);
-        self.write_control(&store)
-    }
-
     /// Makes a change and puts what follows in force in the kernel: one store, or nothing has
     /// changed.
     fn enforced(&self, change: impl FnOnce(&mut State)) -> Result<(), RulesError> {
@@ -412,25 +286,6 @@ impl RulesControl {
         Ok(())
     }
 
-    /// What `control.json` is to hold as things stand.
-    fn record(&self) -> ControlRecord {
-        let state = self.state();
-        let trial = state.trial.as_ref().map(|trial| TrialRecord {
-            pending: trial.pending.record.clone(),
-            to: record_of(&trial.to),
-        });
-        let bypass_until = match state.bypass_until {
-            0 => None,
-            until => self.clock.utc_of(until),
-        };
-        ControlRecord {
-            mode: mode_record(&state.standing),
-            bypass_until,
-            trial,
-            ..ControlRecord::default()
-        }
-    }
-
     fn write_control(&self, store: &Store) -> Result<(), RulesError> {
         store.put_control(&self.record())
     }
@@ -446,59 +301,4 @@ impl RulesControl {
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn write_rules(store: &Store, to: &To) -> Result<(), RulesError> {
-    match to {
-        To::Rules(rules) => store.put_rules(Some(rules)),
-        To::ResetRules => store.put_rules(None),
-        To::Mode(_) | To::ResetMode => Ok(()),
-    }
-}
-
-fn mode_record(regime: &Regime) -> Option<String> {
-    (regime.mode_by == SetBy::Api).then(|| regime.mode.word().to_owned())
-}
-
-fn record_of(to: &To) -> ChangeRecord {
-    match to {
-        To::Rules(rules) => ChangeRecord::Rules(rules.into()),
-        To::ResetRules => ChangeRecord::ResetRules,
-        To::Mode(mode) => ChangeRecord::Mode(mode.word().to_owned()),
-        To::ResetMode => ChangeRecord::ResetMode,
-    }
-}
-
-fn change_of(record: ChangeRecord) -> Result<To, String> {
-    Ok(match record {
-        ChangeRecord::Rules(rules) => To::Rules(rules.checked()?),
-        ChangeRecord::ResetRules => To::ResetRules,
-        ChangeRecord::Mode(mode) => To::Mode(mode_of(&mode)?),
-        ChangeRecord::ResetMode => To::ResetMode,
-    })
-}
-
-fn mode_of(word: &str) -> Result<Mode, String> {
-    let known = Mode::WORDS.iter().find(|(known, _)| *known == word);
-    known
-        .map(|(_, mode)| *mode)
-        .ok_or_else(|| format!("{word:?} is no mode: enforce and observe are"))
-}
-
-fn tell_bypass(clock: Clock, until: u64) {
-    let until = clock.utc_of(until).and_then(|at| at.format(&Rfc3339).ok());
-    let until = until.unwrap_or_default();
-    tracing::warn!(
-        target: EVENT,
-        { event.action = "bypass-began", packetwatch.expires_at = until.as_str() },
-        "every packet passes until {until}, whatever lists, bans and rules say"
-    );
-}
-
-fn tell_bypass_ended(cause: &'static str) {
-    tracing::warn!(
-        target: EVENT,
-        { event.action = "bypass-ended", event.reason = cause },
-        "lists, bans and rules count again: {cause}"
-    );
 }

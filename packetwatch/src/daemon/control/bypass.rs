@@ -1,0 +1,92 @@
+//! Every packet passes for a while, whatever stands.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use time::format_description::well_known::Rfc3339;
+
+use super::{RulesControl, RulesError, policy::observe_until};
+use crate::{clock::Clock, log::EVENT};
+
+/// How long a bypass may be asked for.
+pub const BYPASS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+impl RulesControl {
+    /// CLOCK_MONOTONIC nanoseconds until which nothing is dropped, unless observe mode says so.
+    pub fn bypass_until(&self) -> Option<u64> {
+        let until = self.state().bypass_until;
+        (self.clock.monotonic_ns() < until).then_some(until)
+    }
+
+    /// Passes every packet for so long, which lies in [`BYPASS`]; or with `None` no longer. In the
+    /// kernel first, and without waiting for other changes, then on disk. Returns the end on
+    /// CLOCK_MONOTONIC.
+    ///
+    /// # Errors
+    /// The kernel refuses: nothing has changed. The disk does: the bypass holds, and a restart of
+    /// the daemon would end it.
+    pub fn bypass(&self, length: Option<Duration>) -> Result<u64, RulesError> {
+        let now = self.clock.monotonic_ns();
+        let until = length.map_or(0, |length| now + length.as_nanos() as u64);
+        let was = {
+            let mut state = self.state();
+            let mut next = state.clone();
+            next.set_bypass(until, now);
+            // What is in force, with another word: no walk over bans, no other state.
+            if let Some(mut pair) = state.in_force {
+                let trial = state.trial.as_ref().map_or(&state.standing, |t| &t.regime);
+                let until = next.bypassed_until();
+                pair[0].observe_until = observe_until(trial.mode, until);
+                pair[1].observe_until = observe_until(state.standing.mode, until);
+                self.dataplane.set_policies(&pair)?;
+                next.in_force = Some(pair);
+            }
+            now < std::mem::replace(&mut *state, next).bypass_until
+        };
+        if length.is_some() {
+            tell_bypass(self.clock, until);
+        } else if was {
+            tell_bypass_ended("asked for");
+        }
+        let store = self.store();
+        self.write_control(&store)?;
+        Ok(until)
+    }
+
+    /// Takes over that the bypass has ended by itself.
+    pub(super) fn settle_bypass(&self, now: u64) {
+        let ended = {
+            let mut state = self.state();
+            let until = state.bypass_until;
+            let ended = until != 0 && until <= now;
+            if ended {
+                state.set_bypass(0, until);
+            }
+            ended
+        };
+        if ended {
+            tell_bypass_ended("its time is over");
+            if let Err(error) = self.write_control(&self.store()) {
+                tracing::warn!("a bypass is over and was not cleared away: {error}");
+            }
+        }
+    }
+}
+
+fn tell_bypass(clock: Clock, until: u64) {
+    let until = clock.utc_of(until).and_then(|at| at.format(&Rfc3339).ok());
+    let until = until.unwrap_or_default();
+    tracing::warn!(
+        target: EVENT,
+        { event.action = "bypass-began", packetwatch.expires_at = until.as_str() },
+        "every packet passes until {until}, whatever lists, bans and rules say"
+    );
+}
+
+fn tell_bypass_ended(cause: &'static str) {
+    tracing::warn!(
+        target: EVENT,
+        { event.action = "bypass-ended", event.reason = cause },
+        "lists, bans and rules count again: {cause}"
+    );
+}
