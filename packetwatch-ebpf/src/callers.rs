@@ -37,9 +37,8 @@ static NEW_CALLER: PerCpuArray<Caller, 1> = PerCpuArray::new();
 
 /// Counts the packet for each unit that the rules use; tells what it is beyond.
 ///
-/// An allowed source and a link-local one are counted by single
-/// address: what the first does never counts against its neighbours, and fe80::/64 is every
-/// neighbour at once.
+/// An allowed source and a link-local one are counted by single address: what the first does never
+/// counts against its neighbours, and fe80::/64 is every neighbour at once.
 #[inline(always)]
 pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counted {
     let policy = ingress.policy;
