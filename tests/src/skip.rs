@@ -9,7 +9,7 @@ use std::thread;
 /// Names the file to which a test that is skipped adds a line: its name, a tab and the reason. `make
 /// test` sets it, and tells at its end what it reads there. libtest hides what a test prints that
 /// returns.
-const SKIPPED: &str = "PACKETWATCH_SKIPPED";
+const SKIPPED: &str = "SKIPPED_TESTS";
 
 /// Says that the calling test is skipped, and why; it returns then. `reason` is one line, with what
 /// is missing and where it comes from.

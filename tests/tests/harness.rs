@@ -282,7 +282,7 @@ fn a_test_that_is_skipped_tells_the_runner_its_name_and_why() {
     for threads in ["2", "1"] {
         let mut again = Command::new(std::env::current_exe().expect("it knows its path"));
         again.args(["--exact", this, "--test-threads", threads]);
-        again.env(AGAIN, "1").env("PACKETWATCH_SKIPPED", &file);
+        again.env(AGAIN, "1").env("SKIPPED_TESTS", &file);
         let output = again.output().expect("run this executable");
         assert!(output.status.success(), "{output:?}");
     }

@@ -13,7 +13,7 @@ use crate::install::{cargo, is_root};
 
 /// Names the file to which tests that find that they cannot be run add a line each
 /// (`tests/src/skip.rs`).
-const SKIPPED: &str = "PACKETWATCH_SKIPPED";
+const SKIPPED: &str = "SKIPPED_TESTS";
 
 /// Runs every test of the default members; those marked as needing root only as root.
 ///
