@@ -23,6 +23,7 @@ mod durable;
 pub mod fuzz;
 pub mod lists;
 pub mod log;
+mod memory;
 pub mod metrics;
 pub mod netlink;
 pub mod pending;

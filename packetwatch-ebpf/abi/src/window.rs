@@ -45,11 +45,15 @@ impl Bucket {
     }
 
     /// Epochs since that of the bucket. One that another CPU, whose clock is a tick ahead, has
-    /// rolled over to the next epoch is of this one.
+    /// rolled over to the next epoch is of this one; nothing further ahead is, since that is what
+    /// long ago looks like, and a bucket that was never written.
     #[inline(always)]
     pub const fn age(self, epoch: u64) -> u64 {
-        let age = epoch.wrapping_sub(self.0 >> COUNT_BITS) & TAG_MASK;
-        if age > TAG_MASK / 2 { 0 } else { age }
+        const A_TICK_AHEAD: u64 = TAG_MASK;
+        match epoch.wrapping_sub(self.0 >> COUNT_BITS) & TAG_MASK {
+            A_TICK_AHEAD => 0,
+            age => age,
+        }
     }
 
     /// The count, halved with each epoch that has passed.
@@ -132,6 +136,14 @@ mod tests {
         assert_eq!(bucket.decayed(7 + 64), 0);
         assert_eq!(bucket.decayed(6), 1000, "rolled over a tick ahead");
         assert_eq!(Bucket(0).decayed(5_000_000), 0);
+        // Whatever the uptime: a bucket that was never written, and one of long ago.
+        for epoch in [5, 1 << 23, (1 << 23) + 1, 3 << 22, (1 << 24) - 2, 5 << 23] {
+            assert_ne!(Bucket(0).age(epoch), 0, "{epoch}");
+            assert_eq!(
+                Bucket::new(7, 1000).decayed(epoch + 7),
+                1000 >> epoch.min(63)
+            );
+        }
         // Around the tag's end.
         let last = Bucket::new((1 << 24) - 1, 8);
         assert_eq!(last.decayed(1 << 24), 4);

@@ -44,7 +44,7 @@ use crate::{
     cli::DetachArgs,
     config::{Flags, Sources},
     dataplane::{self, Detached, Was},
-    log,
+    log, memory,
 };
 
 /// `packetwatch run`: the daemon, in the foreground, until SIGINT or SIGTERM.
@@ -52,6 +52,7 @@ use crate::{
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(flags: Flags) -> Result<()> {
+    memory::bound_arenas();
     let config = run::load(flags.clone())?;
     // `debug` turns the XDP program's own messages on.
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());

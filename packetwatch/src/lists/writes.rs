@@ -17,9 +17,12 @@ use super::{
     trial::Trial,
 };
 use crate::{
-    dataplane,
+    dataplane, memory,
     pending::{self, Pending},
 };
+
+/// So many entries that went are worth the time that it takes to give their memory back.
+const MANY: usize = 10_000;
 
 /// How the kernel is told of changes.
 #[derive(Clone, Copy)]
@@ -228,6 +231,10 @@ impl Writing<'_> {
             || Ok(()),
         )?;
         event::replaced(list, answer.added, answer.updated, answer.removed);
+        drop(journal);
+        if answer.removed + answer.updated >= MANY {
+            memory::give_back();
+        }
         Ok(answer)
     }
 }

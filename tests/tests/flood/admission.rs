@@ -50,6 +50,33 @@ fn a_tick_gives_its_places_and_no_more() {
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
+fn a_host_that_is_up_for_long_gives_places_too() {
+    // Tags of ticks and of the sketch's epochs come round after 26 and 834 days. Nothing was
+    // written before; then a long time passes without a flood.
+    for days in [1, 14, 20, 25, 27, 40, 420, 600, 833, 900] {
+        let uptime = Duration::from_hours(24 * days);
+        let mut kernel = kernel(Trigger::Connections(10), 1, 64);
+        kernel.set_now(uptime.as_nanos() as u64);
+        let runner = Runner::of(&kernel);
+        for pause in [Duration::ZERO, Duration::from_hours(24 * 14)] {
+            kernel.advance(pause);
+            for tick in 0..2 {
+                let before = kernel.dataplane.admission_counts().unwrap();
+                let first = (pause.as_secs() + days * 10 + tick) as u32 * 200;
+                for n in 0..200 {
+                    runner.run(&call(spoofed(first + n), 80), 1);
+                }
+                let after = kernel.dataplane.admission_counts().unwrap();
+                let given = after.first_sight - before.first_sight;
+                assert_eq!(given, 64, "{days} days, {pause:?} later, tick {tick}");
+                kernel.advance(Duration::from_nanos(1 << 27));
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
 fn under_a_threshold_a_source_is_counted_exactly_from_then_on() {
     for threshold in [4, 5, 100] {
         let mut kernel = kernel(Trigger::Connections(10), threshold, 64);

@@ -48,6 +48,33 @@ fn a_post_adds_and_updates() {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+fn replaced_lists_leave_no_memory_behind() {
+    const MIB: u64 = 1 << 20;
+    let stage = Stage::own();
+    let feed: String = (0..50_000u32)
+        .map(|n| {
+            let scattered = n.wrapping_mul(0x9e37_79b1);
+            format!("2a00:{:x}:{:x}::/64\n", scattered >> 16, scattered & 0xffff)
+        })
+        .collect();
+    let resident = || {
+        let status = stage.expect(200, "GET", "/v1/status").json();
+        status["memory"]["resident_bytes"].as_u64().unwrap()
+    };
+    let before = resident();
+    let mut after = Vec::new();
+    for _ in 0..6 {
+        for feed in [feed.as_bytes(), b""] {
+            changed(&stage.send("PUT", "/v1/deny", TEXT, feed));
+        }
+        after.push(resident().saturating_sub(before) / MIB);
+    }
+    // Buffers of the journal and of connections.
+    assert!(after.iter().all(|mib| *mib < 16), "MiB more: {after:?}");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
 fn a_put_replaces_the_list_and_leaves_protection_alone() {
     let mut stage = Stage::own();
     let protected = |stage: &Stage| {
