@@ -28,8 +28,22 @@ impl Fault {
 
 impl From<toml::de::Error> for Fault {
     fn from(error: toml::de::Error) -> Self {
-        Self::new(error.span().unwrap_or(0..0), error.message().trim_end())
+        let message = plain(error.message().trim_end());
+        Self::new(error.span().unwrap_or(0..0), message)
     }
+}
+
+/// Control characters escaped: serde repeats the names that others wrote as they are, and a refusal
+/// is shown on terminals.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
+        }
+    }
+    plain
 }
 
 /// A place in a text: line and column from 1, the column counted in characters.
@@ -112,6 +126,23 @@ mod tests {
         assert_eq!(nearest("listen", known), "api.listen");
         assert_eq!(nearest("api.lisen", known), "api.listen");
         assert_eq!(nearest("logs.format", known), "log.format");
+    }
+
+    #[test]
+    fn what_others_wrote_is_repeated_on_one_plain_line() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Action {
+            Ban,
+        }
+        let error = toml::from_str::<std::collections::HashMap<String, Action>>(
+            "action = \"b\\u0000a\\nn\"",
+        );
+        let fault = Fault::from(error.unwrap_err());
+        assert_eq!(
+            fault.message,
+            r"unknown variant `b\u{0}a\nn`, expected `ban`"
+        );
     }
 
     #[test]

@@ -6,9 +6,12 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::api::{
-    problem::Problem,
-    upload::{SMALL_BODY, Uploads},
+use crate::{
+    api::{
+        problem::Problem,
+        upload::{SMALL_BODY, Uploads},
+    },
+    document::plain,
 };
 
 /// A JSON body of at most [`SMALL_BODY`].
@@ -88,19 +91,6 @@ pub(in crate::api) fn told(
 ) -> (Option<String>, String) {
     let place = place_of(error).as_deref().map(plain);
     (place, plain(&error.inner().to_string()))
-}
-
-/// Control characters escaped: serde repeats the names that others wrote as they are, and a refusal
-/// is shown on terminals.
-pub(super) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => plain.extend(c.escape_default()),
-            false => plain.push(c),
-        }
-    }
-    plain
 }
 
 /// As `ttl` or `rules[0].within`; `None` for the document itself.

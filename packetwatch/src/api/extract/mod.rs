@@ -16,7 +16,10 @@ pub(super) use body::json;
 pub(super) use body::{Body, OptionalBody, media_type, told, unsupported};
 
 use super::problem::Problem;
-use crate::prefix::{self, Parsed};
+use crate::{
+    document,
+    prefix::{self, Parsed},
+};
 
 /// The prefix at the end of the path, with `/` or `%2F`.
 pub(super) struct PathPrefix(pub Parsed);
@@ -99,7 +102,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|rejection| {
-            let text = body::plain(&rejection.body_text());
+            let text = document::plain(&rejection.body_text());
             let cause = text.strip_prefix("Failed to deserialize query string: ");
             let cause = cause.unwrap_or(&text);
             let place = cause.split_once(": ").map(|(place, _)| place);
