@@ -8,7 +8,7 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
-use packetwatch_abi::index::{FRONT, Line, Slot};
+use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
 use packetwatch_abi::{Ban, BanKeyV4};
 
 use crate::programs::{Program, owned};
@@ -75,13 +75,28 @@ impl Intruder {
     /// Takes everything that is listed in the /16 of a network out of the lists in force, and
     /// returns what pointed to it.
     pub fn unlist(&self, network: Ipv4Net) -> Slot {
-        let mut slots: Array<MapData, u64> = Map::Array(self.map("LIST_FRONTS"))
-            .try_into()
-            .expect("an array");
+        let mut slots = self.list_fronts();
         let at = self.active_half() * FRONT + (network.addr().to_bits() >> 16);
         let before = slots.get(&at, 0).expect("read the slots");
         slots.set(at, 0, 0).expect("write the slots");
         Slot(before)
+    }
+
+    /// Sets a bit more in the filter of the lists in force: a source that is not listed may take the
+    /// longer way, and no verdict is another.
+    pub fn stray_filter_bit(&self) {
+        let mut fronts = self.list_fronts();
+        let at = self.active_half() * FRONT + SLOTS;
+        let before = fronts.get(&at, 0).expect("read the filter");
+        let stray = before | before.wrapping_add(1);
+        assert_ne!(stray, before, "the word has a clear bit");
+        fronts.set(at, stray, 0).expect("write the filter");
+    }
+
+    /// Slots and filter of both halves of the index.
+    fn list_fronts(&self) -> Array<MapData, u64> {
+        let fronts = Map::Array(self.map("LIST_FRONTS"));
+        fronts.try_into().expect("an array")
     }
 
     /// Puts an empty index in the place of the lists.

@@ -152,6 +152,26 @@ fn entries_that_somebody_deletes_are_put_back() {
     assert_line(&line, "lists", [0, 1, 0]);
     assert!(denied());
 
+    let told = scene.told().len();
+    let line = scene.after(|| scene.intruder.stray_filter_bit());
+    assert_line(&line, "lists", [0, 1, 0]);
+    assert_eq!(line.get("packetwatch.prefix"), None, "{line}");
+    // Mended: the next difference is the policy's, two rounds later, and none of the lists before.
+    for _ in 0..2 {
+        scene.after(|| {
+            scene
+                .intruder
+                .active_policy()
+                .set(0, 7, 0)
+                .expect("write ACTIVE")
+        });
+    }
+    let later = &scene.told()[told + 1..];
+    assert!(
+        later.iter().all(|line| line["packetwatch.map"] == "policy"),
+        "{later:?}"
+    );
+
     // As good as new for who writes next.
     assert_eq!(
         scene

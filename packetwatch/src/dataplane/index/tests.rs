@@ -221,6 +221,45 @@ fn what_somebody_else_writes_is_found() {
     assert_eq!((found.missing, found.changed, found.foreign), (258, 0, 0));
 }
 
+/// One word is not as written, and every prefix as it should be.
+fn assert_stray(index: &Index, nodes: &[(IpNet, Standing)]) {
+    assert!(!index.is_as_written());
+    let found = index.compare(&Plan::new(nodes).unwrap());
+    let stray = Differences {
+        changed: 1,
+        ..Differences::default()
+    };
+    assert_eq!(found, stray);
+}
+
+#[test]
+fn a_word_that_nothing_is_judged_by_is_found_too() {
+    let mut nodes = numbered(vec!["10.1.2.0/24".parse().unwrap()]);
+
+    let index = built(&nodes);
+    let at = SLOTS + filter_words(index.filter_bits) - 1;
+    index.front.meddle(at, index.front.word(at) ^ 1);
+    assert_stray(&index, &nodes);
+
+    // What a write has replaced is waste.
+    let mut index = built(&nodes);
+    let region = Region::containing(nodes[0].0.addr());
+    let waste = index.slot(region).first();
+    nodes[0].1 = deny(7);
+    index.set(region, &nodes).unwrap();
+    assert!(waste != index.slot(region).first() && index.is_as_written());
+    index.lines.meddle(waste * WORDS as u32, 7);
+    assert_stray(&index, &nodes);
+
+    // Behind the last line it counts when a write comes there.
+    let mut index = built(&nodes);
+    index.lines.meddle(index.next * WORDS as u32, 7);
+    assert!(index.is_as_written());
+    nodes[0].1 = deny(8);
+    index.set(region, &nodes).unwrap();
+    assert_stray(&index, &nodes);
+}
+
 #[test]
 fn a_region_that_is_nearly_all_there_is_takes_several_writes() {
     let host = |n: u64| -> IpNet {
