@@ -79,7 +79,7 @@ pub use would_drop::{Peers, WouldDrop};
 
 use crate::{
     clock::Clock,
-    daemon::{Readiness, RulesControl, Trials},
+    daemon::{Readiness, Refusals, RulesControl, Trials},
     dataplane::Dataplane,
     log::LogHandle,
     metrics::Counters,
@@ -110,6 +110,8 @@ pub struct App {
     pub certificate: Option<Certificate>,
     pub log: LogHandle,
     pub counters: Counters,
+    /// Writes that found no room.
+    pub refusals: Refusals,
     pub clock: Clock,
     /// When the daemon started.
     pub started: Instant,

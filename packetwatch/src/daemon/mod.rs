@@ -36,6 +36,7 @@ use anyhow::{Context as _, Result};
 
 pub use control::{BYPASS, InForce, RulesControl, RulesError, SetBy};
 pub use readiness::Readiness;
+pub use refusals::Refusals;
 pub use trials::{TrialError, Trials};
 
 use before::Before;

@@ -1,4 +1,5 @@
-//! Bans that could not be set: a line a second, however many there are.
+//! Bans that could not be set, and writes that found the lists full: a line a second each, however
+//! many there are.
 
 use std::sync::{
     Arc,
@@ -7,7 +8,7 @@ use std::sync::{
 
 /// Cheap to clone; all clones count together.
 #[derive(Clone, Default)]
-pub(super) struct Refusals(Arc<Counts>);
+pub struct Refusals(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
@@ -18,7 +19,7 @@ struct Counts {
 
 impl Refusals {
     /// Counts one at `now` (nanoseconds). `Some` once a second: how many since the last line.
-    pub(super) fn note(&self, now: u64) -> Option<u64> {
+    pub fn note(&self, now: u64) -> Option<u64> {
         let second = now / 1_000_000_000;
         self.0.since.fetch_add(1, Relaxed);
         if self.0.second.swap(second, Relaxed) == second {

@@ -183,6 +183,7 @@ pub(super) async fn run(
             certificate: certificate.clone(),
             log,
             counters,
+            refusals: Refusals::default(),
             clock,
             started,
             version: VERSION,

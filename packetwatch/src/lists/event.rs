@@ -1,6 +1,7 @@
 //! Log lines of the lists. The fields are those of the Elastic Common Schema.
 
 use ipnet::IpNet;
+use packetwatch_abi::capacity;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::{Level, event};
 
@@ -233,6 +234,15 @@ pub(super) fn kernel_refused(
         error.message = %error,
         packetwatch.prefix = prefix.map(tracing::field::display),
         "{operation}: the kernel refused"
+    );
+}
+
+/// Once when it begins, and at each start.
+pub(super) fn not_counted_by_entry() {
+    tracing::warn!(
+        "the lists hold more than {} entries: those beyond are judged, and show no packets and bytes \
+         of their own; they do when they are written again to shorter lists",
+        capacity::LIST_HITS
     );
 }
 

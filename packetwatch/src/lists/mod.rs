@@ -249,6 +249,9 @@ fn restore_entries(
     let mut state = State::new(capacity);
     // Their tallies are new, since no process goes on with those of another.
     state.apply(changes.collect());
+    if !state.is_counted_by_entry() {
+        event::not_counted_by_entry();
+    }
     marked
         .into_iter()
         .for_each(|list| state.mark_list_unwritten(list));

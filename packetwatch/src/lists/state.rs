@@ -207,6 +207,12 @@ impl State {
         self.capacity.saturating_sub(self.total())
     }
 
+    /// Whether each entry has packets and bytes of its own: the kernel has room for those of
+    /// [`capacity::LIST_HITS`].
+    pub(super) fn is_counted_by_entry(&self) -> bool {
+        self.total() <= capacity::LIST_HITS as usize
+    }
+
     fn total(&self) -> usize {
         self.counts.iter().map(|count| count.total()).sum()
     }

@@ -311,8 +311,9 @@ impl Shared {
         switch: Switch,
     ) -> (Vec<Change>, Result<(), dataplane::Error>) {
         let now = self.clock.monotonic_ns();
-        let (undo, slots, projection) = {
+        let (undo, slots, projection, ends_counting) = {
             let mut state = self.state();
+            let was_counted = state.is_counted_by_entry();
             if let Some(trial) = trial {
                 state.begin(trial);
             }
@@ -322,12 +323,16 @@ impl Shared {
                 Switch::ByPrefix => Projection::of(&state, &prefixes, now),
                 Switch::Whole => Projection::whole(&state, now),
             };
-            (undo, slots, projection)
+            let ends_counting = was_counted && !state.is_counted_by_entry();
+            (undo, slots, projection, ends_counting)
         };
         let clear = |slot| self.maps.clear_list_hits(slot);
         let cleared = slots.into_iter().try_for_each(clear);
         let all = || Projection::standings(&self.state(), now);
         let outcome = cleared.and_then(|()| projection.write(&*self.maps, all));
+        if ends_counting && outcome.is_ok() {
+            event::not_counted_by_entry();
+        }
         (undo, outcome)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! * `routes`: the paths and methods there are, and what the daemon says of itself.
 //! * `entries`: one entry of a list at a time; `inputs`: what may be written in it.
-//! * `bulk`: whole lists; `pages`: reading them.
+//! * `bulk`: whole lists; `pages`: reading them; `bounds`: what the log says of those that are full.
 //! * `described`: every answer there is to bad input, against the description.
 //! * `made_up`: requests that a program makes up from the description.
 //! * `access`: tokens, peers, and requests that take their time.
@@ -20,6 +20,7 @@
 mod access;
 mod audit;
 mod backup;
+mod bounds;
 mod bulk;
 mod described;
 mod entries;

@@ -84,6 +84,12 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
         WriteError::Cursor { .. } => Problem::bad("cursor", detail),
         WriteError::Full { list, .. } => {
             app.counters.map_full(list);
+            if let Some(refused) = app.refusals.note(app.clock.monotonic_ns()) {
+                tracing::error!(
+                    error.message = %detail,
+                    "API: {refused} writes of the lists have found no room since this was last said"
+                );
+            }
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
         }
         WriteError::Journal(_) | WriteError::TakenBack(_) => {
