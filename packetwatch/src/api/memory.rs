@@ -22,7 +22,7 @@ pub struct MapStatus {
     pub map: String,
     /// Null where counting them costs a walk.
     pub entries: Option<u64>,
-    /// Entries; bytes of the rings `calls` and `offences`.
+    /// Entries; bytes of the rings `calls` and `offences`; of `others`, how many maps they are.
     pub capacity: u64,
     pub bytes: u64,
 }

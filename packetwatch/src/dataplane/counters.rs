@@ -12,7 +12,8 @@ use super::{
     Dataplane, Error, callers,
     error::map_error,
     lock,
-    object::{data, take},
+    object::{data, second_of, take},
+    pinned,
 };
 
 pub(super) struct Counters {
@@ -20,6 +21,7 @@ pub(super) struct Counters {
     faults: PerCpuArray<MapData, u64>,
     list_hits: Mutex<PerCpuArray<MapData, Tally>>,
     sizes: Vec<(&'static str, MapData)>,
+    others: Vec<MapData>,
     lists: u32,
 }
 
@@ -39,27 +41,41 @@ pub struct MapUse {
     pub map: &'static str,
     /// `None` where nothing counts them
     pub entries: Option<u64>,
-    /// entries; bytes of the rings `calls` and `offences`
+    /// entries; bytes of the rings `calls` and `offences`; of `others`, how many maps they are
     pub capacity: u64,
     /// bytes of kernel memory
     pub bytes: u64,
 }
 
+/// Rows of one map each that nothing else tells of, with its name in the object.
+const SIZED: [(&str, &str); 5] = [
+    ("outcomes", "OUTCOMES_MAP"),
+    ("list_hits", "LIST_HITS"),
+    ("sketch", "SKETCH"),
+    ("calls", "CALLS"),
+    ("offences", "OFFENCES"),
+];
+/// The row of the maps that no other row tells of: the policy, the ring of the program's own debug
+/// messages, and what is as small as a page.
+const OTHERS: &str = "others";
+
 impl Counters {
     pub(super) fn new(ebpf: &mut Ebpf, lists: u32) -> Result<Self, Error> {
         // Handles of their own, while the maps are still in the object.
-        let sizes = vec![
-            ("outcomes", data(ebpf, "OUTCOMES_MAP")?),
-            ("list_hits", data(ebpf, "LIST_HITS")?),
-            ("sketch", data(ebpf, "SKETCH")?),
-            ("calls", data(ebpf, "CALLS")?),
-            ("offences", data(ebpf, "OFFENCES")?),
-        ];
+        let sized = SIZED.map(|(row, name)| Ok((row, data(ebpf, name)?)));
+        let is_other = |name: &str| {
+            !SIZED.iter().any(|(_, sized)| *sized == name)
+                && !pinned::BANS.contains(&name)
+                && ![pinned::CALLERS, pinned::LIST_FRONTS].contains(&name)
+        };
+        let others = ebpf.maps().filter(|(name, _)| is_other(name));
+        let others = others.map(|(_, map)| second_of(map, OTHERS));
         Ok(Self {
+            sizes: sized.into_iter().collect::<Result<_, Error>>()?,
+            others: others.collect::<Result<_, Error>>()?,
             outcomes: Mutex::new(take(ebpf, "OUTCOMES_MAP")?),
             faults: take(ebpf, "FAULTS")?,
             list_hits: Mutex::new(take(ebpf, "LIST_HITS")?),
-            sizes,
             lists,
         })
     }
@@ -163,8 +179,8 @@ impl Dataplane {
         }
     }
 
-    /// The maps that a configuration sizes or that can fill up. `listed` is how many prefixes the
-    /// lists hold: their ranges in the kernel are fewer or more.
+    /// The maps that a configuration sizes or that can fill up, and the others as one. `listed` is how
+    /// many prefixes the lists hold: their ranges in the kernel are fewer or more.
     pub fn capacities(&self, listed: u64) -> Result<Vec<MapUse>, Error> {
         let mut uses = Vec::new();
         let mut callers = 0;
@@ -178,6 +194,16 @@ impl Dataplane {
         for (name, map) in &rooms.counters.sizes {
             uses.push(usage(name, map, None)?);
         }
+        let mut others = MapUse {
+            map: OTHERS,
+            entries: None,
+            capacity: rooms.counters.others.len() as u64,
+            bytes: 0,
+        };
+        for map in &rooms.counters.others {
+            others.bytes += usage(OTHERS, map, None)?.bytes;
+        }
+        uses.push(others);
         Ok(uses)
     }
 }

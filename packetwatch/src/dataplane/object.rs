@@ -260,6 +260,11 @@ where
 /// A second handle of a map that [`take`] took before, for calls that aya does not have.
 pub(super) fn data(ebpf: &Ebpf, name: &'static str) -> Result<MapData, Error> {
     let map = ebpf.map(name).ok_or(Error::Missing(name))?;
+    second_of(map, name)
+}
+
+/// A second handle of a map of any type that the program has.
+pub(super) fn second_of(map: &Map, name: &'static str) -> Result<MapData, Error> {
     let (Map::HashMap(data)
     | Map::Array(data)
     | Map::PerCpuArray(data)

@@ -201,7 +201,15 @@ fn the_daemon_is_asked_over_tcp_with_a_token() {
     assert!(found("memory").is_some_and(|found| found.contains(", maps ")));
     let callers = found("map callers").unwrap_or_default();
     assert!(callers.contains(" of 32768 entries, "), "{doctor}");
-    for map in ["bans", "lists", "list_hits", "sketch", "calls", "offences"] {
+    for map in [
+        "bans",
+        "lists",
+        "list_hits",
+        "sketch",
+        "calls",
+        "offences",
+        "others",
+    ] {
         assert!(found(&format!("map {map}")).is_some(), "{map}: {doctor}");
     }
 }

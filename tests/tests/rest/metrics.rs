@@ -1,6 +1,7 @@
 //! `/metrics` as a scraper reads it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::IpAddr;
 
 use packetwatch_tests::intruder::Intruder;
@@ -115,6 +116,35 @@ fn a_write_that_the_kernel_refuses_is_counted_and_taken_back() {
     assert_eq!(stage.listed("deny"), [""; 0]);
     problem(&stage.ask("PUT", "/v1/deny/192.0.2.2", None), 500, None);
     assert_eq!((errors(), stage.listed("deny").len()), (Some(2.0), 0));
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_memory_of_every_map_is_told() {
+    // What is kept beside the entries of the lists, and what changes between the two readings.
+    const ROUNDED: u64 = 64 * 1024;
+    let stage = Stage::own();
+    let held: u64 = maps_held(stage.daemon.pid()).into_values().sum();
+    let status = stage.expect(200, "GET", "/v1/status").json();
+    let told = status["memory"]["maps_bytes"].as_u64();
+    let told = told.expect("a number of bytes");
+    assert!(told.abs_diff(held) < ROUNDED, "{told} of {held}: {status}");
+}
+
+/// Bytes of each map that a process holds a descriptor of, by the kernel's id.
+fn maps_held(pid: u32) -> BTreeMap<u64, u64> {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("list the descriptors");
+    let map = |info: fs::DirEntry| {
+        // One that has been closed since is no map.
+        let info = fs::read_to_string(info.path()).ok()?;
+        let value = |key: &str| {
+            let mut lines = info.lines();
+            let value = lines.find_map(|line| line.strip_prefix(key))?;
+            value.trim().parse().ok()
+        };
+        Some((value("map_id:")?, value("memlock:")?))
+    };
+    infos.filter_map(Result::ok).filter_map(map).collect()
 }
 
 /// A line of the exposition that is no comment.
