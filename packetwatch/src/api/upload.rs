@@ -11,6 +11,7 @@ use axum::{
     http::{StatusCode, header},
 };
 use futures_util::StreamExt as _;
+use packetwatch_abi::capacity;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
@@ -20,10 +21,11 @@ use super::problem::Problem;
 
 /// Bodies that are no lists. There are as many at a time as connections, 768.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
-/// Bodies of whole lists: some three million prefixes.
-pub(super) const LIST_BODY: usize = 64 * 1024 * 1024;
-/// Bodies of backups: all the room there is, some five million prefixes of IPv4.
-pub(super) const BACKUP_BODY: usize = ROOM;
+/// Bodies of whole lists: of IPv4 as many prefixes as the lists have room for by default.
+pub(super) const LIST_BODY: usize = 96 * 1024 * 1024;
+const _: () = assert!(capacity::LISTS as usize * "255.255.255.255/32\r\n".len() <= LIST_BODY);
+/// Bodies of backups: some five million prefixes of IPv4.
+pub(super) const BACKUP_BODY: usize = 128 * 1024 * 1024;
 /// Bytes of all list bodies together.
 const ROOM: usize = 2 * LIST_BODY;
 /// List bodies that are made entries of at a time, which takes several times their size.

@@ -17,7 +17,7 @@ use crate::api::{
 };
 
 /// As much as the daemon takes.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+const MAX_FILE: u64 = 96 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {

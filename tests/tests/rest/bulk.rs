@@ -8,7 +8,7 @@ use crate::stage::{Stage, keys, problem, text};
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// As much as a list body may have.
-const LIST_BODY: usize = 64 << 20;
+const LIST_BODY: usize = 96 << 20;
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -214,6 +214,16 @@ fn a_list_body_is_judged_by_type_form_and_size() {
             Some("body"),
         );
     }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_list_body_as_long_as_can_be_is_taken() {
+    let stage = Stage::own();
+    let mut feed = b"192.0.2.1\n#".to_vec();
+    feed.resize(LIST_BODY, b'x');
+    let answer = changed(&stage.send("PUT", "/v1/deny", TEXT, &feed));
+    assert_eq!(answer, json!({"added": 1, "updated": 0, "removed": 0}));
 }
 
 #[test]

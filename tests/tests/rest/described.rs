@@ -58,7 +58,7 @@ const BODIES: [(&str, &[u8]); 16] = [
 ];
 
 /// Bytes beyond the bound of any body.
-const TOO_LARGE: usize = (64 << 20) + 1;
+const TOO_LARGE: usize = (128 << 20) + 1;
 
 struct Description {
     document: Value,
