@@ -53,19 +53,39 @@ impl Limit {
         (self.cost * amount) >> (COST_BITS - TIME_BITS)
     }
 
-    /// The word after something of this cost has passed at `now`; `None` if it is not to pass.
+    /// How far ahead of `now` the word is, in sixteenths of a nanosecond; 0 when all is paid for.
     #[inline(always)]
-    pub const fn after(self, word: u64, now: u64, cost: u64) -> Option<u64> {
+    pub const fn debt(self, word: u64, now: u64) -> u64 {
         let now = now << TIME_BITS;
         // Nothing that passed puts it further ahead. A CPU that still worked by former rules may have
         // left something else there, which would hold the source off for years.
         let is_ahead = word > now && word - now <= self.depth + SKEW;
-        let paid = if is_ahead { word } else { now };
-        if paid - now + cost > self.depth {
+        if is_ahead { word - now } else { 0 }
+    }
+
+    /// The word after something of this cost has passed at `now`; `None` if it is not to pass.
+    #[inline(always)]
+    pub const fn after(self, word: u64, now: u64, cost: u64) -> Option<u64> {
+        let debt = self.debt(word, now) + cost;
+        if debt > self.depth {
             None
         } else {
-            Some(paid + cost)
+            Some((now << TIME_BITS) + debt)
         }
+    }
+
+    /// How much may pass at once on top of this debt.
+    pub const fn left(self, debt: u64) -> u64 {
+        let Some(free) = self.depth.checked_sub(debt) else {
+            return 0;
+        };
+        // The greatest whose cost, rounded down, is no more than that.
+        ((((free as u128 + 1) << (COST_BITS - TIME_BITS)) - 1) / self.cost as u128) as u64
+    }
+
+    /// Nanoseconds until this debt is paid for.
+    pub const fn paid_in(debt: u64) -> u64 {
+        debt.div_ceil(1 << TIME_BITS)
     }
 }
 
@@ -120,6 +140,37 @@ mod tests {
                 .after(word, now + SECOND / 5 + 1, limit.of(1))
                 .is_some()
         );
+    }
+
+    #[test]
+    fn what_is_told_to_be_left_passes_and_not_one_more() {
+        for (rate, burst) in [
+            (1, 1),
+            (7, 1000),
+            (1_000_000, 65_535),
+            ((1 << 39) - 1, 1 << 33),
+        ] {
+            let limit = Limit::new(rate, burst);
+            assert!(limit.left(0) >= burst, "{rate}");
+            assert_eq!(limit.left(limit.depth + SKEW), 0);
+            let debt = limit.depth / 3;
+            let left = limit.left(debt);
+            let word = ((7 * SECOND) << TIME_BITS) + debt;
+            assert_eq!(limit.debt(word, 7 * SECOND), debt);
+            assert_eq!(limit.debt(word, 7 * SECOND + Limit::paid_in(debt)), 0);
+            if left < MAX_AMOUNT {
+                let cost = |amount| limit.of(amount);
+                assert!(
+                    limit.after(word, 7 * SECOND, cost(left)).is_some(),
+                    "{rate}"
+                );
+                assert_eq!(
+                    limit.after(word, 7 * SECOND, cost(left + 1)),
+                    None,
+                    "{rate}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod access;
 mod auth;
 mod backup;
 mod bans;
+pub mod bursts;
 mod caller;
 mod callers;
 mod connections;

@@ -35,8 +35,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often all callers are read, to forget the idle ones.
 const TIDY: Duration = Duration::from_secs(10);
-/// Callers are kept this long for whoever asks who called, or as long as a window, if that is
-/// longer.
+/// Callers are kept this long for whoever asks who called, or as long as a window or a limit holds
+/// something of them, if that is longer.
 const REMEMBER: Duration = Duration::from_secs(600);
 
 #[derive(Clone)]
@@ -215,7 +215,7 @@ impl Enforcer {
             Some(beyond) => beyond + u64::from(self.capacity) / 8,
             None => 0,
         };
-        // Where room is short, whoever cannot matter to a window goes at once.
+        // Where room is short, whoever can matter to no window and owes no limit goes at once.
         let keep = if crowd > 0 {
             window
         } else {
@@ -226,7 +226,7 @@ impl Enforcer {
             generation,
             ended: 0,
         };
-        let mut eviction = Eviction::new(&rules, moment, keep, crowd);
+        let mut eviction = Eviction::new(&rules, moment, keep, crowd, self.capacity);
         let mut offences = Vec::new();
         let mut callers = 0;
         let read = self.dataplane.each_caller(|unit, caller| {

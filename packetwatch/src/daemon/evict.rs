@@ -1,17 +1,22 @@
 //! Which callers go when the sweep makes room. The program removes none.
 //!
-//! Those that hold nothing go: silent for longer than any window reaches, and not banned. Where room
-//! is short, some go that a window still holds something of: those silent for a moment that have
-//! done least, and none that is halfway to a threshold. Their counts begin anew, so their ban may
-//! come late by less than half of N.
+//! Those that hold nothing go: silent for longer than any window reaches, not banned, and with nothing
+//! owed to a limit, whose burst they would have anew. Where room is short, some go that a window or a
+//! limit still holds something of: those silent for a moment that have used up least of any rule, and
+//! none that is halfway to a threshold. Their counts begin anew, so their ban may come late by less
+//! than half of N. Those that owe a limit longest stay, a quarter of the table and no more: who would
+//! have one of them forgotten must send from as many sources that owe as long.
 
-use std::{collections::BinaryHeap, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch_abi::Caller;
 
 use crate::{
-    api::windows::{Moment, counts},
+    api::{
+        bursts::{Burst, bursts},
+        windows::{Moment, counts},
+    },
     rules::RuleSet,
 };
 
@@ -24,14 +29,21 @@ const SILENT: Duration = Duration::from_secs(2);
 pub(super) struct Eviction<'r> {
     rules: &'r RuleSet,
     moment: Moment,
-    /// callers silent for longer hold nothing
+    /// callers silent for longer hold nothing in a window
     keep: Duration,
-    /// entries to be given up if they can be, fewest counts first
+    /// entries to be given up if they can be, least used up first
     short_of: usize,
+    /// places of those that owe longest
+    debtors: usize,
     idle: Vec<Candidate>,
     /// the greatest on top
-    spare: BinaryHeap<(u64, u64, Candidate)>,
+    spare: BinaryHeap<(Standing, Candidate)>,
+    /// who owes, and how long; the shortest on top
+    owing: BinaryHeap<Reverse<(Duration, Standing, Candidate)>>,
 }
+
+/// How much forgetting a caller would give away, least first: calls, then packets.
+type Standing = (u64, u64);
 
 /// A caller that may go, if it has been silent since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,16 +53,24 @@ pub(super) struct Candidate {
 }
 
 impl<'r> Eviction<'r> {
-    /// `crowd`: entries beyond those that there should be.
-    pub(super) fn new(rules: &'r RuleSet, moment: Moment, keep: Duration, crowd: u64) -> Self {
+    /// `crowd`: entries beyond those that there should be, of the `capacity` that there is room for.
+    pub(super) fn new(
+        rules: &'r RuleSet,
+        moment: Moment,
+        keep: Duration,
+        crowd: u64,
+        capacity: u32,
+    ) -> Self {
         let short_of = usize::try_from(crowd).map_or(AT_ONCE, |crowd| crowd.min(AT_ONCE));
         Self {
             rules,
             moment,
             keep,
             short_of,
+            debtors: capacity as usize / 4,
             idle: Vec::new(),
             spare: BinaryHeap::new(),
+            owing: BinaryHeap::new(),
         }
     }
 
@@ -58,13 +78,33 @@ impl<'r> Eviction<'r> {
         let last_seen = caller.last_seen;
         let candidate = Candidate { unit, last_seen };
         let silent = Duration::from_nanos(self.moment.now.saturating_sub(last_seen));
-        if silent > self.keep {
+        let may_be_spare = self.short_of > 0 && silent > SILENT;
+        if silent <= self.keep && !may_be_spare {
+            return;
+        }
+        let bursts = bursts(unit, caller, self.rules, self.moment);
+        let owes = bursts.iter().map(Burst::paid_in).max().unwrap_or_default();
+        if silent > self.keep && owes.is_zero() {
             self.idle.push(candidate);
-        } else if self.short_of > 0 && silent > SILENT && !self.is_near(unit, caller) {
-            self.spare.push((caller.calls, caller.packets, candidate));
-            if self.spare.len() > self.short_of {
-                self.spare.pop();
+        } else if may_be_spare && !self.is_near(unit, caller) {
+            let standing = (caller.calls, caller.packets);
+            if owes.is_zero() {
+                self.spare(standing, candidate);
+            } else {
+                self.owing.push(Reverse((owes, standing, candidate)));
             }
+            if self.owing.len() > self.debtors
+                && let Some(Reverse((_, standing, candidate))) = self.owing.pop()
+            {
+                self.spare(standing, candidate);
+            }
+        }
+    }
+
+    fn spare(&mut self, standing: Standing, candidate: Candidate) {
+        self.spare.push((standing, candidate));
+        if self.spare.len() > self.short_of {
+            self.spare.pop();
         }
     }
 
@@ -81,14 +121,14 @@ impl<'r> Eviction<'r> {
     pub(super) fn chosen(self) -> (Vec<Candidate>, Vec<Candidate>) {
         let mut spare = self.spare.into_sorted_vec();
         spare.truncate(self.short_of.saturating_sub(self.idle.len()));
-        let spare = spare.into_iter().map(|(_, _, candidate)| candidate);
+        let spare = spare.into_iter().map(|(_, candidate)| candidate);
         (self.idle, spare.collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use packetwatch_abi::PortSeen;
+    use packetwatch_abi::{Limit, PortSeen};
 
     use super::*;
     use crate::{
@@ -128,8 +168,13 @@ mod tests {
     }
 
     fn round(crowd: u64, callers: &[(u8, Caller)]) -> (Vec<IpNet>, Vec<IpNet>) {
-        let rules = rules();
-        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), crowd);
+        round_of(&rules(), crowd, callers)
+    }
+
+    /// Of a table of twelve places.
+    fn round_of(rules: &RuleSet, crowd: u64, callers: &[(u8, Caller)]) -> (Vec<IpNet>, Vec<IpNet>) {
+        let keep = rules.longest_within();
+        let mut eviction = Eviction::new(rules, MOMENT, keep, crowd, 12);
         for (host, caller) in callers {
             eviction.offer(unit(*host), caller);
         }
@@ -172,10 +217,58 @@ mod tests {
         assert_eq!(round(9, &callers).1, [unit(4)]);
     }
 
+    /// A rule that alone has windows of a second, whatever its burst.
+    fn limiting() -> RuleSet {
+        let cap = Rule {
+            burst: 1000,
+            ..Rule::limit("cap", Trigger::Packets(10))
+        };
+        RuleSet::validate(vec![cap]).unwrap()
+    }
+
+    /// Silent for a while, and what passed before is paid for in so many seconds.
+    fn owing(seconds: u64) -> Caller {
+        let limit = Limit::new(10, 1000);
+        let mut caller = silent(9, 1);
+        let now = NOW + seconds * SECOND - SECOND / 10;
+        caller.windows[0][0] = limit.after(0, now, limit.of(1)).unwrap();
+        caller
+    }
+
+    #[test]
+    fn who_owes_a_limit_is_neither_idle_nor_spare_until_it_is_paid() {
+        let rules = limiting();
+        let callers = [(1, owing(90)), (2, silent(9, 1)), (3, owing(1))];
+        assert_eq!(round_of(&rules, 0, &callers), (vec![unit(2)], vec![]));
+        assert_eq!(round_of(&rules, 9, &callers), (vec![unit(2)], vec![]));
+        let mut paid = owing(0);
+        assert_eq!(round_of(&rules, 0, &[(1, paid)]).0, [unit(1)]);
+        paid = owing(90);
+        paid.generation = 0;
+        assert_eq!(
+            round_of(&rules, 0, &[(1, paid)]).0,
+            [unit(1)],
+            "other rules"
+        );
+    }
+
+    #[test]
+    fn a_quarter_of_the_table_is_for_those_that_owe_longest() {
+        let rules = limiting();
+        let callers: Vec<_> = (1..=6).map(|n| (n, owing(10 * u64::from(n)))).collect();
+        assert_eq!(round_of(&rules, 0, &callers), (vec![], vec![]));
+        let longest = &callers[3..];
+        assert_eq!(round_of(&rules, 9, longest), (vec![], vec![]));
+        let order = [unit(1), unit(2), unit(3)];
+        assert_eq!(round_of(&rules, 9, &callers).1, order);
+        let backwards: Vec<_> = callers.iter().rev().copied().collect();
+        assert_eq!(round_of(&rules, 9, &backwards).1, order);
+    }
+
     #[test]
     fn a_round_gives_up_a_bounded_number() {
         let rules = rules();
-        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), u64::MAX);
+        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), u64::MAX, 12);
         for host in 0..2 * AT_ONCE as u32 {
             let unit = IpNet::from(std::net::IpAddr::from((host + (1 << 28)).to_be_bytes()));
             eviction.offer(unit, &silent(9, 1));

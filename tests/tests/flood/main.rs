@@ -3,6 +3,7 @@
 
 mod admission;
 mod daemon;
+mod debts;
 mod exact;
 mod sweep;
 
