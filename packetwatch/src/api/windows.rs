@@ -33,6 +33,13 @@ impl Count<'_> {
     pub fn is_full(&self) -> bool {
         self.counted >= self.rule.trigger.count()
     }
+
+    /// What lies in the window, in parts of `whole`, which is N.
+    pub fn share(&self, whole: u64) -> u64 {
+        let share = u128::from(self.counted) * u128::from(whole);
+        let share = share / u128::from(self.rule.trigger.count());
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
 }
 
 /// The rules that count by this unit, and what they have counted; not those that limit, which count

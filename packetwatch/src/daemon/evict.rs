@@ -15,7 +15,7 @@ use packetwatch_abi::Caller;
 use crate::{
     api::{
         bursts::{Burst, bursts},
-        windows::{Moment, counts},
+        windows::{Count, Moment, counts},
     },
     rules::RuleSet,
 };
@@ -42,7 +42,8 @@ pub(super) struct Eviction<'r> {
     owing: BinaryHeap<Reverse<(Duration, Standing, Candidate)>>,
 }
 
-/// How much forgetting a caller would give away, least first: calls, then packets.
+/// How much forgetting a caller would give away, least first: what it has [`used_up`], and of those that
+/// no rule holds anything of, their packets.
 type Standing = (u64, u64);
 
 /// A caller that may go, if it has been silent since.
@@ -86,18 +87,22 @@ impl<'r> Eviction<'r> {
         let owes = bursts.iter().map(Burst::paid_in).max().unwrap_or_default();
         if silent > self.keep && owes.is_zero() {
             self.idle.push(candidate);
-        } else if may_be_spare && !self.is_near(unit, caller) {
-            let standing = (caller.calls, caller.packets);
-            if owes.is_zero() {
-                self.spare(standing, candidate);
-            } else {
-                self.owing.push(Reverse((owes, standing, candidate)));
-            }
-            if self.owing.len() > self.debtors
-                && let Some(Reverse((_, standing, candidate))) = self.owing.pop()
-            {
-                self.spare(standing, candidate);
-            }
+            return;
+        }
+        let counts = counts(unit, caller, self.rules, self.moment);
+        if !may_be_spare || is_near(caller, &counts) {
+            return;
+        }
+        let standing = (used_up(&counts, &bursts), caller.packets);
+        if owes.is_zero() {
+            self.spare(standing, candidate);
+        } else {
+            self.owing.push(Reverse((owes, standing, candidate)));
+        }
+        if self.owing.len() > self.debtors
+            && let Some(Reverse((_, standing, candidate))) = self.owing.pop()
+        {
+            self.spare(standing, candidate);
         }
     }
 
@@ -106,15 +111,6 @@ impl<'r> Eviction<'r> {
         if self.spare.len() > self.short_of {
             self.spare.pop();
         }
-    }
-
-    /// Halfway to a threshold, or beyond one and not judged yet.
-    fn is_near(&self, unit: IpNet, caller: &Caller) -> bool {
-        let counts = counts(unit, caller, self.rules, self.moment);
-        caller.since.is_before(caller.offended_at)
-            || counts
-                .iter()
-                .any(|count| count.counted >= count.rule.trigger.count().div_ceil(2))
     }
 
     /// Those that hold nothing, and those that are given up: as many as are missing.
@@ -126,9 +122,26 @@ impl<'r> Eviction<'r> {
     }
 }
 
+/// Halfway to a threshold, or beyond one and not judged yet.
+fn is_near(caller: &Caller, counts: &[Count<'_>]) -> bool {
+    caller.since.is_before(caller.offended_at)
+        || counts
+            .iter()
+            .any(|count| count.counted >= count.rule.trigger.count().div_ceil(2))
+}
+
+/// Of the rule that it has used up most of: how much, in parts of a whole that tell one packet of the
+/// greatest N.
+fn used_up(counts: &[Count<'_>], bursts: &[Burst<'_>]) -> u64 {
+    const WHOLE: u64 = 1 << 48;
+    let of_windows = counts.iter().map(|count| count.share(WHOLE));
+    let of_bursts = bursts.iter().map(|burst| burst.share(WHOLE));
+    of_windows.chain(of_bursts).max().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
-    use packetwatch_abi::{Limit, PortSeen};
+    use packetwatch_abi::{Bucket, Limit, PortSeen, place};
 
     use super::*;
     use crate::{
@@ -148,10 +161,10 @@ mod tests {
         IpNet::from(std::net::IpAddr::from([198, 18, 0, host]))
     }
 
-    fn silent(seconds: u64, calls: u64) -> Caller {
+    fn silent(seconds: u64, packets: u64) -> Caller {
         Caller {
             last_seen: NOW - seconds * SECOND,
-            calls,
+            packets,
             ..caller()
         }
     }
@@ -200,6 +213,35 @@ mod tests {
         assert_eq!(round(9, &callers).1, [unit(2), unit(3), unit(1)]);
         let with_idle = [(1, silent(99, 5)), (2, silent(9, 1)), (3, silent(9, 3))];
         assert_eq!(round(2, &with_idle), (vec![unit(1)], vec![unit(2)]));
+    }
+
+    #[test]
+    fn what_rules_look_at_tells_who_did_least() {
+        let rules = RuleSet::validate(vec![
+            Rule::new("calls", Trigger::Connections(100)),
+            Rule::new("volume", Trigger::Packets((1 << 39) - 1)),
+        ]);
+        let rules = rules.unwrap();
+        // All within the last bucket but one.
+        let counted = |calls: u64, packets: u64| {
+            let mut caller = silent(9, packets);
+            caller.calls = calls;
+            let epoch = caller.since.epoch(NOW - 9 * SECOND, 60 * SECOND / 8);
+            for (rule, count) in [calls, packets].into_iter().enumerate() {
+                caller.windows[rule][place(epoch)] = Bucket::new(epoch, count).0;
+            }
+            caller
+        };
+        // Without a call, yet nearer to a rule; and a call of a hundred is more than many packets.
+        let callers = [
+            (1, counted(0, 1 << 37)),
+            (2, counted(20, 20)),
+            (3, counted(1, 1)),
+        ];
+        assert_eq!(round_of(&rules, 1, &callers).1, [unit(3)]);
+        assert_eq!(round_of(&rules, 9, &callers).1, [unit(3), unit(2), unit(1)]);
+        let few = [(1, counted(0, 2)), (2, counted(0, 1))];
+        assert_eq!(round_of(&rules, 1, &few).1, [unit(2)]);
     }
 
     #[test]
