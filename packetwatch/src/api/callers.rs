@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, blocking,
+    bursts::{Burst, bursts},
     extract::{NoParams, Params, PathAddress},
     page::limit_in_bounds,
     problem::Problem,
@@ -221,6 +222,11 @@ impl<'a> View<'a> {
             0
         };
         Ok(counts(unit, caller, &self.rules, self.moment(ended)))
+    }
+
+    /// What the rules that limit leave a caller.
+    pub(super) fn bursts(&self, unit: IpNet, caller: &Caller) -> Vec<Burst<'_>> {
+        bursts(unit, caller, &self.rules, self.moment(0))
     }
 
     /// The bans in force that hold this unit: its own and those of wider ones, most specific first.

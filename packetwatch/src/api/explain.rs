@@ -4,16 +4,19 @@ use std::net::IpAddr;
 
 use axum::{Json, extract::State};
 use ipnet::IpNet;
+use packetwatch_abi::{Action, Reason};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
     App, blocking,
+    bursts::Burst,
     callers::{View, units, unreadable},
     extract::{NoParams, Params, PathAddress},
     problem::Problem,
     refusals::{BadParameter, Failed, Gated, Slow},
+    windows::Count,
 };
 use crate::{
     config::Word as _,
@@ -28,13 +31,22 @@ pub enum Verdict {
     Drop,
 }
 
+impl Verdict {
+    fn of(reason: Reason) -> Self {
+        match reason.action() {
+            Action::Pass => Self::Pass,
+            Action::Drop => Self::Drop,
+        }
+    }
+}
+
 /// An entry, ban or rule that bears on the verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Because {
     /// `allow` or `deny`, unless a rule is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
-    /// The rule that set a ban, or whose window is full.
+    /// The rule that set a ban, or whose window is full or burst is spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     #[schema(value_type = String, example = "198.51.100.0/24")]
@@ -58,11 +70,44 @@ pub struct RuleCount {
     pub prefix: IpNet,
     /// What the rule counts: `distinct_ports`, `connections`, `packets` or `bytes`.
     pub of: String,
+    /// What lies in the window; of a rule that limits, what is spent of its burst.
     pub counted: u64,
-    /// The N of the rule.
+    /// The N of the rule; of one that limits, a second.
     pub limit: u64,
     #[schema(example = "60s")]
     pub within: String,
+    /// Of a rule that limits: what may pass at once after a pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// Of a rule that limits: what is left of its burst now; what is more is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
+}
+
+impl RuleCount {
+    fn of_window(prefix: IpNet, count: &Count<'_>) -> Self {
+        let Count { rule, counted } = count;
+        Self {
+            rule: rule.name.clone(),
+            prefix,
+            of: rule.trigger.field().to_owned(),
+            counted: *counted,
+            limit: rule.trigger.count(),
+            within: duration::format(rule.within),
+            burst: None,
+            left: None,
+        }
+    }
+
+    fn of_burst(prefix: IpNet, burst: &Burst<'_>) -> Self {
+        let (rule, left) = (burst.rule, burst.left());
+        let counted = rule.burst.saturating_sub(left);
+        Self {
+            burst: Some(rule.burst),
+            left: Some(left),
+            ..Self::of_window(prefix, &Count { rule, counted })
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -71,6 +116,10 @@ pub struct Explanation {
     pub address: IpAddr,
     /// What becomes of the next call. In observe mode: what would become of it, while it passes.
     pub verdict: Verdict,
+    /// Why, by the name that counters have for it: `allow`, `deny`, `ban`, `threshold`, `limit`, `pass`.
+    #[serde(default)]
+    #[schema(example = "limit")]
+    pub reason: String,
     /// `enforce` or `observe`.
     pub mode: String,
     /// Every packet passes until then, whatever the verdict.
@@ -88,6 +137,13 @@ pub struct Explanation {
     pub overruled: Vec<Because>,
     /// What the rules count of it now.
     pub rules: Vec<RuleCount>,
+}
+
+impl Explanation {
+    /// Dropped for longer than it takes to wait a little: what a limit drops would have passed later.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.verdict == Verdict::Drop && self.reason != Reason::Limit.as_str()
+    }
 }
 
 /// Why a call from this address passes or is dropped, as the kernel would judge it now.
@@ -124,23 +180,22 @@ pub(super) fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> 
         })
     });
     let mut rules = Vec::new();
-    let mut full = Vec::new();
+    let (mut full, mut spent) = (Vec::new(), Vec::new());
     for unit in units(address, &view.rules) {
         let Some(caller) = app.dataplane.caller(unit).map_err(unreadable)? else {
             continue;
         };
         for count in view.counts(unit, &caller).map_err(unreadable)? {
-            let count_is_full = count.is_full();
-            let shown = RuleCount {
-                rule: count.rule.name.clone(),
-                prefix: unit,
-                of: count.rule.trigger.field().to_owned(),
-                counted: count.counted,
-                limit: count.rule.trigger.count(),
-                within: duration::format(count.rule.within),
-            };
-            if count_is_full {
+            let shown = RuleCount::of_window(unit, &count);
+            if count.is_full() {
                 full.push(over_threshold(&shown, count.rule.trigger));
+            }
+            rules.push(shown);
+        }
+        for burst in view.bursts(unit, &caller) {
+            let shown = RuleCount::of_burst(unit, &burst);
+            if burst.is_spent() {
+                spent.push(over_limit(&shown));
             }
             rules.push(shown);
         }
@@ -148,21 +203,23 @@ pub(super) fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> 
     let ranks = [
         (
             now < standing.allow_until,
-            Verdict::Pass,
+            Reason::Allow,
             listed("allow", covering.allow),
         ),
         (
             now < standing.deny_until,
-            Verdict::Drop,
+            Reason::Deny,
             listed("deny", covering.deny),
         ),
-        (true, Verdict::Drop, banned.collect()),
-        (true, Verdict::Drop, full),
+        (true, Reason::Ban, banned.collect()),
+        (true, Reason::Threshold, full),
+        (true, Reason::Limit, spent),
     ];
-    let (verdict, because, overruled) = decide(ranks);
+    let (reason, because, overruled) = decide(ranks);
     Ok(Explanation {
         address,
-        verdict,
+        verdict: Verdict::of(reason),
+        reason: reason.as_str().to_owned(),
         mode: app.rules.mode().word().to_owned(),
         bypass_until: app.bypass_until(),
         because,
@@ -173,22 +230,22 @@ pub(super) fn judge(app: &App, address: IpAddr) -> Result<Explanation, Problem> 
 
 /// The first rank that stands and has something to say decides; the later ones are overruled.
 fn decide<const N: usize>(
-    ranks: [(bool, Verdict, Vec<Because>); N],
-) -> (Verdict, Vec<Because>, Vec<Because>) {
+    ranks: [(bool, Reason, Vec<Because>); N],
+) -> (Reason, Vec<Because>, Vec<Because>) {
     let mut decided = None;
     let mut overruled = Vec::new();
-    for (stands, verdict, because) in ranks {
+    for (stands, reason, because) in ranks {
         if !stands || because.is_empty() {
             continue;
         }
         if decided.is_none() {
-            decided = Some((verdict, because));
+            decided = Some((reason, because));
         } else {
             overruled.extend(because);
         }
     }
-    let (verdict, because) = decided.unwrap_or((Verdict::Pass, Vec::new()));
-    (verdict, because, overruled)
+    let (reason, because) = decided.unwrap_or((Reason::Pass, Vec::new()));
+    (reason, because, overruled)
 }
 
 /// Entries of a list that stand in the kernel. An entry that the journal no longer has may stand
@@ -263,6 +320,31 @@ fn over_threshold(count: &RuleCount, trigger: Trigger) -> Because {
     }
 }
 
+fn over_limit(count: &RuleCount) -> Because {
+    let RuleCount {
+        rule,
+        prefix,
+        of,
+        limit,
+        burst,
+        ..
+    } = count;
+    let (what, dropped) = match of.as_str() {
+        "connections" => ("calls", "call"),
+        other => (other, "packet"),
+    };
+    Because {
+        rule: Some(rule.clone()),
+        prefix: *prefix,
+        reason: Some(format!(
+            "all of the {} {what} at once are spent, and {limit} a second come back: the next \
+             {dropped} is dropped until one has",
+            burst.unwrap_or(0)
+        )),
+        ..Because::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,10 +359,10 @@ mod tests {
     #[test]
     fn the_first_rank_that_stands_decides() {
         let ranks = |allow, deny, ban: Vec<Because>| {
-            let (verdict, because, overruled) = decide([
-                (allow, Verdict::Pass, because("allow")),
-                (deny, Verdict::Drop, because("deny")),
-                (true, Verdict::Drop, ban),
+            let (reason, because, overruled) = decide([
+                (allow, Reason::Allow, because("allow")),
+                (deny, Reason::Deny, because("deny")),
+                (true, Reason::Ban, ban),
             ]);
             let names = |all: Vec<Because>| {
                 all.into_iter()
@@ -288,7 +370,7 @@ mod tests {
                     .collect::<Vec<_>>()
                     .join(" ")
             };
-            (verdict, names(because), names(overruled))
+            (Verdict::of(reason), names(because), names(overruled))
         };
         let ban = || because("ban");
         let told = |verdict, because: &str, overruled: &str| {
@@ -315,10 +397,36 @@ mod tests {
             counted: 10,
             limit: 10,
             within: "1m".to_owned(),
+            burst: None,
+            left: None,
         };
         let because = over_threshold(&count, Trigger::DistinctPorts(10));
         let reason = because.reason.unwrap();
         assert!(reason.starts_with("10 ports within 1m"), "{reason}");
         assert!(reason.contains("the next call is dropped"), "{reason}");
+    }
+
+    #[test]
+    fn a_spent_burst_drops_and_cuts_nobody_off() {
+        let told = |reason: Reason| Explanation {
+            address: "198.51.100.7".parse().unwrap(),
+            verdict: Verdict::of(reason),
+            reason: reason.as_str().to_owned(),
+            mode: "enforce".to_owned(),
+            bypass_until: None,
+            because: Vec::new(),
+            overruled: Vec::new(),
+            rules: Vec::new(),
+        };
+        assert_eq!(told(Reason::Limit).verdict, Verdict::Drop);
+        let all = [
+            Reason::Pass,
+            Reason::Allow,
+            Reason::Limit,
+            Reason::Deny,
+            Reason::Ban,
+        ];
+        let cut_off = all.map(|reason| told(reason).is_cut_off());
+        assert_eq!(cut_off, [false, false, false, true, true]);
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, Verdict,
+    App,
     callers::unreadable,
     explain::judge,
     peer::Peer,
@@ -100,7 +100,7 @@ impl Watched {
     pub(super) fn of(app: &App, asker: Asker) -> Result<Self, Problem> {
         let mut passed = Vec::new();
         for (address, peer) in app.peers.known(asker) {
-            if judge(app, address)?.verdict == Verdict::Pass {
+            if !judge(app, address)?.is_cut_off() {
                 passed.push((address, peer));
             }
         }
@@ -117,7 +117,7 @@ impl Watched {
         let mut dropped = Vec::new();
         for (address, peer) in self.0 {
             let explained = judge(app, address)?;
-            if explained.verdict == Verdict::Drop && dropped.len() < SHOWN {
+            if explained.is_cut_off() && dropped.len() < SHOWN {
                 let because = explained.because.into_iter();
                 dropped.push(WouldDrop {
                     prefix: IpNet::from(address),

@@ -31,6 +31,7 @@ fn sentences(told: &Explanation) -> Vec<String> {
     let Explanation {
         address,
         verdict,
+        reason: _,
         mode,
         bypass_until,
         because,
@@ -105,12 +106,20 @@ fn count(count: &RuleCount) -> String {
         counted,
         limit,
         within,
+        burst,
+        left,
     } = count;
     let what = match of.as_str() {
         "distinct_ports" => "ports",
         "connections" => "calls",
         other => other,
     };
+    if let (Some(burst), Some(left)) = (burst, left) {
+        return format!(
+            "The rule {rule} lets {limit} {what} a second pass, {burst} at once; {left} are left for \
+             {prefix}."
+        );
+    }
     format!("The rule {rule} counts {counted} of {limit} {what} within {within} for {prefix}.")
 }
 
@@ -124,6 +133,7 @@ mod tests {
         Explanation {
             address: "198.51.100.7".parse().unwrap(),
             verdict,
+            reason: String::new(),
             mode: mode.to_owned(),
             bypass_until: None,
             because,
@@ -154,12 +164,26 @@ mod tests {
             counted: 3,
             limit: 10,
             within: "60s".to_owned(),
+            burst: None,
+            left: None,
+        });
+        told.rules.push(RuleCount {
+            rule: "cap".to_owned(),
+            of: "packets".to_owned(),
+            counted: 960,
+            limit: 10,
+            within: "1s".to_owned(),
+            burst: Some(1000),
+            left: Some(40),
+            ..told.rules[0].clone()
         });
         let expected = [
             "A call from 198.51.100.7 is dropped.",
             "198.51.100.7/32 is banned by the rule port-scan since 1970-01-01T00:00:00Z until \
              1970-01-01T00:10:00Z: 10 ports in 60s.",
             "The rule port-scan counts 3 of 10 ports within 60s for 198.51.100.7/32.",
+            "The rule cap lets 10 packets a second pass, 1000 at once; 40 are left for \
+             198.51.100.7/32.",
         ];
         assert_eq!(sentences(&told), expected);
     }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use packetwatch_tests::{Family, answered};
-use serde_json::json;
+use packetwatch_tests::{Family, Frame, Frames, answered, patience::until};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::metrics::metrics_tell;
@@ -74,6 +74,7 @@ fn told_everywhere(family: Family) {
     let explained = scan.explain();
     assert_eq!(explained["verdict"], "drop", "{explained}");
     assert_eq!(explained["because"][0]["rule"], "port-scan", "{explained}");
+    assert_eq!(explained["reason"], "threshold", "{explained}");
 
     assert!(!scan.call(PORTS[0], SILENCE));
     let ban = event(&mut events, "ban");
@@ -178,6 +179,73 @@ fn a_ban_is_explained_though_no_rule_has_its_length_any_more() {
         explained["because"][0]["prefix"], ban["packetwatch.prefix"],
         "{explained}"
     );
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_limit_tells_what_is_left_and_whom_it_drops() {
+    let scan = Scan::new(Family::V4);
+    // A byte a second: what is spent stays so for as long as this takes.
+    let cap = json!({ "name": "cap", "action": "limit", "bytes": 1, "burst": 65_535 });
+    let body = json!({ "rules": [cap] });
+    let answer = scan.daemon.api("PUT", "/v1/rules", Some(&body));
+    assert_eq!(answer.status, 200, "{answer:?}");
+
+    let link = Frames::open(&scan.lan.segment().client, "eth0");
+    let host = scan.lan.segment().host(Family::V4);
+    let send = |payload| {
+        let datagram = Frame::new().ip(scan.scanner(), host).udp(53, 53);
+        link.send(&datagram.payload(vec![0; payload]).build());
+    };
+    // Until the program has seen what was sent.
+    let told = |is_so: &dyn Fn(&Value) -> bool| {
+        let mut told = Value::Null;
+        let seen = until(PROMPT, || {
+            told = scan.explain();
+            is_so(&told).then_some(())
+        });
+        assert!(seen.is_some(), "{told}");
+        told
+    };
+    send(1000);
+    let explained = told(&|told| told["rules"][0]["counted"].as_u64() >= Some(1000));
+    assert_eq!(explained["verdict"], "pass", "{explained}");
+    assert_eq!(explained["reason"], "pass", "{explained}");
+    let count = &explained["rules"][0];
+    let number = |key: &str| count[key].as_u64();
+    assert_eq!(
+        (&count["rule"], &count["of"]),
+        (&json!("cap"), &json!("bytes"))
+    );
+    assert_eq!((number("limit"), number("burst")), (Some(1), Some(65_535)));
+    let (counted, left) = (number("counted").unwrap(), number("left").unwrap());
+    assert_eq!(counted + left, 65_535, "{explained}");
+
+    (0..70).for_each(|_| send(1000));
+    // The smallest frames that there are, so that hardly a byte is left.
+    (0..50).for_each(|_| send(0));
+    let explained = told(&|told| told["verdict"] == "drop");
+    assert_eq!(explained["reason"], "limit", "{explained}");
+    let because = &explained["because"][0];
+    assert_eq!(because["rule"], "cap", "{explained}");
+    assert_eq!(because["prefix"], scan.single(), "{explained}");
+    let reason = text(&because["reason"]);
+    assert!(reason.contains("all of the 65535 bytes"), "{reason}");
+    let source = scan.scanner().to_string();
+    let shown = scan.daemon.cli(&["explain", &source, "--output", "table"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    for part in [
+        " is dropped.",
+        "has reached the rule cap",
+        "65535 at once; ",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+
+    scan.change(201, "PUT", &format!("/v1/allow/{}", scan.single()));
+    let explained = scan.explain();
+    assert_eq!(explained["reason"], "allow", "{explained}");
+    assert_eq!(explained["overruled"][0]["rule"], "cap", "{explained}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What `explain` says of a caller's windows is what the program does with its next packet.
+//! What `explain` says of a caller's windows and bursts is what the program does with its next packet.
 
 use std::{
     cell::{Cell, RefCell},
@@ -6,7 +6,10 @@ use std::{
 };
 
 use packetwatch::{
-    api::windows::{Count, Moment, counts},
+    api::{
+        bursts::{Burst, bursts},
+        windows::{Count, Moment, counts},
+    },
     prefix::unit,
     rules::{Rule, RuleSet, Trigger},
 };
@@ -61,6 +64,20 @@ fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
             ..Rule::new("some", trigger)
         }
     });
+    let limited = prop_oneof![
+        (1..8_u64).prop_map(Trigger::Connections),
+        (1..16_u64).prop_map(Trigger::Packets),
+    ];
+    let limit = (limited, 1..20_u64, any::<bool>()).prop_map(|(trigger, burst, is_wide)| {
+        let (prefix_v4, prefix_v6) = if is_wide { (24, 48) } else { (32, 128) };
+        Rule {
+            burst,
+            prefix_v4,
+            prefix_v6,
+            ..Rule::limit("some", trigger)
+        }
+    });
+    let rule = prop_oneof![2 => rule, 1 => limit];
     vec(rule, 1..4).prop_map(|mut rules| {
         for (n, rule) in rules.iter_mut().enumerate() {
             rule.name = format!("rule-{n}");
@@ -69,37 +86,48 @@ fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
     })
 }
 
-/// Whether a rule's window is full of what this packet is.
-fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> bool {
+/// What the program would drop this packet for: a window that is full of what it is, or a burst of which
+/// none is left.
+fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> Option<Reason> {
     let source = addr(source);
-    let units = rules
-        .iter()
-        .map(|rule| unit(source, rule.prefix_v4, rule.prefix_v6));
-    let full = |count: &Count<'_>| {
+    let looked_at = |rule: &Rule| {
         let of_calls = matches!(
-            count.rule.trigger,
+            rule.trigger,
             Trigger::DistinctPorts(_) | Trigger::Connections(_)
         );
-        count.is_full() && (is_call || !of_calls)
+        is_call || !of_calls
     };
-    units.into_iter().any(|unit| {
+    let full = |count: &Count<'_>| count.is_full() && looked_at(count.rule);
+    let spent = |burst: &Burst<'_>| burst.is_spent() && looked_at(burst.rule);
+    let (mut is_full, mut is_spent) = (false, false);
+    for rule in rules {
+        let unit = unit(source, rule.prefix_v4, rule.prefix_v6);
         let Some(caller) = kernel.dataplane.caller(unit).unwrap() else {
-            return false;
+            continue;
         };
         let moment = Moment {
             now: kernel.now(),
             generation: kernel.generation(),
             ended: 0,
         };
-        counts(unit, &caller, rules, moment).iter().any(full)
-    })
+        is_full |= counts(unit, &caller, rules, moment).iter().any(full);
+        let bursts = bursts(unit, &caller, rules, moment);
+        assert!(bursts.iter().all(|b| b.is_spent() == (b.left() == 0)));
+        is_spent |= bursts.iter().any(spent);
+    }
+    // Thresholds are asked first.
+    match (is_full, is_spent) {
+        (true, _) => Some(Reason::Threshold),
+        (false, true) => Some(Reason::Limit),
+        (false, false) => None,
+    }
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
-fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full() {
+fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full_or_a_burst_spent() {
     let kernel = RefCell::new(Kernel::new());
-    let dropped = Cell::new(0);
+    let (full, spent) = (Cell::new(0), Cell::new(0));
     let config = ProptestConfig {
         cases: 96,
         failure_persistence: None,
@@ -123,13 +151,15 @@ fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full() {
             let frame = frame.payload(vec![0; step.payload]).build();
             let expected = would_drop(&kernel, &rules, source, step.is_call);
             let reason = kernel.reason(&frame);
-            let is_dropped = reason == Reason::Threshold;
-            prop_assert_eq!(is_dropped, expected, "{:?} is {:?}", step, reason);
-            dropped.set(dropped.get() + u32::from(is_dropped));
+            let told = expected.unwrap_or(Reason::Pass);
+            prop_assert_eq!(reason, told, "{:?}", step);
+            full.set(full.get() + u32::from(reason == Reason::Threshold));
+            spent.set(spent.get() + u32::from(reason == Reason::Limit));
         }
         Ok(())
     });
     ran.unwrap_or_else(|error| panic!("{error}"));
-    let dropped = dropped.get();
-    assert!(dropped > 100, "few windows were ever full: {dropped}");
+    let (full, spent) = (full.get(), spent.get());
+    assert!(full > 100, "few windows were ever full: {full}");
+    assert!(spent > 20, "few bursts were ever spent: {spent}");
 }
