@@ -60,8 +60,10 @@ impl Clock {
     /// What lies before the start of the clock is 0; what lies beyond its 584 years is
     /// [`FOREVER`].
     pub fn deadline(&self, at: OffsetDateTime) -> u64 {
+        // In this order: a thread that is interrupted in between makes it early, and not late.
+        let now = self.monotonic_ns();
         let ahead = (at - self.utc()).whole_nanoseconds();
-        let deadline = i128::from(self.monotonic_ns()) + ahead;
+        let deadline = i128::from(now) + ahead;
         u64::try_from(deadline.max(0)).unwrap_or(FOREVER)
     }
 
