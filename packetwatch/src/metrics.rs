@@ -38,6 +38,8 @@ struct Snapshot {
     connections: Vec<(String, Tally)>,
     /// interface, whether it is filtered
     filtered: Vec<(String, bool)>,
+    /// filtered interface, whether its filter outlives the process
+    pinned: Vec<(String, bool)>,
     /// whether it gets what passes, where one is asked for
     chain_up: Option<bool>,
     faults: Vec<(Fault, u64)>,
@@ -77,14 +79,17 @@ impl Snapshot {
         let maps = maps.map(|used| (used.map, used.entries, used.capacity));
         let bypass = app.rules.bypass_until().unwrap_or(0);
         let bypass = bypass.saturating_sub(app.clock.monotonic_ns());
+        let interfaces = app.dataplane.interfaces();
+        let is_pinned = app.dataplane.pin_dir().is_some();
+        let filtered = interfaces.iter().filter(|one| one.state.is_filtered());
+        let pinned = filtered.map(|one| (one.name.clone(), is_pinned && one.not_pinned.is_none()));
         Self {
+            pinned: pinned.collect(),
             bypass: bypass.div_ceil(1_000_000_000),
             pending: app.trials.pending().is_some().into(),
             outcomes: told(app, "outcomes", app.dataplane.outcomes()),
             connections: told(app, "outcomes", app.dataplane.connections()),
-            filtered: app
-                .dataplane
-                .interfaces()
+            filtered: interfaces
                 .into_iter()
                 .map(|interface| (interface.name, interface.state.is_filtered()))
                 .collect(),

@@ -83,6 +83,10 @@ pub struct InterfaceStatus {
     /// Why it is not filtered; it is tried again every second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why the filter ends with the daemon, however that ends, where it is to stay: its pins were taken
+    /// away and cannot be made anew. It is tried again every second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_pinned: Option<String>,
     /// Why it is not native, where that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_native: Option<String>,
@@ -252,6 +256,7 @@ fn read(app: &App) -> Result<Status, Problem> {
             xdp_mode: interface.mode.map(|mode| mode.to_string()),
             program_id: interface.program_id,
             error: interface.error,
+            not_pinned: interface.not_pinned,
             not_native: interface.not_native,
         });
     let leftovers = app.dataplane.leftovers().into_iter();

@@ -76,7 +76,11 @@ fn lines(status: &Status) -> Vec<String> {
             error.map_or_else(String::new, |error| format!(": {error}"))
         } else {
             let mode = interface.xdp_mode.as_deref().unwrap_or("unknown");
-            format!(", {mode} mode, program {}", interface.program_id)
+            let ends = interface.not_pinned.as_deref();
+            let ends = ends.map_or_else(String::new, |why| {
+                format!("; THE FILTER ENDS WITH THE DAEMON: {why}")
+            });
+            format!(", {mode} mode, program {}{ends}", interface.program_id)
         };
         format!("interface   {name}{formerly}: {}{how}", interface.state)
     }));
@@ -216,6 +220,7 @@ mod tests {
                     xdp_mode: Some("native".to_owned()),
                     program_id: 7,
                     error: None,
+                    not_pinned: Some("no bpffs".to_owned()),
                     not_native: None,
                 },
                 InterfaceStatus {
@@ -227,6 +232,7 @@ mod tests {
                     xdp_mode: None,
                     program_id: 0,
                     error: None,
+                    not_pinned: None,
                     not_native: None,
                 },
             ],
@@ -287,7 +293,8 @@ mod tests {
             "bypass      every packet passes until 1970-01-01T00:00:00Z",
             "pending     deny changed; taken back at 1970-01-01T00:00:00Z unless `packetwatch confirm \
              19b`",
-            "interface   wan0 (configured as eth0): attached, native mode, program 7",
+            "interface   wan0 (configured as eth0): attached, native mode, program 7; THE FILTER ENDS WITH \
+             THE DAEMON: no bpffs",
             "interface   eth1: missing",
             "leftover    eth2: program 8 of an earlier process, with lists, bans and rules of its own; \
              `packetwatch detach --interface eth2` takes it off",

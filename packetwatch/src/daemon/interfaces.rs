@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 
+use super::pins;
 use crate::{
     config::{Config, OnExit, XdpMode},
     dataplane::{
@@ -160,13 +161,32 @@ pub(super) fn release(dataplane: &Dataplane, on_exit: OnExit) {
 /// The same, and leaves those that `stays` in place whatever is asked for.
 fn release_where(dataplane: &Dataplane, on_exit: OnExit, stays: impl Fn(&str) -> bool) {
     let is_pinned = dataplane.pin_dir().is_some();
-    for Interface { name, state, .. } in dataplane.interfaces() {
+    if is_pinned {
+        // What went within the last second is told, or comes back.
+        dataplane.keep_pins().iter().for_each(pins::tell);
+    }
+    for Interface {
+        name,
+        state,
+        not_pinned,
+        ..
+    } in dataplane.interfaces()
+    {
         let keep = is_pinned && (on_exit == OnExit::Keep || stays(&name));
         let released = dataplane.release(&name, keep);
         if !state.is_filtered() {
             continue;
         }
         match released {
+            Ok(()) if keep && not_pinned.is_some() => tracing::warn!(
+                target: EVENT,
+                {
+                    event.action = "detached",
+                    event.reason = not_pinned,
+                    observer.ingress.interface.name = name.as_str(),
+                },
+                "{name} is not filtered any more: nothing keeps the filter without its pins"
+            ),
             Ok(()) if keep => tracing::info!(
                 "{name} stays filtered; `packetwatch detach --interface {name}` takes the filter off"
             ),

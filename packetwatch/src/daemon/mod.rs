@@ -17,6 +17,7 @@ mod evict;
 mod flood;
 mod interfaces;
 mod judged;
+mod pins;
 mod population;
 mod process;
 mod pulse;

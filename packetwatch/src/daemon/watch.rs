@@ -10,8 +10,8 @@
 //! * our program taken off or replaced by somebody: put back, in one step where its link lives.
 //!
 //! The kernel tells of links that change, within 100 ms. It does not tell of programs that do, so
-//! once a second the links are looked at in any case: one dump, 2 ms with a thousand interfaces. So is
-//! the program that is chained behind ours.
+//! once a second the links are looked at in any case: one dump, 2 ms with a thousand interfaces. So are
+//! the pins that keep the filter when the process is gone, and the program that is chained behind ours.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Readiness, RulesControl, chain,
     interfaces::{present, tell_attached, tell_failed},
+    pins,
 };
 use crate::{
     dataplane::{AttachMode, Dataplane, Interface, State},
@@ -91,6 +92,7 @@ impl Watch {
                 Ok(links) => self.round(links).await,
                 Err(error) => tracing::warn!("interfaces are not watched: {error}"),
             }
+            pins::keep(&self.dataplane, &self.counters);
             chain::follow(&self.dataplane);
         }
         Ok(())

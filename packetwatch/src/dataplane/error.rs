@@ -201,6 +201,11 @@ pub enum AttachError {
          or a directory that is empty or does not exist, with `--bpffs`", .0.display()
     )]
     NotBpffs(PathBuf),
+    #[error(
+        "no BPF file system is mounted on {} any more: mount one there (`mount -t bpf bpf {}`), or \
+         start the daemon anew, which does", .0.display(), .0.display()
+    )]
+    BpffsGone(PathBuf),
     #[error("cannot {operation} {}: {source}", path.display())]
     Pin {
         operation: &'static str,

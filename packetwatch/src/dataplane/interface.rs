@@ -52,6 +52,9 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// why it is not filtered
     pub error: Option<String>,
+    /// Why the filter ends with this process, however it ends: pins were taken away and cannot be made
+    /// anew.
+    pub not_pinned: Option<String>,
 }
 
 impl Interface {
@@ -66,6 +69,7 @@ impl Interface {
             not_native: None,
             mtu: None,
             error: None,
+            not_pinned: None,
         }
     }
 
@@ -74,5 +78,6 @@ impl Interface {
         self.ifindex = 0;
         self.program_id = 0;
         self.error = error;
+        self.not_pinned = None;
     }
 }

@@ -38,6 +38,7 @@ mod pinned;
 mod pins;
 mod policy;
 mod probe;
+mod repin;
 mod takeover;
 mod tidy;
 
@@ -69,6 +70,7 @@ pub use mode::{AttachMode, Present, XdpMode};
 pub use object::{Capacities, Options};
 pub use pins::Pins;
 pub use probe::Probe;
+pub use repin::Repinned;
 
 use admission::Admissions;
 use bans::Bans;

@@ -17,6 +17,7 @@ use aya::{
 
 use super::{
     Error,
+    error::Errno as _,
     links::Links,
     object::{data, second},
     pins,
@@ -58,29 +59,43 @@ impl PinnedMaps {
         self.lines = Some(lines);
     }
 
-    /// Pins all of them in a directory, in the place of what is there.
-    fn pin_in(&self, directory: &Path) -> io::Result<()> {
-        fs::create_dir_all(directory)?;
-        pins::unlink(&directory.join(LINES_NEXT))?;
+    /// In the order in which they are pinned, by the names of their pins.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &MapData)> {
         let lines = self.lines.iter().map(|lines| (LINES, lines));
-        for (name, map) in self
-            .maps
+        self.maps
             .iter()
             .map(|(name, map)| (*name, map))
             .chain(lines)
-        {
-            pin_over(map, &directory.join(name))?;
-        }
-        Ok(())
+    }
+
+    /// Pins all of them in a directory, in the place of what is there.
+    pub(super) fn pin_in(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir_all(directory)?;
+        pins::unlink(&directory.join(LINES_NEXT))?;
+        self.each()
+            .try_for_each(|(name, map)| pin_over(map, &directory.join(name)))
+    }
+}
+
+/// Whether it is this map that is pinned there.
+///
+/// # Errors
+/// See [`pins::not_there`].
+pub(super) fn is_pinned(map: &MapData, path: &Path) -> io::Result<bool> {
+    let id = |map: &MapData| map.info().map(|info| info.id());
+    let io_error = |error: MapError| match error.errno() {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::other(error),
+    };
+    match MapData::from_pin(path).and_then(|there| id(&there)) {
+        Ok(there) => Ok(there == id(map).map_err(io_error)?),
+        Err(error) => pins::not_there(io_error(error)),
     }
 }
 
 /// What is pinned there already and another map gives way, at no moment to nothing.
-fn pin_over(map: &MapData, path: &Path) -> io::Result<()> {
-    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
-    if let Ok(there) = MapData::from_pin(path)
-        && id(&there) == id(map)
-    {
+pub(super) fn pin_over(map: &MapData, path: &Path) -> io::Result<()> {
+    if is_pinned(map, path).unwrap_or(false) {
         return Ok(());
     }
     let mut next = path.as_os_str().to_owned();

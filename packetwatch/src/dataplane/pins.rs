@@ -122,6 +122,25 @@ impl Pins {
         })
     }
 
+    /// Whether the pins of this namespace lie, or can be made, on a BPF file system.
+    pub(super) fn are_on_bpffs(&self) -> bool {
+        // In a view of the daemon's own the directory above is of another file system.
+        bpffs::is_bpffs(&self.root()) || bpffs::is_bpffs(&self.bpffs)
+    }
+
+    /// Whether it is this link that is pinned for an interface.
+    ///
+    /// # Errors
+    /// See [`not_there`].
+    pub(super) fn is_pinned(&self, interface: &str, link: &XdpLink) -> io::Result<bool> {
+        let there = XdpLink::open(&self.path(interface)).and_then(|there| there.info());
+        let there = match there {
+            Ok(there) => there,
+            Err(error) => return not_there(error),
+        };
+        Ok(link.info()?.id == there.id)
+    }
+
     /// A pin of that name whose link is dead gives way, and one of something else, which is told.
     pub(super) fn pin(&self, interface: &str, link: &XdpLink) -> Result<(), AttachError> {
         // Whoever detached last took the empty directory away.
@@ -238,6 +257,17 @@ pub(super) fn maps_of(link: &Path) -> PathBuf {
 pub(super) fn link_of(maps: &Path) -> Option<PathBuf> {
     let name = maps.file_name()?.to_str()?.strip_suffix(MAPS)?;
     Some(maps.with_file_name(name))
+}
+
+/// What an attempt to open a pin says of it: that it is not there, or is another's.
+///
+/// # Errors
+/// This process wants for descriptors or memory, which says nothing of the pin.
+pub(super) fn not_there(error: io::Error) -> io::Result<bool> {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Err(error),
+        _ => Ok(false),
+    }
 }
 
 /// Removes the pin of a link, if there is one, and those of its maps.

@@ -160,12 +160,10 @@ impl Attached {
             return Ok(self);
         };
         let path = pins.path(target.interface);
-        let is_there = || {
-            let pinned = XdpLink::open(&path).and_then(|link| link.info());
-            let ours = self.link.info();
-            matches!((pinned, ours), (Ok(pinned), Ok(ours)) if pinned.id == ours.id)
-        };
-        if !is_there() {
+        if !pins
+            .is_pinned(target.interface, &self.link)
+            .unwrap_or(false)
+        {
             // One interface takes one link, so another that claims its index is elsewhere.
             let ours = self.link.info().map(|info| info.id).ok();
             pins.kept()

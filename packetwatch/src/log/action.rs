@@ -71,6 +71,8 @@ pub(super) const ACTIONS: &[Action] = &[
     attempt("attached", NETWORK, &["start"], "success"),
     event("detached", NETWORK, &["end"]),
     attempt("attach-failed", NETWORK, &["info"], "failure"),
+    event("pins-restored", CONFIGURATION, &["change"]),
+    attempt("pins-lost", CONFIGURATION, &["info"], "failure"),
     event("chain-began", NETWORK, &["start"]),
     event("chain-ended", NETWORK, &["end"]),
     event("interface-changed", NETWORK, &["info"]),

@@ -20,6 +20,7 @@ pub(super) struct Counted {
     pub(super) map_errors: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) map_differences: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) detached: BTreeMap<&'static str, u64>,
+    pub(super) pins_lost: u64,
     pub(super) evicted: BTreeMap<&'static str, u64>,
     pub(super) auth_failed: BTreeMap<&'static str, u64>,
 }
@@ -52,6 +53,11 @@ impl Counters {
     /// An interface was filtered no more: `gone`, or the program was `taken-off` or `replaced`.
     pub fn detached(&self, cause: &'static str) {
         self.with(|counted| *counted.detached.entry(cause).or_default() += 1);
+    }
+
+    /// Pins of an interface were found taken away.
+    pub fn pins_lost(&self) {
+        self.with(|counted| counted.pins_lost += 1);
     }
 
     /// Callers were forgotten: they were `idle`, or the table was `crowded`.

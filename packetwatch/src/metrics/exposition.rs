@@ -93,6 +93,13 @@ impl Collector for Snapshot {
         let detached = detached.map(|(cause, n)| (vec![("cause", *cause)], *n));
         let words = "Times that an interface lost its filter, other than by the daemon's own end";
         family(encoder, ("detached", words, Counter), detached)?;
+        let pinned = self.pinned.iter();
+        let pinned = pinned.map(|(name, is)| (vec![("interface", name.as_str())], (*is).into()));
+        let words = "1 if the filter outlives the daemon, 0 if it ends with it";
+        family(encoder, ("interface_pinned", words, Gauge), pinned)?;
+        let words = "Times that pins of an interface were found taken away";
+        let lost = [(Vec::new(), self.counted.pins_lost)];
+        family(encoder, ("pins_lost", words, Counter), lost)?;
         let words =
             "1 if what passes goes to the chained program, 0 if not; absent without `chain`";
         let chain = self.chain_up.map(|is| (Vec::new(), is.into()));

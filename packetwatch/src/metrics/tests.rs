@@ -30,6 +30,7 @@ fn names_and_labels_are_the_interface() {
     counters.map_error("outcomes", "read");
     counters.map_differences("bans", "missing", 3);
     counters.detached("gone");
+    counters.pins_lost();
     counters.evicted("crowded", 16);
     counters.auth_failed("scope");
     let text = text(Snapshot {
@@ -47,6 +48,7 @@ fn names_and_labels_are_the_interface() {
             },
         )],
         filtered: vec![("eth0".to_owned(), true), ("eth1".to_owned(), false)],
+        pinned: vec![("eth0".to_owned(), true)],
         chain_up: Some(false),
         faults: vec![
             (Fault::CallersFull, 6),
@@ -94,6 +96,8 @@ fn names_and_labels_are_the_interface() {
         r#"packetwatch_interface_filtered{interface="eth0"} 1"#,
         r#"packetwatch_interface_filtered{interface="eth1"} 0"#,
         r#"packetwatch_detached_total{cause="gone"} 1"#,
+        r#"packetwatch_interface_pinned{interface="eth0"} 1"#,
+        "packetwatch_pins_lost_total 1",
         "packetwatch_chain_up 0",
         r#"packetwatch_events_lost_total{stage="log"} 11"#,
         r#"packetwatch_bans_total{rule="port-scan"} 1"#,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use packetwatch_tests::daemon::Builder;
 use packetwatch_tests::{Daemon, Family, Lan, Server, answered, patience, serve_http};
 use serde_json::Value;
 
@@ -27,9 +28,14 @@ impl Scene {
     }
 
     pub(crate) fn on(lan: Lan) -> Self {
+        Self::with(lan, |daemon| daemon)
+    }
+
+    /// With more to the daemon.
+    pub(crate) fn with(lan: Lan, more: impl FnOnce(Builder) -> Builder) -> Self {
         // Any address, so that it outlives the link.
         let server = serve_http(&lan.host, "0.0.0.0".parse().unwrap(), PORT);
-        let builder = Daemon::builder(&lan.host).rules_toml("");
+        let builder = more(Daemon::builder(&lan.host).rules_toml(""));
         let daemon = lan
             .segments
             .iter()

@@ -12,6 +12,7 @@ use nix::unistd::User;
 use packetwatch_tests::daemon::{Builder, binary};
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Daemon, Family, Lan, answered, serve_http};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::status::assert_reduced;
@@ -106,7 +107,7 @@ fn a_configuration_that_only_root_reads_is_told_at_the_start() {
     let file = daemon.state_dir().with_file_name("packetwatch.toml");
     fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("its mode");
     daemon.restart();
-    let told = |line: &serde_json::Value| {
+    let told = |line: &Value| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("SIGHUP will be refused: nobody may not read")
             && message.contains(&file.display().to_string())
@@ -198,6 +199,13 @@ fn pins_on_a_file_system_for_root_alone_are_reached_under_their_own_path() {
         fs::metadata(bpffs.path()).expect("it is there").mode() & 0o777,
         0o700
     );
+    // Taken away, it is pinned again by who is not root.
+    let mark = daemon.log().len();
+    let version = pin.ancestors().nth(2).expect("three directories");
+    fs::remove_dir_all(version).expect("remove the pins");
+    let restored = |line: &Value| line["event.action"] == "pins-restored";
+    daemon.log().wait_from(mark, restored, PROMPT);
+    assert_eq!(pinned(&pins).as_ref(), Some(&pin));
     // The next one finds and takes it over.
     daemon.kill();
     daemon.restart();

@@ -13,6 +13,7 @@ fn interface(name: &str, ifindex: u32) -> Interface {
         not_native: None,
         mtu: Some(1500),
         error: None,
+        not_pinned: None,
     }
 }
 
