@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     config::{Config, Flags, Sources, Word as _},
     dataplane::Dataplane,
-    lists::{Capacity, Lists},
+    lists::{Capacity, JOURNAL_FILE, Lists},
     log::{EVENT, LogHandle},
     metrics::Counters,
     netlink::Netlink,
@@ -74,6 +74,14 @@ pub(super) async fn run(
         lists: config.capacity.lists,
         bans: config.capacity.bans,
     };
+    if Tokens::are_in(&config.state_dir) && Lists::are_lost(&config.state_dir) {
+        tracing::warn!(
+            "{} is missing, though the tokens beside it are a daemon's that ran here before: lists, bans \
+             and offences begin with what a filter says that is still in place, if there is one; \
+             `packetwatch restore FILE` puts a backup back",
+            config.state_dir.join(JOURNAL_FILE).display()
+        );
+    }
     // Everything that judges is in the maps before the first packet is.
     let lists = Lists::open_or_salvage(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir)?;

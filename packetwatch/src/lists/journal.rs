@@ -325,9 +325,14 @@ fn options() -> OpenOptions {
     options
 }
 
-/// A file that is there: one that is gone when it is opened again is not begun anew.
+/// A file that is there: one that is gone when it is opened again is not begun anew, nor is an empty one.
+/// A new journal has its name only when it is whole, so that one without a byte has lost them.
 pub(super) fn stored(path: &Path) -> Result<Storage, DatabaseError> {
     let file = options().open(path)?;
+    if file.metadata()?.len() == 0 {
+        let empty = io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
+        return Err(empty.into());
+    }
     forget_cached(&file)?;
     Storage::new(file)
 }

@@ -36,6 +36,11 @@ pub struct Salvage {
 }
 
 impl Lists {
+    /// Whether there is no journal in the state directory: at the first start, or since it was removed.
+    pub fn are_lost(state_dir: &Path) -> bool {
+        matches!(state_dir.join(Journal::FILE).try_exists(), Ok(false))
+    }
+
     /// As [`Lists::open`]; a damaged journal is set aside first, which the log tells. Without any,
     /// the lists are what a filter says that an earlier process has left.
     ///
@@ -49,7 +54,7 @@ impl Lists {
     ) -> Result<Self, OpenError> {
         let left = || Ok::<_, OpenError>(recover::entries(&maps.inherited_standings()?, clock));
         // Another error is the opening's to name.
-        if let Ok(false) = state_dir.join(Journal::FILE).try_exists() {
+        if Self::are_lost(state_dir) {
             let entries = left()?;
             if !entries.is_empty() {
                 Journal::begin(state_dir, &recovered(entries))?;

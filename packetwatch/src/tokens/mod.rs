@@ -92,6 +92,11 @@ impl Tokens {
         Ok(Self::of(state_dir, records))
     }
 
+    /// Whether a daemon has made tokens here before.
+    pub fn are_in(state_dir: &Path) -> bool {
+        state_dir.join(file::ALL).exists()
+    }
+
     fn of(directory: &Path, records: Vec<Record>) -> Self {
         Self(Arc::new(Shared {
             directory: directory.to_owned(),

@@ -141,21 +141,46 @@ fn a_damaged_journal_is_set_aside_and_told() {
     scene.daemon.terminate();
     let journal = scene.daemon.state_dir().join("journal.redb");
     let whole = fs::read(&journal).expect("read the journal");
-    let half = &whole[..whole.len() / 2];
-    fs::write(&journal, half).expect("damage the journal");
-    scene.daemon.restart();
-    let set_aside = |line: &Value| line["event.action"] == "journal-set-aside";
-    let line = scene.daemon.wait_for(set_aside, PROMPT);
-    let aside = line["file.path"].as_str().expect("a path");
-    assert_eq!(fs::read(aside).expect("read what was set aside"), half);
-    let deny = scene.expect(200, "GET", "/v1/deny", None);
-    assert_eq!(deny["entries"], serde_json::json!([]));
+    // An empty file is none that a daemon has begun.
+    for damaged in [&whole[..whole.len() / 2], &[]] {
+        fs::write(&journal, damaged).expect("damage the journal");
+        scene.daemon.restart();
+        let set_aside = |line: &Value| line["event.action"] == "journal-set-aside";
+        let line = scene.daemon.wait_for(set_aside, PROMPT);
+        let aside = line["file.path"].as_str().expect("a path");
+        assert_eq!(fs::read(aside).expect("read what was set aside"), damaged);
+        fs::remove_file(aside).expect("make room for the next, of the same second");
+        let deny = scene.expect(200, "GET", "/v1/deny", None);
+        assert_eq!(deny["entries"], serde_json::json!([]));
+        scene.daemon.terminate();
+    }
     // Put back, it is all there again.
-    scene.daemon.terminate();
     fs::write(&journal, &whole).expect("put the journal back");
     scene.daemon.restart();
     let deny = scene.expect(200, "GET", "/v1/deny", None);
     assert_eq!(deny["entries"][0]["prefix"], "192.0.2.1/32");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_journal_that_is_gone_beside_the_tokens_is_told() {
+    let mut scene = Scene::new("10m");
+    let journal = scene.daemon.state_dir().join("journal.redb");
+    let is_told = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with(&journal.display().to_string()) && message.contains("is missing")
+    };
+    assert!(
+        !scene.daemon.lines().iter().any(is_told),
+        "at the first start"
+    );
+    scene.daemon.terminate();
+    fs::remove_file(&journal).expect("remove the journal");
+    scene.daemon.restart();
+    let line = scene.daemon.wait_for(is_told, PROMPT);
+    assert_eq!(line["log.level"], "warn");
+    let message = line["message"].as_str().expect("a message");
+    assert!(message.contains("packetwatch restore"), "{message}");
 }
 
 #[test]

@@ -56,7 +56,8 @@ fn a_row_that_cannot_be_read_costs_that_row() {
 #[test]
 fn a_file_that_is_no_journal_any_more_is_set_aside_whole() {
     type Damage = fn(&mut Vec<u8>);
-    let damages: [Damage; 3] = [
+    let damages: [Damage; 4] = [
+        Vec::clear,
         |bytes| *bytes = b"# a text file\n".repeat(400),
         |bytes| bytes.truncate(bytes.len() / 2),
         |bytes| bytes[4096..].fill(0x5a),
