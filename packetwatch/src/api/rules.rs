@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, Asker, PendingChange, WouldDrop, blocking,
-    extract::{Body, NoParams, Params, told},
+    extract::{Body, NO_OBJECT, NoParams, Params, told},
     pending::{ConfirmParams, in_the_way},
     problem::{Fault, Problem},
     refusals::{BadBody, BadParameter, Failed, Gated, NotWritten, Slow, TooManyLengths},
@@ -97,6 +97,9 @@ fn read(value: serde_json::Value) -> Result<Rule, Fault> {
         field,
         detail,
     };
+    if value.is_array() {
+        return Err(fault(None, NO_OBJECT.to_owned()));
+    }
     let text: RuleText = serde_path_to_error::deserialize(value)
         .map_err(|error| told(&error))
         .map_err(|(field, detail)| fault(field, detail))?;

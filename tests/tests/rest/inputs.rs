@@ -168,7 +168,12 @@ fn a_body_is_judged_by_type_form_and_size() {
         422,
         Some("reason"),
     );
-    for no_json in [&b"{"[..], b"nonsense", b"{}{}", b"\xff\xfe"] {
+    // Nobody is told of an order of fields.
+    for array in [&b"[\"ours\", \"1h\"]"[..], b"[]", b" [null]"] {
+        let told = problem(&put(json_type, array), 422, Some("body"));
+        assert!(text(&told["detail"]).contains("write an object"), "{told}");
+    }
+    for no_json in [&b"{"[..], b"[", b"[]{}", b"nonsense", b"{}{}", b"\xff\xfe"] {
         problem(&put(json_type, no_json), 400, Some("body"));
     }
     problem(&put("text/plain", b"{}"), 415, Some("Content-Type"));

@@ -128,6 +128,7 @@ fn wrong_rules_are_refused_whole_with_every_fault() {
         ),
         (json!(nine), "rules"),
         (json!([7]), "rules[0]"),
+        (json!([["a", null, null, null, 9]]), "rules[0]"),
         (json!({"name": "a"}), "rules"),
     ] {
         let answer = stage.ask("PUT", "/v1/rules", Some(json!({"rules": rules})));

@@ -4,7 +4,7 @@ use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{
     api::{
@@ -67,7 +67,15 @@ pub(in crate::api) fn unsupported(media: Option<&str>, taken: &str) -> Problem {
 }
 
 /// Reads JSON: 400 for what is no JSON, 422 for JSON of another shape.
+///
+/// Serde reads a struct from an array too, by the order of its fields, which nobody is told of: what is
+/// documented as an object is taken as one alone.
 pub(in crate::api) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let read = serde_json::from_slice::<IgnoredAny>(body);
+        read.map_err(|error| no_json(&error))?;
+        return Err(Problem::refused("body", NO_OBJECT));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut json);
     let value = read.map_err(|error| {
@@ -80,6 +88,10 @@ pub(in crate::api) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Proble
     json.end().map_err(|error| no_json(&error))?;
     Ok(value)
 }
+
+/// What is wrong with an array in the place of an object.
+pub(in crate::api) const NO_OBJECT: &str =
+    "it is an array: write an object, with the names of its fields, such as {\"name\": \"value\"}";
 
 fn no_json(error: &serde_json::Error) -> Problem {
     Problem::bad("body", format!("the body is no JSON: {error}"))
@@ -157,7 +169,10 @@ mod tests {
             ("{}", None, 415, Some("Content-Type")),
             ("{", Some("application/json"), 400, Some("body")),
             ("{\"size\":1}", Some("application/json"), 422, Some("size")),
-            ("[\"no\"]", Some("application/json"), 422, Some("[0]")),
+            ("[\"no\"]", Some("application/json"), 422, Some("body")),
+            (" [1]", Some("application/json"), 422, Some("body")),
+            ("[1", Some("application/json"), 400, Some("body")),
+            ("[1] 2", Some("application/json"), 400, Some("body")),
             (&padded(SMALL_BODY), Some("application/json"), 200, None),
             (
                 &padded(SMALL_BODY + 1),

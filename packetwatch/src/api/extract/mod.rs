@@ -13,7 +13,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) use body::json;
-pub(super) use body::{Body, OptionalBody, media_type, told, unsupported};
+pub(super) use body::{Body, NO_OBJECT, OptionalBody, media_type, told, unsupported};
 
 use super::problem::Problem;
 use crate::{

@@ -11,7 +11,10 @@ use super::{
     ListedBody,
     feed::{Feed, Place},
 };
-use crate::api::{extract::told, problem::Problem};
+use crate::api::{
+    extract::{NO_OBJECT, told},
+    problem::Problem,
+};
 
 /// One prefix a line; `#` begins a comment; blank lines are passed over.
 pub(super) fn from_text(body: &[u8]) -> Feed {
@@ -72,6 +75,12 @@ impl<'de> Visitor<'de> for Elements {
         let mut index = 0;
         while let Some(element) = elements.next_element::<serde_json::Value>()? {
             let place = Place::Index(index);
+            // As in the bodies of single entries.
+            if element.is_array() {
+                parsed.refuse(place.fault(None, NO_OBJECT.to_owned()));
+                index += 1;
+                continue;
+            }
             match serde_path_to_error::deserialize(element) {
                 Ok(body) => parsed.take(body, place),
                 Err(error) => {
@@ -149,7 +158,7 @@ mod tests {
     fn an_array_names_the_element_and_its_field() {
         let body = br#"[{"prefix":"198.51.100.0/24","ttl":"10m","reason":"r"},
             {"prefix":"198.51.100.0/24","colour":"red"}, {"ttl":"1s"}, 7,
-            {"prefix":"x y"}, {"prefix":"::1","ttl":"0s"}]"#;
+            {"prefix":"x y"}, {"prefix":"::1","ttl":"0s"}, ["198.51.100.0/24"]]"#;
         let parsed = from_json(body).unwrap();
         assert_eq!(parsed.entries.len(), 1);
         assert_eq!(parsed.entries[0].ttl, Some(Duration::from_secs(600)));
@@ -161,6 +170,7 @@ mod tests {
             (Some(3), None),
             (Some(4), Some("prefix")),
             (Some(5), Some("ttl")),
+            (Some(6), None),
         ];
         assert_eq!(faults, expected);
     }
