@@ -130,11 +130,10 @@ impl Enforcer {
             Ok(BanOutcome::Banned(_)) => self.counters.ban(&rule),
             Ok(BanOutcome::Already) => {}
             Err(error) => {
-                if let WriteError::Full { list, .. } = error {
-                    self.counters.map_full(list);
-                }
-                if let WriteError::Kernel(refused) = &error {
-                    self.counters.map_error("bans", refused.cause());
+                match &error {
+                    WriteError::Full { list, .. } => self.counters.map_full(list),
+                    WriteError::Kernel(refused) => self.counters.refused("bans", refused),
+                    _ => {}
                 }
                 if let Some(refused) = self.refusals.note(self.clock.monotonic_ns()) {
                     tracing::error!(

@@ -62,7 +62,8 @@ impl Error {
         }
     }
 
-    /// Why a map was not written, in the words of the metric; the kernel's word is its errno.
+    /// Why a map was not written that [has room](Self::is_full), in the words of the metric; the kernel's
+    /// word is its errno.
     pub fn cause(&self) -> &'static str {
         let errno = match self {
             Self::Map { source, .. } => source.errno(),

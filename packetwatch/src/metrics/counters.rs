@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::dataplane;
+
 /// Rules that have a series of their own; bans of further ones are counted as `other`. Over the
 /// API rules get ever new names.
 pub(super) const MAX_RULE_NAMES: usize = 64;
@@ -38,6 +40,15 @@ impl Counters {
     /// A write found the map at capacity: `lists` or `bans`.
     pub fn map_full(&self, map: &'static str) {
         self.with(|counted| *counted.map_full.entry(map).or_default() += 1);
+    }
+
+    /// The kernel did not take an entry: a map without room is full, as one at its capacity is.
+    pub fn refused(&self, map: &'static str, error: &dataplane::Error) {
+        if error.is_full() {
+            self.map_full(map);
+        } else {
+            self.map_error(map, error.cause());
+        }
     }
 
     /// A map could not be read or written.

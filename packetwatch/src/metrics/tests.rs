@@ -133,3 +133,34 @@ fn rule_names_are_bounded() {
     assert_eq!(bans.len(), MAX_RULE_NAMES + 1);
     assert_eq!((bans["other"], bans["rule-0"]), (2, 2));
 }
+
+#[test]
+fn a_refused_ban_is_counted_by_its_cause() {
+    let counters = Counters::default();
+    let full = dataplane::Error::Full {
+        map: "BANS",
+        capacity: 8,
+    };
+    let busy = dataplane::Error::Syscall {
+        map: "BANS",
+        operation: "write",
+        source: std::io::Error::from_raw_os_error(libc::EBUSY),
+    };
+    for error in [&full, &full, &busy] {
+        counters.refused("bans", error);
+    }
+    let text = text(Snapshot {
+        counted: counters.with(|counted| counted.clone()),
+        ..Snapshot::default()
+    });
+    let errors = text
+        .lines()
+        .filter(|line| line.starts_with(r#"packetwatch_map_errors_total{map="bans""#));
+    let errors: Vec<_> = errors.collect();
+    assert_eq!(
+        errors,
+        [r#"packetwatch_map_errors_total{map="bans",error="busy"} 1"#]
+    );
+    let expected = r#"packetwatch_map_full_total{map="bans"} 2"#;
+    assert!(text.lines().any(|line| line == expected), "{text}");
+}
