@@ -21,7 +21,7 @@ pub(super) const ALL: &str = "tokens.json";
 const MODE: u32 = 0o600;
 /// 256 tokens with the longest names take a quarter of it.
 const MAX_FILE: u64 = 256 * 1024;
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;
 
 /// Why tokens cannot be read or written.
 #[derive(Debug, Error)]
@@ -36,13 +36,21 @@ pub enum TokenFileError {
     DamagedFirst(PathBuf),
     #[error("the API tokens {} are damaged ({cause}): move the file aside, and of all tokens the one in the file {FIRST} stays good", path.display())]
     Damaged { path: PathBuf, cause: String },
+    #[error("the API tokens {} have version {version}, newer than {VERSION}, which this daemon reads: run the newer packetwatch, or put the file of the earlier one back from a backup", path.display())]
+    Newer { path: PathBuf, version: u64 },
+}
+
+/// Of [`ALL`], whatever else is in it.
+#[derive(Deserialize)]
+struct Version {
+    version: u64,
 }
 
 /// What [`ALL`] holds.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Contents<T> {
-    version: u32,
+    version: u64,
     tokens: Vec<T>,
 }
 
@@ -86,13 +94,19 @@ pub(super) fn read_all(directory: &Path) -> Result<Option<Vec<Record>>, TokenFil
         },
     };
     // What serde says of a value may quote it, and so a hash; where it is will do.
-    let contents: Contents<Record> = serde_json::from_str(&text).map_err(|error| {
+    let unread = |error: serde_json::Error| {
         let (line, column) = (error.line(), error.column());
         damaged(&format_args!("at {line}:{column}"))
-    })?;
-    if contents.version != VERSION {
-        return Err(damaged(&format_args!("version {}", contents.version)));
+    };
+    // First: a newer one may hold what this build takes for damage.
+    let Version { version } = serde_json::from_str(&text).map_err(unread)?;
+    if version > VERSION {
+        return Err(TokenFileError::Newer { path, version });
     }
+    if version != VERSION {
+        return Err(damaged(&format_args!("version {version}")));
+    }
+    let contents: Contents<Record> = serde_json::from_str(&text).map_err(unread)?;
     Ok(Some(contents.tokens))
 }
 

@@ -181,12 +181,32 @@ fn damaged_files_are_refused_without_showing_them() {
         "{}",
         "\"secret\"",
         &whole[..whole.len() - 2],
-        &whole.replace("\"version\": 1", "\"version\": 2"),
+        &whole.replace("\"version\": 1", "\"version\": 0"),
         &whole.replace("\"sha256\": \"", "\"sha256\": \"secret"),
         &"x".repeat(1_000_000),
     ] {
         write("tokens.json", text);
         refused("tokens.json");
+    }
+}
+
+#[test]
+fn a_newer_file_is_for_the_newer_daemon_whatever_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.json");
+    for text in [
+        r#"{"version": 2, "tokens": []}"#,
+        r#"{"version": 18446744073709551615, "kept": {"otherwise": "secret"}}"#,
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = Tokens::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert!(error.contains("run the newer packetwatch"), "{error}");
+        assert!(
+            !error.contains("damaged") && !error.contains("secret"),
+            "{error}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }
 

@@ -106,12 +106,24 @@ fn damaged_state_is_refused_by_name_and_left_as_it_is() {
         assert_eq!(whole(name), text, "{name} was touched");
         assert!(!scene.is_filtered());
     };
+    let newer = b"{\"version\": 2, \"tokens\": {\"kept\": \"otherwise\"}}";
+    let all = whole("tokens.json");
+    damaged(
+        "tokens.json",
+        newer,
+        &["newer", "run the newer packetwatch"],
+    );
+    fs::write(state.join("tokens.json"), &all).expect("put the tokens back");
     damaged("token", b"pw_secret\n", &["damaged", "move it aside"]);
     fs::write(state.join("token"), &token).expect("put the token back");
     damaged(
         "rules.toml",
         b"[[rules]]\nname = \"a\"\nports = 3\n",
-        &["3:1", "rules reset"],
+        &[
+            "3:1",
+            "mend the file, or remove it",
+            "while the daemon runs",
+        ],
     );
     damaged("rules.toml", b"\xff\xfe", &["rules.toml"]);
     fs::remove_file(state.join("rules.toml")).expect("remove the rules");

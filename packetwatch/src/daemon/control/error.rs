@@ -14,7 +14,10 @@ use crate::{
 pub enum RulesError {
     #[error(transparent)]
     Invalid(#[from] RuleErrors),
-    #[error("{}: {source}; `packetwatch rules reset` or removing the file mends it", path.display())]
+    #[error(
+        "{}: {source}; mend the file, or remove it, and the rules are those of the configuration (while \
+         the daemon runs, `packetwatch rules reset` does)", path.display()
+    )]
     File {
         path: PathBuf,
         #[source]
