@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,11 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::patience::stretched;
+
+const SCHEMA_FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../schemas/log-line.schema.json"
+);
 
 /// Lines of one run that are kept. The daemon's own budget is 1000 lines a second, so that a test would
 /// have to flood it for minutes.
@@ -163,25 +168,15 @@ impl State {
     }
 }
 
-/// Checks a line against the schema in the repository, or, where there is none, for the three fields that
-/// every line has.
+/// Checks a line against the schema in the repository. Without it no line is taken for valid: it panics.
 ///
 /// # Errors
 /// Each fault, with the place it is at and the line.
 pub fn validate(line: &Value) -> Result<(), String> {
-    static SCHEMA: OnceLock<Option<Validator>> = OnceLock::new();
-    let mut faults: Vec<_> = ["@timestamp", "log.level", "message"]
-        .into_iter()
-        .filter(|key| !line.get(key).is_some_and(Value::is_string))
-        .map(|key| format!("{key} is missing or no text"))
-        .collect();
-    if let Some(schema) = SCHEMA.get_or_init(schema) {
-        faults.extend(
-            schema
-                .iter_errors(line)
-                .map(|error| format!("{}: {error}", error.instance_path)),
-        );
-    }
+    static SCHEMA: LazyLock<Validator> = LazyLock::new(|| schema(Path::new(SCHEMA_FILE)));
+    let faults = SCHEMA.iter_errors(line);
+    let faults = faults.map(|error| format!("{}: {error}", error.instance_path));
+    let faults: Vec<_> = faults.collect();
     if faults.is_empty() {
         Ok(())
     } else {
@@ -189,14 +184,13 @@ pub fn validate(line: &Value) -> Result<(), String> {
     }
 }
 
-fn schema() -> Option<Validator> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/log-line.schema.json");
-    let text = fs::read_to_string(&path).ok()?;
+fn schema(path: &Path) -> Validator {
+    let text = fs::read_to_string(path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
     let schema = serde_json::from_str(&text)
         .unwrap_or_else(|error| panic!("{} is not JSON: {error}", path.display()));
-    let validator = jsonschema::validator_for(&schema)
-        .unwrap_or_else(|error| panic!("{} is no schema: {error}", path.display()));
-    Some(validator)
+    jsonschema::validator_for(&schema)
+        .unwrap_or_else(|error| panic!("{} is no schema: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -246,5 +240,13 @@ mod tests {
         timeless.as_object_mut().unwrap().remove("@timestamp");
         let fault = validate(&timeless).unwrap_err();
         assert!(fault.contains("@timestamp"), "{fault}");
+    }
+
+    #[test]
+    fn without_the_schema_no_line_is_valid() {
+        let read = catch_unwind(|| schema(Path::new("schemas/none.json")));
+        let told = read.unwrap_err();
+        let told = told.downcast_ref::<String>().expect("words");
+        assert!(told.contains("cannot read schemas/none.json"), "{told}");
     }
 }
