@@ -2,6 +2,7 @@
 //! would.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::of_maps::ArrayOfMaps;
@@ -9,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
 use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
-use packetwatch_abi::{Ban, BanKeyV4};
+use packetwatch_abi::{Ban, BanKeyV4, BanKeyV6, FOREVER};
 
 use crate::programs::{Program, owned};
 
@@ -40,6 +41,27 @@ impl Intruder {
         Map::HashMap(self.map("BANS_V4"))
             .try_into()
             .expect("a hash")
+    }
+
+    /// Bans of IPv6.
+    pub fn bans_v6(&self) -> HashMap<MapData, BanKeyV6, Ban> {
+        Map::HashMap(self.map("BANS_V6"))
+            .try_into()
+            .expect("a hash")
+    }
+
+    /// Writes keys among the bans of IPv4, all with the same entry: for ever, in the first slot.
+    pub fn ban(&self, keys: impl IntoIterator<Item = (Ipv4Addr, u32)>) {
+        let mut bans = self.bans();
+        let ban = Ban {
+            until: FOREVER,
+            ..Ban::default()
+        };
+        for (address, len) in keys {
+            let addr = u32::from_ne_bytes(address.octets());
+            let written = bans.insert(BanKeyV4 { addr, len }, ban, 0);
+            written.unwrap_or_else(|error| panic!("{address}/{len}: {error:?}"));
+        }
     }
 
     /// Lets the program look for no ban any more.

@@ -126,6 +126,7 @@ fn tell_inherited(inherited: &Inherited) {
         interface,
         callers,
         bans,
+        left_out,
         beside,
     } = inherited;
     let used_on = beside.as_ref().map(|other| {
@@ -150,6 +151,13 @@ fn tell_inherited(inherited: &Inherited) {
         },
         "takes over the filter that was left on {interface}: {of}"
     );
+    if *left_out > 0 {
+        tracing::warn!(
+            "the filter that was left on {interface} holds {left_out} bans more than there is room for: \
+             those in the journal are set again within a second; raise `bans` in [capacity] if more \
+             are yours"
+        );
+    }
 }
 
 /// Names the way out where this user cannot open the program to be chained.

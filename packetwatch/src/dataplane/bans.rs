@@ -1,9 +1,12 @@
 //! Bans in the kernel: a table for each family, a presence filter in front of them, and a slot each
 //! for what was dropped.
 
+mod adopt;
 mod compare;
+mod stray;
 
 pub(super) use compare::each_ban;
+pub(super) use stray::ban_prefix;
 
 use std::{
     collections::{BTreeSet, HashMap as Slots},
@@ -20,7 +23,7 @@ use packetwatch_abi::{
 };
 
 use super::{
-    Dataplane, Error, MapUse,
+    Dataplane, Differences, Error, MapUse,
     counters::{clear, sum, usage},
     error::{is_absent, map_error},
     key::key,
@@ -61,6 +64,10 @@ pub(super) struct Bans {
     writes: u64,
     /// how many prefixes share a bit of the filter; absent is none
     shares: Slots<u32, u32>,
+    /// bans of an earlier process that there was no room for
+    pub(super) left_out: u64,
+    /// what was removed from inherited tables and not told yet
+    strays: Differences,
 }
 
 impl Bans {
@@ -90,54 +97,13 @@ impl Bans {
             written: Vec::new(),
             writes: 0,
             shares: Slots::new(),
+            left_out: 0,
+            strays: Differences::default(),
         };
         if inherited {
             bans.adopt()?;
         }
         Ok(bans)
-    }
-
-    /// Goes on with what is in the tables. The program of the earlier process may still drop by them,
-    /// so no ban is out of force for a moment.
-    fn adopt(&mut self) -> Result<(), Error> {
-        let (v4, v6) = (IterableMap::map(&self.v4), IterableMap::map(&self.v6));
-        let mut found = Vec::new();
-        each_ban(v4, v6, |key, entry| found.push((*key, entry)))?;
-        let mut homeless = Vec::new();
-        for (key, entry) in found {
-            let is_taken = self
-                .written
-                .get(entry.slot as usize)
-                .is_some_and(Option::is_some);
-            if is_taken || entry.slot >= self.capacity {
-                homeless.push((key, entry));
-                continue;
-            }
-            self.wrote(entry.slot, Some((key, entry.until)));
-            self.slots.insert(key, entry.slot);
-            self.share_bit(&key);
-        }
-        let unused = (0..).zip(&self.written).filter(|(_, ban)| ban.is_none());
-        self.free = unused.map(|(slot, _)| slot).collect();
-        // Not written by a process of ours, but in force.
-        for (key, entry) in homeless {
-            let slot = self.take_slot()?;
-            self.put(&key, Entry { slot, ..entry })?;
-            self.wrote(slot, Some((key, entry.until)));
-            self.slots.insert(key, slot);
-            self.share_bit(&key);
-        }
-        // Bits of bans that are no longer there.
-        let mut wanted = vec![0u64; BAN_FILTER_WORDS as usize];
-        for bit in self.shares.keys() {
-            wanted[*bit as usize / 64] |= 1 << (bit % 64);
-        }
-        for (at, wanted) in (0..).zip(wanted) {
-            if self.filter.word(at) != wanted {
-                self.filter.publish(at, wanted);
-            }
-        }
-        Ok(())
     }
 
     /// Memory of the tables, the filter and the tallies.

@@ -24,7 +24,7 @@ use packetwatch_abi::{
 
 use super::{
     Capacities, Dataplane, Error,
-    bans::each_ban,
+    bans::{ban_prefix, each_ban},
     error::map_error,
     hold::Hold,
     index::Index,
@@ -66,6 +66,8 @@ pub struct Inherited {
     pub interface: String,
     pub callers: bool,
     pub bans: bool,
+    /// bans that there was no room for
+    pub left_out: u64,
     /// The interface of another filter that goes on with them, where neither does so here.
     pub beside: Option<String>,
 }
@@ -142,15 +144,18 @@ impl Inheritance {
         self.shared.contains(&BANS[0])
     }
 
-    /// The bans that stand in tables which are not used on, each with its deadline.
-    pub(super) fn other_bans(&self) -> Vec<(Prefix, u64)> {
+    /// The bans that stand in tables which are not used on, each with its deadline. Keys that no ban
+    /// has go with the tables.
+    pub(super) fn other_bans(&self) -> Vec<(IpNet, u64)> {
         let mut found = Vec::new();
         if !self.shares_bans()
             && let Ok(v4) = pinned::open(&self.directory, BANS[0])
             && let Ok(v6) = pinned::open(&self.directory, BANS[1])
         {
             // What cannot be read is in the journal.
-            let _ = each_ban(&v4, &v6, |key, entry| found.push((*key, entry.until)));
+            let _ = each_ban(&v4, &v6, |key, entry| {
+                found.extend(ban_prefix(key).map(|prefix| (prefix, entry.until)));
+            });
         }
         found
     }
@@ -187,6 +192,7 @@ impl Dataplane {
             interface: inheritance.interface.clone(),
             callers: inheritance.shared.contains(&CALLERS),
             bans: inheritance.shares_bans(),
+            left_out: lock(&self.0.bans).left_out,
             beside: inheritance.beside.clone(),
         })
     }

@@ -17,13 +17,20 @@ pub(super) fn key(prefix: IpNet) -> Prefix {
     }
 }
 
-/// The prefix that a map's key stands for. Lengths beyond the family's are cut: they do not occur.
+/// The prefix that a map's key stands for, as [`key`] makes them. Of other keys, which somebody else has
+/// written, the nearest: a length beyond the family's is cut, bits beyond the length are cleared.
 pub fn prefix(key: &Prefix) -> IpNet {
     let len = key.len.min(key.full_len()) as u8;
     match address_of(key.family, key.addr) {
         IpAddr::V4(addr) => Ipv4Net::new_assert(addr, len).trunc().into(),
         IpAddr::V6(addr) => Ipv6Net::new_assert(addr, len).trunc().into(),
     }
+}
+
+/// As [`prefix`]; `None` of a key that [`key`] makes of no prefix, so that no look-up of ours finds it.
+pub(super) fn canonical(raw: &Prefix) -> Option<IpNet> {
+    let prefix = prefix(raw);
+    (key(prefix) == *raw).then_some(prefix)
 }
 
 /// The address in a key or an event, in the family of `like`.
@@ -66,6 +73,31 @@ mod tests {
         ] {
             let net: IpNet = text.parse().unwrap();
             assert_eq!(prefix(&key(net)), net);
+        }
+    }
+
+    #[test]
+    fn a_key_is_canonical_if_it_is_made_of_a_prefix() {
+        for text in ["0.0.0.0/0", "198.51.100.0/24", "::/0", "2001:db8::7/128"] {
+            let net: IpNet = text.parse().unwrap();
+            assert_eq!(canonical(&key(net)), Some(net));
+        }
+        let [v4, v6] = ["198.51.100.7/32", "2001:db8::7/128"].map(|net| key(net.parse().unwrap()));
+        let of_len = |key, len| Prefix { len, ..key };
+        for other in [
+            of_len(v4, 33),
+            of_len(v4, 255),
+            of_len(v4, u32::MAX),
+            of_len(v6, 129),
+            of_len(v6, u32::MAX),
+            // bits beyond the length
+            of_len(v4, 24),
+            of_len(v6, 127),
+            // another family, and words that no address of its family has
+            Prefix { family: 5, ..v4 },
+            Prefix { family: 4, ..v6 },
+        ] {
+            assert_eq!(canonical(&other), None, "{other:?}");
         }
     }
 

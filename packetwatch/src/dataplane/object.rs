@@ -25,7 +25,6 @@ use super::{
     events::Events,
     features,
     inherit::Inheritance,
-    key::prefix,
     links::Links,
     lists::Standings,
     pinned::PinnedMaps,
@@ -166,9 +165,7 @@ impl Dataplane {
             ebpf: Mutex::new(ebpf),
         };
         let dataplane = Self(Arc::new(rooms));
-        for (key, until) in others.into_iter().flatten() {
-            dataplane.ban(prefix(&key), until)?;
-        }
+        dataplane.copy_bans(&others.unwrap_or_default())?;
         Ok((dataplane, events))
     }
 

@@ -75,7 +75,7 @@ impl Bans {
             // It was lifted, and the process killed before the kernel knew.
             Some(kept) if spent && now < kept => {
                 until = until.min(now);
-                maps.ban(prefix, until)?;
+                ban_if_room(maps, prefix, until)?;
                 self.unwritten.insert(prefix);
             }
             Some(kept) if spent || now < kept => until = kept,
@@ -84,7 +84,7 @@ impl Bans {
                 return Ok(());
             }
             // Also one that has ended: the sweep turns it into a spent one, which the kernel knows.
-            _ => maps.ban(prefix, until)?,
+            _ => ban_if_room(maps, prefix, until)?,
         }
         if is_to_be_marked {
             self.unwritten.insert(prefix);
@@ -379,6 +379,15 @@ impl Bans {
             self.ends.remove(&(held.until, prefix));
         }
         Some(held)
+    }
+}
+
+/// At a start. Who has filled the kernel's table is foreign to the comparison with it, which sets this ban
+/// when they are gone.
+fn ban_if_room(maps: &dyn Maps, prefix: IpNet, until: u64) -> Result<(), dataplane::Error> {
+    match maps.ban(prefix, until) {
+        Err(error) if error.is_full() => Ok(()),
+        banned => banned,
     }
 }
 

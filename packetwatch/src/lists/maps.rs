@@ -30,7 +30,10 @@ pub trait Maps: Send + Sync + 'static {
     fn remove_ban(&self, prefix: IpNet) -> Result<(), Error>;
     /// Whether nobody but [`Maps::ban`] and [`Maps::remove_ban`] has written the bans.
     fn bans_as_written(&self) -> Result<bool, Error>;
-    /// Visits all bans with their deadlines, ended ones too, in no order.
+    /// Removes what stands among the bans and is none, and returns what that was: foreign, all of it.
+    fn remove_stray_bans(&self) -> Result<Differences, Error>;
+    /// Visits all bans with their deadlines, ended ones too, in no order. The deadline of what
+    /// [`Maps::ban`] has not written is 0.
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error>;
     /// Bans that the program does not look for, though they stand; from now on it does.
     fn mend_ban_filter(&self) -> Vec<IpNet>;
@@ -88,6 +91,10 @@ impl Maps for Dataplane {
 
     fn bans_as_written(&self) -> Result<bool, Error> {
         Self::bans_as_written(self)
+    }
+
+    fn remove_stray_bans(&self) -> Result<Differences, Error> {
+        Self::remove_stray_bans(self)
     }
 
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {

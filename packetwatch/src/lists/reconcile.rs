@@ -73,6 +73,8 @@ impl Lists {
     /// The map cannot be read or written; what was found is found again the next time.
     pub fn reconcile_bans(&self) -> Result<Differences, dataplane::Error> {
         let shared = &self.0.shared;
+        // What is no ban cannot be ours, so that no writer is to be kept out.
+        let mut differences = shared.maps.remove_stray_bans()?;
         let expected = shared.bans().deadlines();
         let each = |visit: &mut dyn FnMut(IpNet, u64)| shared.maps.each_ban(visit);
         let suspects = compare(&expected, each)?;
@@ -81,7 +83,6 @@ impl Lists {
             .map(|(prefix, kind)| (kind, prefix))
             .collect();
         suspects.sort_unstable();
-        let mut differences = Differences::default();
         for some in suspects.chunks(BANS_AT_ONCE) {
             let bans = shared.bans();
             for (_, prefix) in some {

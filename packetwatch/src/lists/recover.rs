@@ -79,8 +79,10 @@ impl Bans {
     ) -> Result<usize, dataplane::Error> {
         let mut found = Vec::new();
         maps.each_ban(&mut |prefix, until| found.push((prefix, until)))?;
-        found.retain(|(prefix, _)| self.deadline(*prefix).is_none());
-        // What has no room any more is foreign to the comparison with the kernel.
+        // What has no room any more, here or in the kernel, is foreign to the comparison of the two.
+        found.retain(|(prefix, _)| {
+            self.deadline(*prefix).is_none() && maps.ban_until(*prefix).is_some()
+        });
         found.truncate(self.room());
         for (prefix, until) in &found {
             self.hold_unknown(Held::new(

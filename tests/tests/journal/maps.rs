@@ -56,6 +56,9 @@ impl Maps for NoMaps {
     fn inherited_standings(&self) -> Result<Vec<(IpNet, Standing)>, Error> {
         Ok(Vec::new())
     }
+    fn remove_stray_bans(&self) -> Result<Differences, Error> {
+        Ok(Differences::default())
+    }
     fn each_ban(&self, _: &mut dyn FnMut(IpNet, u64)) -> Result<(), Error> {
         Ok(())
     }

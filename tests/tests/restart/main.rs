@@ -8,6 +8,8 @@
 //! * `traffic`: the same under a flood and a stream of good packets (`streams`), of which none slips
 //!   through and none is lost.
 //! * `stopped`: a daemon that does not run, and is not dead.
+//! * `inherit`: what a start goes on with that is in the kernel; `inherit_strays`: that somebody else has
+//!   written there.
 //! * `leftovers`: pins, directories and locks that nobody needs, and filters that nobody configures.
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
@@ -24,6 +26,7 @@ mod chain;
 mod clients;
 mod holder;
 mod inherit;
+mod inherit_strays;
 mod kill;
 mod leftovers;
 mod output;

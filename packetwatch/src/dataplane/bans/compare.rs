@@ -7,7 +7,7 @@ use aya::{
 use ipnet::IpNet;
 use packetwatch_abi::{Ban as Entry, BanKeyV4, BanKeyV6, Prefix, ban_filter_bit};
 
-use super::{Bans, MAP};
+use super::{Bans, MAP, ban_prefix};
 use crate::dataplane::{Dataplane, Error, batch, key::prefix, lock, object::second};
 
 /// Looks at the tables while bans are written, before a comparison has to tell.
@@ -21,11 +21,11 @@ impl Bans {
     }
 
     /// The deadline of an entry of the kernel; 0, which is nobody's, of one that counts into
-    /// another slot than that of its prefix: somebody else has put it in the place of ours.
+    /// another slot than that of its prefix, or whose prefix has none: somebody else has written it.
     pub(super) fn deadline(&self, key: &Prefix, entry: Entry) -> u64 {
         match self.slots.get(key) {
-            Some(slot) if *slot != entry.slot => 0,
-            _ => entry.until,
+            Some(slot) if *slot == entry.slot => entry.until,
+            _ => 0,
         }
     }
 }
@@ -53,23 +53,33 @@ impl Dataplane {
         Ok(false)
     }
 
-    /// Visits each ban with its deadline, ended ones too, in no order. Nothing waits for it.
+    /// Visits each ban with its deadline, ended ones too, in no order; keys that no ban has are passed
+    /// over. Nothing waits for it.
     pub fn each_ban(&self, mut visit: impl FnMut(IpNet, u64)) -> Result<(), Error> {
         self.each_entry(|key, entry| {
             let until = lock(&self.0.bans).deadline(key, entry);
-            visit(prefix(key), until);
+            if let Some(prefix) = ban_prefix(key) {
+                visit(prefix, until);
+            }
         })
     }
 
-    fn each_entry(&self, visit: impl FnMut(&Prefix, Entry)) -> Result<(), Error> {
-        let (v4, v6) = {
-            let bans = lock(&self.0.bans);
-            (
-                second(IterableMap::map(&bans.v4), MAP)?,
-                second(IterableMap::map(&bans.v6), MAP)?,
-            )
-        };
+    /// Visits all that takes room in the tables, keys that no ban has too.
+    pub(in crate::dataplane) fn each_entry(
+        &self,
+        visit: impl FnMut(&Prefix, Entry),
+    ) -> Result<(), Error> {
+        let (v4, v6) = self.ban_tables()?;
         each_ban(&v4, &v6, visit)
+    }
+
+    /// Second handles of the two tables, so that nobody waits for who reads them whole.
+    pub(super) fn ban_tables(&self) -> Result<(MapData, MapData), Error> {
+        let bans = lock(&self.0.bans);
+        Ok((
+            second(IterableMap::map(&bans.v4), MAP)?,
+            second(IterableMap::map(&bans.v6), MAP)?,
+        ))
     }
 
     /// Prefixes whose ban the filter hides from the program, though it is in the table: somebody

@@ -193,6 +193,10 @@ impl Maps for FakeMaps {
         Ok(true)
     }
 
+    fn remove_stray_bans(&self) -> Result<Differences, dataplane::Error> {
+        Ok(Differences::default())
+    }
+
     fn each_ban(&self, visit: &mut dyn FnMut(IpNet, u64)) -> Result<(), dataplane::Error> {
         let bans = self.kernel().bans.clone();
         bans.into_iter()
