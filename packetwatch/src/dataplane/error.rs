@@ -1,6 +1,6 @@
 //! What can go wrong between the daemon and the kernel, each with its remedy.
 
-use std::{io, path::PathBuf};
+use std::{io, iter, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -8,7 +8,7 @@ use super::{ChainError, Holder};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot load the XDP program: {0}")]
+    #[error("cannot load the XDP program: {}", in_full(.0))]
     Load(#[source] Box<EbpfError>),
     /// Says what, since which kernel there is such a thing, and the remedy.
     #[error("cannot load the XDP program: {0}")]
@@ -30,7 +30,7 @@ pub enum Error {
     Missing(&'static str),
     #[error("{map} is full ({capacity} entries): raise [capacity] in the configuration")]
     Full { map: &'static str, capacity: u32 },
-    #[error("cannot {operation} {map}: {source}")]
+    #[error("cannot {operation} {map}: {}", in_full(source))]
     Map {
         map: &'static str,
         operation: &'static str,
@@ -89,6 +89,15 @@ impl From<ChainError> for Error {
     fn from(error: ChainError) -> Self {
         Self::Chain(Box::new(error))
     }
+}
+
+/// An error with its causes: aya names the call that failed, and leaves the kernel's word to the cause.
+pub(super) fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |error| error.source());
+    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
+    // Who is transparent says what its cause says.
+    words.dedup();
+    words.join(": ")
 }
 
 /// Turns a map's error into ours; E2BIG and ENOSPC (the trie's) are a full map.
@@ -218,7 +227,21 @@ pub enum AttachError {
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
+
+    #[test]
+    fn what_the_kernel_says_is_told() {
+        let refused = MapError::SyscallError(SyscallError {
+            call: "bpf_map_update_elem",
+            io_error: io::Error::from_raw_os_error(libc::EPERM),
+        });
+        let error = map_error("BANS", "write", 1)(refused).to_string();
+        let expected = "cannot write BANS: `bpf_map_update_elem` failed: Operation not permitted \
+                        (os error 1)";
+        assert_eq!(error, expected);
+    }
 
     #[test]
     fn what_the_kernel_says_is_told_apart() {

@@ -21,7 +21,7 @@ use super::{
     callers::Callers,
     chain::Chain,
     counters::Counters,
-    error::{Errno as _, map_error},
+    error::{Errno as _, in_full, map_error},
     events::Events,
     features,
     inherit::Inheritance,
@@ -235,7 +235,7 @@ fn refused(source: ProgramError) -> Error {
             // The verdict stands at the end; the rest is the way there.
             lines[lines.len().saturating_sub(8)..].join(" | ")
         }
-        _ => source.to_string(),
+        _ => in_full(&source),
     };
     Error::Refused {
         reason,
