@@ -35,7 +35,7 @@ impl RulesControl {
             // What is in force, with another word: no walk over bans, no other state.
             if let Some(mut pair) = state.in_force {
                 let trial = state.trial.as_ref().map_or(&state.standing, |t| &t.regime);
-                let until = next.bypassed_until();
+                let until = next.passes_until();
                 pair[0].observe_until = observe_until(trial.mode, until);
                 pair[1].observe_until = observe_until(state.standing.mode, until);
                 self.dataplane.set_policies(&pair)?;

@@ -29,10 +29,10 @@ pub(super) fn policies(state: &State, dataplane: &Dataplane) -> Result<[Policy; 
 }
 
 /// Until when nothing is dropped. A bypass that has ended says so to the process that comes after.
-pub(super) fn observe_until(mode: Mode, bypassed_until: u64) -> u64 {
+pub(super) fn observe_until(mode: Mode, passes_until: u64) -> u64 {
     match mode {
         Mode::Observe => FOREVER,
-        Mode::Enforce => bypassed_until,
+        Mode::Enforce => passes_until,
     }
 }
 
@@ -45,7 +45,7 @@ fn policy(regime: &Regime, state: &State, dataplane: &Dataplane) -> Result<Polic
         }
     }
     Ok(Policy {
-        observe_until: observe_until(regime.mode, state.bypassed_until()),
+        observe_until: observe_until(regime.mode, state.passes_until()),
         until: FOREVER,
         generation: regime.generation,
         call_budget: state.configured.call_budget,

@@ -169,11 +169,19 @@ impl State {
         self.bypass_until.max(self.spared_until)
     }
 
+    /// The same for the program, whose clock goes in ticks and so is behind: what has ended is over
+    /// for it at once.
+    pub(super) fn passes_until(&self) -> u64 {
+        let ended = self.spared_until.saturating_sub(COARSEST_TICK);
+        self.bypass_until.max(ended)
+    }
+
     /// Takes over when the last bypass of an earlier process ended. Observe mode does not tell.
     pub(super) fn spare_since(&mut self, left: &[Policy; 2], now: u64) {
         let ends = left.iter().map(|policy| policy.observe_until);
         let ended = ends.filter(|until| *until != FOREVER).max();
-        self.spared_until = ended.unwrap_or(0).min(now);
+        let ended = ended.filter(|until| *until != 0);
+        self.spared_until = ended.map_or(0, |until| (until + COARSEST_TICK).min(now));
     }
 
     /// What the kernel judges by at this time.
@@ -297,6 +305,9 @@ fn written(rules: &RuleSet) -> String {
     serde_json::to_string(&texts).unwrap_or_default()
 }
 
+/// Nanoseconds that the program's clock may be behind: a timer tick.
+const COARSEST_TICK: u64 = 10_000_000;
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -346,14 +357,16 @@ mod tests {
     fn a_bypass_that_is_over_is_known_until_the_next_and_to_the_next_process() {
         let standing = || State::new(configured(rules("file"), Mode::Enforce));
         let mut state = standing();
-        state.set_bypass(100, 10);
-        assert_eq!(state.bypassed_until(), 100);
+        let ms = |ms: u64| ms * 1_000_000;
+        state.set_bypass(ms(100), ms(10));
+        assert_eq!(state.bypassed_until(), ms(100));
         // Ended by request, and by itself.
-        state.set_bypass(0, 50);
-        assert_eq!((state.bypass_until, state.bypassed_until()), (0, 50));
-        state.set_bypass(200, 60);
-        state.set_bypass(0, 300);
-        assert_eq!((state.bypass_until, state.bypassed_until()), (0, 200));
+        state.set_bypass(0, ms(50));
+        assert_eq!((state.bypass_until, state.bypassed_until()), (0, ms(50)));
+        assert_eq!(state.passes_until(), ms(40));
+        state.set_bypass(ms(200), ms(60));
+        state.set_bypass(0, ms(300));
+        assert_eq!((state.bypass_until, state.bypassed_until()), (0, ms(200)));
         let left = |observe_until| {
             let policy = left(&rules("file"), 1);
             [Policy {
@@ -361,9 +374,11 @@ mod tests {
                 ..policy
             }; 2]
         };
-        for (observe_until, spared) in [(0, 0), (200, 200), (500, 400), (FOREVER, 0)] {
+        for (observe_until, spared) in
+            [(0, 0), (ms(200), ms(210)), (ms(500), ms(400)), (FOREVER, 0)]
+        {
             let mut next = standing();
-            next.spare_since(&left(observe_until), 400);
+            next.spare_since(&left(observe_until), ms(400));
             assert_eq!(next.bypassed_until(), spared, "{observe_until}");
             assert_eq!(next.bypass_until, 0, "it is over");
         }
