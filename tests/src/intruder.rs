@@ -24,6 +24,15 @@ const XDP_ATTACHMENT: u32 = 37;
 
 pub type Lists = Array<MapData, Line>;
 
+/// Keys that no ban has: lengths beyond the family's, bits beyond the length, and the length that ends the program's list.
+pub const STRAYS: [(Ipv4Addr, u32); 5] = [
+    (Ipv4Addr::new(198, 18, 77, 71), 33),
+    (Ipv4Addr::new(198, 18, 77, 71), 255),
+    (Ipv4Addr::new(198, 18, 77, 71), u32::MAX),
+    (Ipv4Addr::new(198, 18, 77, 71), 24),
+    (Ipv4Addr::UNSPECIFIED, 0),
+];
+
 /// The maps of one loaded program.
 #[derive(Debug)]
 pub struct Intruder {

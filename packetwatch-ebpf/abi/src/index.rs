@@ -131,9 +131,10 @@ impl Block {
             Self::V6Short(block) => block as u64 ^ 5 << 56,
         };
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The leading bits are the best mixed ones.
-        let place = hash >> (64 - bits);
-        let other = hash >> (58 - bits);
+        // The leading bits are the best mixed ones. Wrapping, as on the machine: a slot that somebody
+        // else has written may tell any number of bits.
+        let place = hash.wrapping_shr(64u32.wrapping_sub(bits));
+        let other = hash.wrapping_shr(58u32.wrapping_sub(bits));
         Mark {
             word: (place / 64) as u32,
             bits: 1 << (place % 64) | 1 << (other % 64),

@@ -4,20 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use packetwatch_abi::{Ban, BanKeyV6, FOREVER, capacity};
-use packetwatch_tests::patience;
+use packetwatch_tests::{intruder::STRAYS, patience};
 
 use super::{Scene, assert_line};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Lengths beyond the family's, bits beyond the length, and the length that ends the program's list.
-const STRAYS: [(Ipv4Addr, u32); 5] = [
-    (Ipv4Addr::new(198, 18, 77, 71), 33),
-    (Ipv4Addr::new(198, 18, 77, 71), 255),
-    (Ipv4Addr::new(198, 18, 77, 71), u32::MAX),
-    (Ipv4Addr::new(198, 18, 77, 71), 24),
-    (Ipv4Addr::UNSPECIFIED, 0),
-];
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]

@@ -4,20 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use packetwatch_abi::{BanKeyV4, capacity};
-use packetwatch_tests::intruder::Intruder;
+use packetwatch_tests::intruder::{Intruder, STRAYS};
 use packetwatch_tests::patience::until;
 use serde_json::Value;
 
 use crate::scene::{PORTS, PROMPT, Scene};
-
-/// Lengths beyond the family's, bits beyond the length, and the length that ends the program's list.
-const STRAYS: [(Ipv4Addr, u32); 5] = [
-    (Ipv4Addr::new(198, 18, 77, 71), 33),
-    (Ipv4Addr::new(198, 18, 77, 71), 255),
-    (Ipv4Addr::new(198, 18, 77, 71), u32::MAX),
-    (Ipv4Addr::new(198, 18, 77, 71), 24),
-    (Ipv4Addr::UNSPECIFIED, 0),
-];
 
 /// The n-th address of 10.64.0.0/15.
 fn address(n: u32) -> Ipv4Addr {

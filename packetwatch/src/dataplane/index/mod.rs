@@ -160,7 +160,7 @@ impl Index {
     /// What the program would find for an address.
     pub(super) fn standing(&self, source: &Prefix) -> Standing {
         let slot = Slot(self.front.word(slot_of(source)));
-        if !may_be_listed(source, slot, |word| Some(self.front.word(SLOTS + word))) {
+        if !may_be_listed(source, slot, |word| self.filter_word(word)) {
             return Standing::default();
         }
         look_up(source, slot, |line| self.line(line)).unwrap_or_default()
@@ -189,6 +189,12 @@ impl Index {
     /// Bytes of the lines.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.room) * size_of::<Line>() as u64
+    }
+
+    /// A word of the filter as the program reads it; `None` beyond the last.
+    fn filter_word(&self, word: u32) -> Option<u64> {
+        let at = SLOTS as usize + word as usize;
+        self.front.words().get(at).copied()
     }
 
     /// A line as the program reads it; `None` beyond the last.

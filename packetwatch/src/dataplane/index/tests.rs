@@ -261,6 +261,22 @@ fn a_word_that_nothing_is_judged_by_is_found_too() {
 }
 
 #[test]
+fn whatever_somebody_else_writes_into_a_slot_is_looked_up() {
+    let nodes = numbered(vec!["10.1.0.0/24".parse().unwrap()]);
+    let index = built(&nodes);
+    let address: IpAddr = "10.1.0.9".parse().unwrap();
+    for bit in 0..64 {
+        for word in [1 << bit, !(1 << bit), u64::MAX >> bit] {
+            index
+                .front
+                .meddle(Region::containing(address).number(), word);
+            // Any answer will do; the program gives the same.
+            let _ = index.standing(&key(address.into()));
+        }
+    }
+}
+
+#[test]
 fn a_region_that_is_nearly_all_there_is_takes_several_writes() {
     let host = |n: u64| -> IpNet {
         let bits = 0x2a02_u128 << 112 | u128::from(n) << 65;
