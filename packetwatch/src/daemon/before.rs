@@ -37,6 +37,10 @@ impl Before {
     /// There is nothing to pin to and `on_exit` is `keep`; there is no such user, or it cannot reach
     /// what it needs; the kernel refuses the program, or the one to be chained.
     pub(super) fn of(config: &Config, debug: bool) -> Result<Self> {
+        Self::load(config, debug).inspect_err(|_| Pins::leave(&config.bpffs))
+    }
+
+    fn load(config: &Config, debug: bool) -> Result<Self> {
         let starting_shell = starting_shell();
         let (pins, warning) = pins(&config.bpffs, config.on_exit)?;
         let Scouted {

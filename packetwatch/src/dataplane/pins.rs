@@ -50,6 +50,13 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Takes back what [`Pins::prepare`] has made and nothing was pinned in.
+    pub fn leave(bpffs: &Path) {
+        if let Ok(pins) = Self::below(bpffs) {
+            pins.remove_empty();
+        }
+    }
+
     /// Without making anything.
     pub(super) fn below(bpffs: &Path) -> Result<Self, AttachError> {
         let namespace = hold::namespace().map_err(|source| AttachError::Pin {

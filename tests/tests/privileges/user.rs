@@ -229,6 +229,7 @@ fn pins_on_a_file_system_for_root_alone_are_reached_under_their_own_path() {
 fn a_user_that_is_not_there_or_cannot_reach_its_state_is_told_with_the_remedy() {
     let lan = Lan::with_interfaces(1);
     let home = TempDir::new().expect("a directory");
+    let bpffs = Private::new();
     let start = |user: &str, state: &Path| -> String {
         let mut command: Command = lan.host.command(binary());
         command
@@ -241,6 +242,8 @@ fn a_user_that_is_not_there_or_cannot_reach_its_state_is_told_with_the_remedy() 
                 "--socket",
                 "off",
             ])
+            .arg("--bpffs")
+            .arg(bpffs.path())
             .arg("--state-dir")
             .arg(state)
             .env("PACKETWATCH_USER", user)
@@ -248,6 +251,8 @@ fn a_user_that_is_not_there_or_cannot_reach_its_state_is_told_with_the_remedy() 
         let output = command.output().expect("run nsenter (package util-linux)");
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(lan.host.xdp("pw0").is_none());
+        let left = fs::read_dir(bpffs.path().join("packetwatch"));
+        assert_eq!(left.into_iter().flatten().count(), 0, "directories of pins");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let missing = start("no-such-user", &home.path().join("state"));
