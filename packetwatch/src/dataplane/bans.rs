@@ -9,7 +9,7 @@ pub(super) use compare::each_ban;
 pub(super) use stray::ban_prefix;
 
 use std::{
-    collections::{BTreeSet, HashMap as Slots},
+    collections::{BTreeSet, HashMap as Slots, hash_map::Entry as Count},
     os::fd::AsFd as _,
 };
 
@@ -64,6 +64,8 @@ pub(super) struct Bans {
     writes: u64,
     /// how many prefixes share a bit of the filter; absent is none
     shares: Slots<u32, u32>,
+    /// how many prefixes of IPv4 and of IPv6 have a length; absent is none
+    lengths: [Slots<u32, u32>; 2],
     /// bans of an earlier process that there was no room for
     pub(super) left_out: u64,
     /// what was removed from inherited tables and not told yet
@@ -97,6 +99,7 @@ impl Bans {
             written: Vec::new(),
             writes: 0,
             shares: Slots::new(),
+            lengths: [Slots::new(), Slots::new()],
             left_out: 0,
             strays: Differences::default(),
         };
@@ -211,23 +214,43 @@ impl Bans {
         })
     }
 
-    /// Lets the program look for the prefix.
-    fn share_bit(&mut self, key: &Prefix) {
-        let bit = ban_filter_bit(key);
+    /// Takes a prefix for one that is in the tables, and lets the program look for it.
+    fn enter(&mut self, key: Prefix, slot: u32) {
+        self.slots.insert(key, slot);
+        *self.lengths[row(&key)].entry(key.len).or_default() += 1;
+        let bit = ban_filter_bit(&key);
         *self.shares.entry(bit).or_default() += 1;
         self.filter.set_bit(bit.into());
     }
 
-    fn unshare_bit(&mut self, key: &Prefix) {
+    /// The opposite; returns the slot that it had.
+    fn leave(&mut self, key: &Prefix) -> Option<u32> {
+        let slot = self.slots.remove(key)?;
+        one_less(&mut self.lengths[row(key)], key.len);
         let bit = ban_filter_bit(key);
-        if let Some(shares) = self.shares.get_mut(&bit) {
-            *shares -= 1;
-            if *shares == 0 {
-                self.shares.remove(&bit);
-                self.filter.clear_bit(bit.into());
-            }
+        if one_less(&mut self.shares, bit) {
+            self.filter.clear_bit(bit.into());
         }
+        Some(slot)
     }
+}
+
+/// Tells whether that was the last.
+fn one_less(counts: &mut Slots<u32, u32>, of: u32) -> bool {
+    let Count::Occupied(mut count) = counts.entry(of) else {
+        return false;
+    };
+    *count.get_mut() -= 1;
+    let is_last = *count.get() == 0;
+    if is_last {
+        count.remove();
+    }
+    is_last
+}
+
+/// Where counts of its family stand.
+fn row(key: &Prefix) -> usize {
+    usize::from(!is_v4(key))
 }
 
 fn is_v4(key: &Prefix) -> bool {
@@ -267,9 +290,7 @@ impl Dataplane {
         }
         bans.wrote(slot, Some((key, until)));
         if known.is_none() {
-            bans.slots.insert(key, slot);
-            // Now the program looks for it.
-            bans.share_bit(&key);
+            bans.enter(key, slot);
         }
         Ok(())
     }
@@ -281,6 +302,14 @@ impl Dataplane {
         let slot = *bans.slots.get(&key(prefix))?;
         let (_, until) = (*bans.written.get(slot as usize)?)?;
         Some(until)
+    }
+
+    /// The prefix lengths of the bans of IPv4 and of IPv6, ended ones too; without a system call.
+    pub fn ban_lengths(&self) -> [BTreeSet<u32>; 2] {
+        let bans = lock(&self.0.bans);
+        bans.lengths
+            .each_ref()
+            .map(|lengths| lengths.keys().copied().collect())
     }
 
     /// The ban of exactly this prefix, also one that has ended.
@@ -299,10 +328,9 @@ impl Dataplane {
         let key = key(prefix);
         let mut bans = lock(&self.0.bans);
         bans.remove(&key)?;
-        if let Some(slot) = bans.slots.remove(&key) {
+        if let Some(slot) = bans.leave(&key) {
             bans.wrote(slot, None);
             bans.free.insert(slot);
-            bans.unshare_bit(&key);
         }
         Ok(())
     }

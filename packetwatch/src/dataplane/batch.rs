@@ -33,15 +33,27 @@ struct Attributes {
     flags: u64,
 }
 
-/// Visits each entry of a map.
-///
-/// # Errors
-/// The system call's, or the map changed so fast that there was no end in sight. Entries visited
-/// before it stand.
+/// Visits each entry of a map, as [`each_batch`].
 pub(super) fn each<K: Pod, V: Pod>(
     map: &MapData,
     name: &'static str,
     mut visit: impl FnMut(K, V),
+) -> Result<(), Error> {
+    each_batch(map, name, |entries| {
+        entries.for_each(|(key, value)| visit(key, value));
+    })
+}
+
+/// Visits the entries of a map, those of one system call after those of another: a thousand, or all of a
+/// bucket that holds more.
+///
+/// # Errors
+/// The system call's, or the map changed so fast that there was no end in sight. Entries visited
+/// before it stand.
+pub(super) fn each_batch<K: Pod, V: Pod>(
+    map: &MapData,
+    name: &'static str,
+    mut visit: impl FnMut(&mut dyn Iterator<Item = (K, V)>),
 ) -> Result<(), Error> {
     const { assert!(size_of::<K>() <= size_of::<Cursor>()) };
     let info = map.info().map_err(map_error(name, "inspect", 0))?;
@@ -81,10 +93,12 @@ pub(super) fn each<K: Pod, V: Pod>(
                 });
             }
         };
-        for (key, value) in keys.iter().zip(&values).take(attributes.count as usize) {
-            // SAFETY: the kernel filled in the first `count` of both; any bits are a Pod.
-            unsafe { visit(key.assume_init_read(), value.assume_init_read()) };
-        }
+        let read = keys.iter().zip(&values).take(attributes.count as usize);
+        // SAFETY: the kernel filled in the first `count` of both; any bits are a Pod.
+        visit(
+            &mut read
+                .map(|(key, value)| unsafe { (key.assume_init_read(), value.assume_init_read()) }),
+        );
         if last {
             return Ok(());
         }

@@ -186,7 +186,7 @@ impl Dataplane {
         let mut callers = 0;
         self.each_caller(|_, _| callers += 1)?;
         let mut bans = 0;
-        self.each_entry(|_, _| bans += 1)?;
+        self.each_batch(|entries| bans += entries.count() as u64)?;
         let rooms = &self.0;
         uses.push(usage("callers", rooms.callers.raw(), Some(callers))?);
         uses.push(lock(&rooms.bans).usage(bans)?);

@@ -70,6 +70,36 @@ fn a_full_map_of_bans_refuses_and_evicts_nothing() {
     kernel.dataplane.ban(prefix(8), FOREVER).unwrap();
 }
 
+/// The policy names them to the program, which looks under no others.
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn the_lengths_of_bans_are_those_that_stand() {
+    let kernel = Kernel::new();
+    let (ban, lift) = (
+        |prefix| kernel.dataplane.ban(net(prefix), FOREVER).unwrap(),
+        |prefix| kernel.dataplane.remove_ban(net(prefix)).unwrap(),
+    );
+    let assert_lengths = |v4: &[u32], v6: &[u32]| {
+        let lengths = [v4, v6].map(|lengths| lengths.iter().copied().collect());
+        assert_eq!(kernel.dataplane.ban_lengths(), lengths);
+    };
+    assert_lengths(&[], &[]);
+    ban("198.18.1.1/32");
+    ban("198.18.1.2/32");
+    ban("198.18.2.0/24");
+    ban("2001:db8:7::/64");
+    // The same ban, changed.
+    ban("198.18.1.1/32");
+    assert_lengths(&[24, 32], &[64]);
+    lift("198.18.1.1/32");
+    lift("198.18.2.0/24");
+    lift("198.18.2.0/24");
+    assert_lengths(&[32], &[64]);
+    lift("198.18.1.2/32");
+    lift("2001:db8:7::/64");
+    assert_lengths(&[], &[]);
+}
+
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn the_65th_port_takes_the_place_of_the_oldest() {

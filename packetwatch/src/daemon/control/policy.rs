@@ -69,10 +69,9 @@ pub(super) fn lengths(
         units.chain([single]).collect::<BTreeSet<_>>()
     };
     let mut lengths = [units(Family::V4, 32), units(Family::V6, 128)];
-    dataplane.each_ban(|prefix, _| {
-        let row = usize::from(prefix.addr().is_ipv6());
-        lengths[row].insert(prefix.prefix_len().into());
-    })?;
+    for (lengths, standing) in lengths.iter_mut().zip(dataplane.ban_lengths()) {
+        lengths.extend(standing);
+    }
     let most = lengths.iter().map(BTreeSet::len).max().unwrap_or(0);
     if most > MAX_BAN_LENGTHS {
         return Err(RulesError::TooManyLengths { lengths: most });

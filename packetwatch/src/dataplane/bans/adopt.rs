@@ -34,8 +34,7 @@ impl Bans {
                 continue;
             }
             self.wrote(entry.slot, Some((key, entry.until)));
-            self.slots.insert(key, entry.slot);
-            self.share_bit(&key);
+            self.enter(key, entry.slot);
         }
         let unused = (0..).zip(&self.written).filter(|(_, ban)| ban.is_none());
         self.free = unused.map(|(slot, _)| slot).collect();
@@ -50,8 +49,7 @@ impl Bans {
             };
             self.put(&key, Entry { slot, ..entry })?;
             self.wrote(slot, Some((key, entry.until)));
-            self.slots.insert(key, slot);
-            self.share_bit(&key);
+            self.enter(key, slot);
         }
         // Bits of bans that are no longer there.
         let mut wanted = vec![0u64; BAN_FILTER_WORDS as usize];

@@ -1,9 +1,6 @@
 //! The tables of bans compared with what was written into them.
 
-use aya::{
-    Pod,
-    maps::{IterableMap, MapData},
-};
+use aya::maps::{IterableMap, MapData};
 use ipnet::IpNet;
 use packetwatch_abi::{Ban as Entry, BanKeyV4, BanKeyV6, Prefix, ban_filter_bit};
 
@@ -39,12 +36,15 @@ impl Dataplane {
         for _ in 0..LOOKS {
             let writes = lock(&self.0.bans).writes;
             let (mut ours, mut others) = (0, 0);
-            self.each_entry(
-                |key, entry| match lock(&self.0.bans).is_as_written(key, entry) {
-                    true => ours += 1,
-                    false => others += 1,
-                },
-            )?;
+            self.each_batch(|entries| {
+                let bans = lock(&self.0.bans);
+                for (key, entry) in entries {
+                    match bans.is_as_written(&key, entry) {
+                        true => ours += 1,
+                        false => others += 1,
+                    }
+                }
+            })?;
             let bans = lock(&self.0.bans);
             if bans.writes == writes {
                 return Ok(others == 0 && ours == bans.slots.len());
@@ -56,21 +56,26 @@ impl Dataplane {
     /// Visits each ban with its deadline, ended ones too, in no order; keys that no ban has are passed
     /// over. Nothing waits for it.
     pub fn each_ban(&self, mut visit: impl FnMut(IpNet, u64)) -> Result<(), Error> {
-        self.each_entry(|key, entry| {
-            let until = lock(&self.0.bans).deadline(key, entry);
-            if let Some(prefix) = ban_prefix(key) {
+        self.each_batch(|entries| {
+            let found: Vec<(IpNet, u64)> = {
+                let bans = lock(&self.0.bans);
+                let of_bans = |(key, entry)| Some((ban_prefix(&key)?, bans.deadline(&key, entry)));
+                entries.filter_map(of_bans).collect()
+            };
+            for (prefix, until) in found {
                 visit(prefix, until);
             }
         })
     }
 
-    /// Visits all that takes room in the tables, keys that no ban has too.
-    pub(in crate::dataplane) fn each_entry(
+    /// Visits all that takes room in the tables, keys that no ban has too, some at a time: a lock taken
+    /// for each would be had by nobody else meanwhile.
+    pub(in crate::dataplane) fn each_batch(
         &self,
-        visit: impl FnMut(&Prefix, Entry),
+        visit: impl FnMut(&mut dyn Iterator<Item = (Prefix, Entry)>),
     ) -> Result<(), Error> {
         let (v4, v6) = self.ban_tables()?;
-        each_ban(&v4, &v6, visit)
+        each_batch(&v4, &v6, visit)
     }
 
     /// Second handles of the two tables, so that nobody waits for who reads them whole.
@@ -97,22 +102,27 @@ pub(in crate::dataplane) fn each_ban(
     v6: &MapData,
     mut visit: impl FnMut(&Prefix, Entry),
 ) -> Result<(), Error> {
-    each(v4, |BanKeyV4 { addr, len }, entry| {
-        let key = Prefix {
-            len,
-            ..Prefix::address_v4(addr)
-        };
-        visit(&key, entry);
-    })?;
-    each(v6, |BanKeyV6 { addr, len }, entry| {
-        let key = Prefix {
-            len,
-            ..Prefix::address_v6(addr)
-        };
-        visit(&key, entry);
+    each_batch(v4, v6, |entries| {
+        entries.for_each(|(key, entry)| visit(&key, entry));
     })
 }
 
-fn each<K: Pod>(map: &MapData, visit: impl FnMut(K, Entry)) -> Result<(), Error> {
-    batch::each::<K, Entry>(map, MAP, visit)
+/// As [`each_ban`], those of one system call after those of another.
+fn each_batch(
+    v4: &MapData,
+    v6: &MapData,
+    mut visit: impl FnMut(&mut dyn Iterator<Item = (Prefix, Entry)>),
+) -> Result<(), Error> {
+    batch::each_batch::<BanKeyV4, Entry>(v4, MAP, |entries| {
+        visit(&mut entries.map(|(BanKeyV4 { addr, len }, entry)| {
+            let full = Prefix::address_v4(addr);
+            (Prefix { len, ..full }, entry)
+        }));
+    })?;
+    batch::each_batch::<BanKeyV6, Entry>(v6, MAP, |entries| {
+        visit(&mut entries.map(|(BanKeyV6 { addr, len }, entry)| {
+            let full = Prefix::address_v6(addr);
+            (Prefix { len, ..full }, entry)
+        }));
+    })
 }
