@@ -87,22 +87,24 @@ pub(crate) fn parse(text: &str) -> Result<DeTable<'_>, Fault> {
     Ok(parsed.into_inner())
 }
 
-/// The known name a mistyped one most likely stands for.
+/// The known name a mistyped one most likely stands for; `None` if half of what was written or more had
+/// to be mistyped for that.
 ///
 /// A right last part in the wrong section (`listen` for `api.listen`) counts as one typing error.
-///
-/// # Panics
-/// When `known` is empty: there is always a known name.
-pub(crate) fn nearest<'k>(unknown: &str, known: impl IntoIterator<Item = &'k str>) -> &'k str {
+pub(crate) fn nearest<'k>(
+    unknown: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let distance = |name: &str| {
         let whole = strsim::damerau_levenshtein(unknown, name);
         whole.min(1 + strsim::damerau_levenshtein(&last(unknown), &last(name)))
     };
-    known
+    let (near, distance) = known
         .into_iter()
-        .min_by_key(|name| distance(name))
-        .expect("at least one name is known")
+        .map(|name| (name, distance(name)))
+        .min_by_key(|(_, distance)| *distance)?;
+    (2 * distance < unknown.chars().count()).then_some(near)
 }
 
 #[cfg(test)]
@@ -122,10 +124,21 @@ mod tests {
     #[test]
     fn the_nearest_name_crosses_sections() {
         let known = ["mode", "xdp_mode", "api.listen", "log.format"];
-        assert_eq!(nearest("mod", known), "mode");
-        assert_eq!(nearest("listen", known), "api.listen");
-        assert_eq!(nearest("api.lisen", known), "api.listen");
-        assert_eq!(nearest("logs.format", known), "log.format");
+        assert_eq!(nearest("mod", known), Some("mode"));
+        assert_eq!(nearest("listen", known), Some("api.listen"));
+        assert_eq!(nearest("api.lisen", known), Some("api.listen"));
+        assert_eq!(nearest("logs.format", known), Some("log.format"));
+    }
+
+    #[test]
+    fn nothing_is_near_to_what_is_half_another_word() {
+        let known = ["mode", "api.listen"];
+        assert_eq!(nearest("mule", known), None);
+        assert_eq!(nearest("muse_", known), None);
+        assert_eq!(nearest("moodee", known), Some("mode"));
+        assert_eq!(nearest("retention", known), None);
+        assert_eq!(nearest("", known), None);
+        assert_eq!(nearest("mode", []), None);
     }
 
     #[test]

@@ -295,7 +295,7 @@ lisen = \"off\"
 listen = \"off\"
 [protect]
 self = \"yes\"
-extra = [\"10.0.0.0/8\", \"10.0.0.0/33\", \"host.example\"]
+extra = [\"10.0.0.0/8\", \"10.0.0.0/33\", \"host.example\", \"::/0\"]
 [capacity]
 lists = 0
 bans = 16777217
@@ -324,6 +324,7 @@ packetwatch.toml:10:2: unknown key \"apy\": the nearest known key is \"api\"
 packetwatch.toml:13:8: protect.self: \"yes\" is neither true nor false
 packetwatch.toml:14:24: protect.extra: \"10.0.0.0/33\" has the length \"33\": IPv4 lengths are whole numbers from 0 to 32
 packetwatch.toml:14:39: protect.extra: \"host.example\" is a name: write the addresses it stands for, a filter sees no names
+packetwatch.toml:14:55: protect.extra: ::/0 is everybody, and nobody is banned then: write longer ones, or mode = \"observe\"
 packetwatch.toml:16:9: capacity.lists: 0 is not a whole number from 1 to 16777216
 packetwatch.toml:17:8: capacity.bans: 16777217 is not a whole number from 1 to 16777216
 packetwatch.toml:18:11: capacity.callers: \"many\" is not a whole number from 1 to 16777216
@@ -339,6 +340,7 @@ packetwatch.toml:27:18: rules: rule 1 \"scan\": distinct_ports: 65 is more than 
 fn mistakes_in_variables_and_flags_are_told_by_their_names() {
     let setup = Setup::new()
         .env("PACKETWATCH_API__LISTN", "off")
+        .env("PACKETWATCH_RETENTION", "7d")
         .env("PACKETWATCH_CAPACITY__BANS", "lots")
         .env("PACKETWATCH_API__SOCKET", "api.sock")
         .env("PACKETWATCH_PROTECT__EXTRA", "10.0.0.1,10.0.0.256")
@@ -352,6 +354,7 @@ PACKETWATCH_API__LISTN: unknown variable: the nearest known one is PACKETWATCH_A
 PACKETWATCH_API__SOCKET: \"api.sock\" is not an absolute path: write it from / on, without .., or \"off\"
 PACKETWATCH_CAPACITY__BANS: \"lots\" is not a whole number from 1 to 16777216
 PACKETWATCH_PROTECT__EXTRA: \"10.0.0.256\" is neither an address nor a prefix: write it like 198.51.100.0/24 or 2001:db8::/32
+PACKETWATCH_RETENTION: unknown variable: unset it, or name a key that `packetwatch config template` shows, as in PACKETWATCH_API__LISTEN for api.listen
 --interface: \"eth0\" is listed twice: keep one
 --mode: \"drop\" is not one of \"enforce\", \"observe\"
 --state-dir: \"\" is not an absolute path: write it from / on, without ..";

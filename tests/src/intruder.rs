@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
 use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
-use packetwatch_abi::{Ban, BanKeyV4, BanKeyV6, FOREVER};
+use packetwatch_abi::{Ban, BanKeyV4, BanKeyV6, Caller, FOREVER, Prefix};
 
 use crate::programs::{Program, owned};
 
@@ -59,6 +59,16 @@ impl Intruder {
             .expect("a hash")
     }
 
+    /// Writes keys among the callers, with the entry of one that is there.
+    pub fn enter_callers(&self, keys: impl IntoIterator<Item = Prefix>) {
+        let callers = Map::HashMap(self.map("CALLERS"));
+        let mut callers: HashMap<MapData, Prefix, Caller> = callers.try_into().expect("a hash");
+        let (_, entry) = callers.iter().next().expect("a caller").expect("read it");
+        for key in keys {
+            callers.insert(key, entry, 0).expect("write the callers");
+        }
+    }
+
     /// Writes keys among the bans of IPv4, all with the same entry: for ever, in the first slot.
     pub fn ban(&self, keys: impl IntoIterator<Item = (Ipv4Addr, u32)>) {
         let mut bans = self.bans();
@@ -96,11 +106,11 @@ impl Intruder {
         active.get(&0, 0).expect("read LISTS_ACTIVE")
     }
 
-    /// Lets nobody write the tallies of the lists from user space any more, the daemon included.
-    pub fn freeze_list_hits(&self) {
-        let hits = self.map("LIST_HITS");
-        let fd = hits.fd().as_fd().as_raw_fd();
-        bpf(MAP_FREEZE, &mut [fd as u32]).expect("freeze the tallies");
+    /// Lets nobody write a map from user space any more, the daemon included.
+    pub fn freeze(&self, name: &str) {
+        let map = self.map(name);
+        let fd = map.fd().as_fd().as_raw_fd();
+        bpf(MAP_FREEZE, &mut [fd as u32]).unwrap_or_else(|error| panic!("freeze {name}: {error}"));
     }
 
     /// Takes everything that is listed in the /16 of a network out of the lists in force, and

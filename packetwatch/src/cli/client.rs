@@ -16,8 +16,10 @@ use crate::api::Problem;
 pub(super) const DEFAULT_SOCKET: &str = "/run/packetwatch/api.sock";
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// More than the daemon takes for any request.
+/// More than the daemon takes for any request that changes something.
 const ANSWER: Duration = Duration::from_secs(150);
+/// More than it takes to tell what there is, of a million sources too.
+const TELLING: Duration = Duration::from_secs(20);
 
 /// How to reach the daemon.
 #[derive(Clone, Debug, clap::Args)]
@@ -202,7 +204,7 @@ impl Client {
 
     /// Asks for JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.read(self.request(Method::GET, path)).await
+        self.read(self.request(Method::GET, path), TELLING).await
     }
 
     /// Sends a body of JSON.
@@ -212,7 +214,8 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        self.read(self.request(method, path).json(body)).await
+        self.read(self.request(method, path).json(body), ANSWER)
+            .await
     }
 
     /// Sends a body of text.
@@ -226,7 +229,7 @@ impl Client {
         let request = self
             .request(method, path)
             .header(header::CONTENT_TYPE, media);
-        self.read(request.body(body)).await
+        self.read(request.body(body), ANSWER).await
     }
 
     /// Deletes; whatever the answer says is dropped.
@@ -246,7 +249,7 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<T, ClientError> {
-        self.read(self.request(method, path)).await
+        self.read(self.request(method, path), ANSWER).await
     }
 
     /// What the daemon said, or why it broke off.
@@ -284,8 +287,12 @@ impl Client {
         }
     }
 
-    async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
-        let response = self.answer(request.timeout(ANSWER)).await?;
+    async fn read<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        within: Duration,
+    ) -> Result<T, ClientError> {
+        let response = self.answer(request.timeout(within)).await?;
         let status = response.status();
         let body = response
             .bytes()

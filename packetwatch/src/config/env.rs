@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     error::{Origin, Violation},
-    keys::{self, KEYS, Key, Kind},
+    keys::{KEYS, Key, Kind},
     values,
 };
 use crate::document::{self, Value};
@@ -76,10 +76,17 @@ fn variable_of(path: &str) -> String {
 
 fn unknown(name: String) -> Violation {
     let path = name[START.len()..].to_lowercase().replace("__", ".");
-    let near = document::nearest(&path, KEYS.iter().map(|key| key.path));
-    let near = keys::find(near).map_or_else(String::new, |key| variable_of(key.path));
+    let message = match document::nearest(&path, KEYS.iter().map(|key| key.path)) {
+        Some(near) => format!(
+            "unknown variable: the nearest known one is {}",
+            variable_of(near)
+        ),
+        None => "unknown variable: unset it, or name a key that `packetwatch config template` shows, as \
+                 in PACKETWATCH_API__LISTEN for api.listen"
+            .to_owned(),
+    };
     Violation {
-        message: format!("unknown variable: the nearest known one is {near}"),
+        message,
         origin: Origin::Variable(name),
         key: None,
     }

@@ -207,7 +207,7 @@ pub(super) const KEYS: &[Key] = &[
         "protect.extra",
         List,
         protect.extra,
-        values::prefixes,
+        values::protected,
         "Never ban these, at most 1024 addresses or prefixes."
     ),
     key!(

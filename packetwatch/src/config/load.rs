@@ -191,8 +191,10 @@ fn unknown(path: &str) -> String {
         .iter()
         .map(Key::section)
         .filter(|section| !section.is_empty());
-    let near = document::nearest(path, KEYS.iter().map(|key| key.path).chain(sections));
-    format!("unknown key {path:?}: the nearest known key is {near:?}")
+    match document::nearest(path, KEYS.iter().map(|key| key.path).chain(sections)) {
+        Some(near) => format!("unknown key {path:?}: the nearest known key is {near:?}"),
+        None => format!("unknown key {path:?}: `packetwatch config template` shows all keys"),
+    }
 }
 
 /// The file's text; `None` when it is missing and need not be there.

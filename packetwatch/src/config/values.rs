@@ -222,9 +222,26 @@ pub(super) fn each<T>(
 }
 
 pub(super) fn prefixes(value: &Value<'_>) -> Read<Vec<Parsed>> {
+    each(value, MAX_PREFIXES, prefix)
+}
+
+/// Prefixes of which nothing is dropped, so not everybody's.
+pub(super) fn protected(value: &Value<'_>) -> Read<Vec<Parsed>> {
     each(value, MAX_PREFIXES, |item| {
-        prefix::parse(text(item)?).or_else(|error| fail(item, error.to_string()))
+        let parsed = prefix(item)?;
+        if parsed.prefix.prefix_len() == 0 {
+            let remedy = "write longer ones, or mode = \"observe\"";
+            return fail(
+                item,
+                format!("{parsed} is everybody, and nobody is banned then: {remedy}"),
+            );
+        }
+        Ok(parsed)
     })
+}
+
+fn prefix(item: &Value<'_>) -> Read<Parsed> {
+    prefix::parse(text(item)?).or_else(|error| fail(item, error.to_string()))
 }
 
 pub(super) fn paths(value: &Value<'_>) -> Read<Vec<PathBuf>> {

@@ -16,6 +16,8 @@ use super::{
     judged::{Judged, RECENT_NS},
     population::Population,
     pulse::Pulse,
+    readiness::{Lack, Readiness},
+    reconcile,
     refusals::Refusals,
 };
 use crate::{
@@ -49,6 +51,7 @@ pub(super) struct Enforcer {
     pub(super) population: Population,
     pub(super) refusals: Refusals,
     pub(super) pulse: Pulse,
+    pub(super) readiness: Readiness,
     pub(super) clock: Clock,
     /// callers that the kernel has room for
     pub(super) capacity: u32,
@@ -127,12 +130,19 @@ impl Enforcer {
     fn ban(&self, order: BanOrder) {
         let (prefix, rule) = (order.prefix, order.rule.clone());
         match self.lists.ban(order) {
-            Ok(BanOutcome::Banned(_)) => self.counters.ban(&rule),
+            Ok(BanOutcome::Banned(_)) => {
+                self.counters.ban(&rule);
+                self.readiness.set_lack(Lack::Bans, None);
+            }
             Ok(BanOutcome::Already) => {}
             Err(error) => {
                 match &error {
                     WriteError::Full { list, .. } => self.counters.map_full(list),
-                    WriteError::Kernel(refused) => self.counters.refused("bans", refused),
+                    WriteError::Kernel(refused) => {
+                        self.counters.refused("bans", refused);
+                        let why = format!("the kernel does not take bans: {refused}");
+                        self.readiness.set_lack(Lack::Bans, Some(why));
+                    }
                     _ => {}
                 }
                 if let Some(refused) = self.refusals.note(self.clock.monotonic_ns()) {
@@ -163,6 +173,9 @@ impl Enforcer {
                 _ = ticks.tick() => {}
             }
             let _ended = self.lists.expire();
+            if !self.refusals.are_recent(self.clock.monotonic_ns()) {
+                self.readiness.set_lack(Lack::Bans, None);
+            }
             let now_lost = self.lost_offences().unwrap_or(lost);
             let is_due = tidied.is_none_or(|at| at.elapsed() >= TIDY);
             let tidy = is_due || self.is_crowded();
@@ -228,7 +241,7 @@ impl Enforcer {
         let mut eviction = Eviction::new(&rules, moment, keep, crowd, self.capacity);
         let mut offences = Vec::new();
         let mut callers = 0;
-        let read = self.dataplane.each_caller(|unit, caller| {
+        let read = self.dataplane.tidy_callers(|unit, caller| {
             callers += 1;
             if is_pending(caller) && caller.offended_at + RECENT_NS > now {
                 let offence = Offence {
@@ -243,7 +256,10 @@ impl Enforcer {
                 eviction.offer(unit, caller);
             }
         });
-        self.warn(read);
+        match read {
+            Ok(strays) if !strays.is_empty() => reconcile::tell(&self.counters, "callers", &strays),
+            read => self.warn(read.map(drop)),
+        }
         for (at, offence) in offences {
             if !self.was_judged(at, &offence) {
                 self.judge(at, &offence);
@@ -262,9 +278,12 @@ impl Enforcer {
         let gone = self.evict("idle", &idle) + self.evict("crowded", &spare);
         self.population
             .counted(callers - gone.min(callers), admitted);
-        if let Err(error) = self.rules.refresh() {
+        let refused = self.rules.refresh().err();
+        if let Some(error) = &refused {
             tracing::error!("cannot refresh the policy: {error}");
         }
+        let why = refused.map(|error| format!("the policy cannot be refreshed: {error}"));
+        self.readiness.set_lack(Lack::Policy, why);
     }
 
     /// Whether a ban that stands or stood has been the answer, perhaps of the process before this one: its

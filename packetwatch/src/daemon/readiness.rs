@@ -1,6 +1,9 @@
 //! Whether the daemon does its work: for `/readyz` and the service manager.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Cheap to clone; all clones tell the same.
 #[derive(Clone)]
@@ -9,8 +12,21 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     /// why not yet, or no longer
     life: Result<(), String>,
-    /// why not although it runs: what is configured and not filtered
-    unfiltered: Option<String>,
+    /// why not although it runs
+    lacks: BTreeMap<Lack, String>,
+}
+
+/// Something without which it does not do its work. Each is told and taken back by who looks after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lack {
+    /// a configured interface that is not filtered
+    Interfaces,
+    /// the kernel does not take the policy
+    Policy,
+    /// a map that can be neither compared nor mended, by its name
+    Map(&'static str),
+    /// the kernel does not take bans
+    Bans,
 }
 
 impl Readiness {
@@ -18,7 +34,7 @@ impl Readiness {
     pub fn starting() -> Self {
         Self(Arc::new(Mutex::new(State {
             life: Err("starting".to_owned()),
-            unfiltered: None,
+            lacks: BTreeMap::new(),
         })))
     }
 
@@ -27,16 +43,36 @@ impl Readiness {
     pub fn is_ready(&self) -> Result<(), String> {
         let state = self.state();
         state.life.clone()?;
-        state.unfiltered.clone().map_or(Ok(()), Err)
+        if state.lacks.is_empty() {
+            return Ok(());
+        }
+        let lacks: Vec<&str> = state.lacks.values().map(String::as_str).collect();
+        Err(lacks.join("; "))
+    }
+
+    /// As [`Readiness::is_ready`], of what a process that is started anew may well have: it runs, and
+    /// filters what it is to filter. What the kernel refuses one it refuses the next.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn protects(&self) -> Result<(), String> {
+        let state = self.state();
+        state.life.clone()?;
+        let unfiltered = state.lacks.get(&Lack::Interfaces);
+        unfiltered.map_or(Ok(()), |why| Err(why.clone()))
     }
 
     pub(super) fn set(&self, ready: Result<(), String>) {
         self.state().life = ready;
     }
 
-    /// Which interfaces are configured and not filtered, in words.
-    pub(super) fn set_unfiltered(&self, why: Option<String>) {
-        self.state().unfiltered = why;
+    /// What is lacking, in words, or with `None` no longer.
+    pub(super) fn set_lack(&self, lack: Lack, why: Option<String>) {
+        let mut state = self.state();
+        match why {
+            Some(why) => state.lacks.insert(lack, why),
+            None => state.lacks.remove(&lack),
+        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -54,10 +90,23 @@ mod tests {
         assert_eq!(readiness.is_ready(), Err("starting".to_owned()));
         readiness.set(Ok(()));
         assert_eq!(readiness.is_ready(), Ok(()));
-        readiness.set_unfiltered(Some("eth0 is missing".to_owned()));
+        let lack = |lack, why: Option<&str>| readiness.set_lack(lack, why.map(str::to_owned));
+        lack(Lack::Bans, Some("no bans"));
+        lack(Lack::Interfaces, Some("eth0 is missing"));
+        assert_eq!(
+            readiness.is_ready(),
+            Err("eth0 is missing; no bans".to_owned())
+        );
+        assert_eq!(readiness.protects(), Err("eth0 is missing".to_owned()));
+        lack(Lack::Bans, None);
         assert_eq!(readiness.is_ready(), Err("eth0 is missing".to_owned()));
         readiness.set(Err("stopping".to_owned()));
-        readiness.set_unfiltered(None);
+        lack(Lack::Interfaces, None);
         assert_eq!(readiness.is_ready(), Err("stopping".to_owned()));
+        assert_eq!(readiness.protects(), Err("stopping".to_owned()));
+        readiness.set(Ok(()));
+        assert_eq!(readiness.is_ready(), Ok(()));
+        lack(Lack::Bans, Some("no bans"));
+        assert_eq!(readiness.protects(), Ok(()));
     }
 }

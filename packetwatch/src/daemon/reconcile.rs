@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::RulesControl;
+use super::{Readiness, RulesControl, readiness::Lack};
 use crate::{
     dataplane,
     lists::{Differences, Lists},
@@ -40,6 +40,7 @@ pub(super) struct Reconciler {
     pub(super) lists: Lists,
     pub(super) rules: Arc<RulesControl>,
     pub(super) counters: Counters,
+    pub(super) readiness: Readiness,
 }
 
 /// When each whole comparison is due.
@@ -72,11 +73,10 @@ impl Reconciler {
 
     fn round(&self, mut due: Due) -> Due {
         match self.rules.reconcile() {
-            Ok(false) => {}
-            Ok(true) => self.tell(
+            Ok(differs) => self.able(
                 "policy",
                 &Differences {
-                    changed: 1,
+                    changed: differs.into(),
                     ..Differences::default()
                 },
             ),
@@ -99,11 +99,13 @@ impl Reconciler {
     ) -> Instant {
         let started = Instant::now();
         let next = match reconcile(&self.lists) {
-            Ok(differences) if differences.is_empty() => rest(started.elapsed()),
-            // What took long was the mending, and whoever was at it may be so again.
             Ok(differences) => {
-                self.tell(map, &differences);
-                rest(Duration::ZERO)
+                self.able(map, &differences);
+                // What took long was the mending, and whoever was at it may be so again.
+                match differences.is_empty() {
+                    true => rest(started.elapsed()),
+                    false => rest(Duration::ZERO),
+                }
             }
             Err(error) => {
                 self.unable(map, &error.to_string());
@@ -113,45 +115,55 @@ impl Reconciler {
         started + next
     }
 
-    fn tell(&self, map: &'static str, differences: &Differences) {
-        let Differences {
-            missing,
-            changed,
-            foreign,
-            example,
-        } = *differences;
-        let kinds = [
-            ("missing", missing),
-            ("changed", changed),
-            ("foreign", foreign),
-        ];
-        for (kind, entries) in kinds.into_iter().filter(|(_, entries)| *entries > 0) {
-            self.counters.map_differences(map, kind, entries);
+    fn able(&self, map: &'static str, differences: &Differences) {
+        self.readiness.set_lack(Lack::Map(map), None);
+        if !differences.is_empty() {
+            tell(&self.counters, map, differences);
         }
-        let such_as = |prefix: IpNet| format!(", {prefix} for one");
-        tracing::warn!(
-            target: EVENT,
-            {
-                event.action = "reconciled",
-                packetwatch.map = map,
-                packetwatch.missing = missing,
-                packetwatch.changed = changed,
-                packetwatch.foreign = foreign,
-                packetwatch.prefix = example.map(tracing::field::display),
-            },
-            "somebody else had changed the {map} in the kernel, which are mended: {missing} missing, \
-             {changed} changed, {foreign} foreign{}",
-            example.map(such_as).unwrap_or_default()
-        );
     }
 
     fn unable(&self, map: &'static str, error: &str) {
+        let why = format!("the {map} in the kernel cannot be compared or mended: {error}");
+        self.readiness.set_lack(Lack::Map(map), Some(why));
         self.counters.map_error(map, "reconcile");
         tracing::error!(
             error.message = error,
             "the {map} in the kernel cannot be compared or mended; tried again in a second"
         );
     }
+}
+
+/// Tells what somebody else had changed in a map of the kernel, and counts it.
+pub(super) fn tell(counters: &Counters, map: &'static str, differences: &Differences) {
+    let Differences {
+        missing,
+        changed,
+        foreign,
+        example,
+    } = *differences;
+    let kinds = [
+        ("missing", missing),
+        ("changed", changed),
+        ("foreign", foreign),
+    ];
+    for (kind, entries) in kinds.into_iter().filter(|(_, entries)| *entries > 0) {
+        counters.map_differences(map, kind, entries);
+    }
+    let such_as = |prefix: IpNet| format!(", {prefix} for one");
+    tracing::warn!(
+        target: EVENT,
+        {
+            event.action = "reconciled",
+            packetwatch.map = map,
+            packetwatch.missing = missing,
+            packetwatch.changed = changed,
+            packetwatch.foreign = foreign,
+            packetwatch.prefix = example.map(tracing::field::display),
+        },
+        "somebody else had changed the {map} in the kernel, which are mended: {missing} missing, \
+         {changed} changed, {foreign} foreign{}",
+        example.map(such_as).unwrap_or_default()
+    );
 }
 
 /// In each round for what is not as it was written.

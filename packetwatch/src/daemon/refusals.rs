@@ -27,6 +27,15 @@ impl Refusals {
         }
         Some(self.0.since.swap(0, Relaxed))
     }
+
+    /// Whether one was within half a minute before `now`, in which whoever is still to be banned has
+    /// been tried again.
+    pub(super) fn are_recent(&self, now: u64) -> bool {
+        const RECENT: u64 = 30;
+        let second = now / 1_000_000_000;
+        let last = self.0.second.load(Relaxed);
+        last > 0 && second.saturating_sub(last) <= RECENT
+    }
 }
 
 #[cfg(test)]
@@ -40,5 +49,8 @@ mod tests {
         assert_eq!(refusals.note(5_100_000_000), None);
         assert_eq!(refusals.note(5_999_999_999), None);
         assert_eq!(refusals.note(6_000_000_000), Some(3));
+        assert!(refusals.are_recent(36_999_999_999));
+        assert!(!refusals.are_recent(37_000_000_000));
+        assert!(!Refusals::default().are_recent(1_000_000_000));
     }
 }

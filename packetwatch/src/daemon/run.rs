@@ -127,6 +127,7 @@ pub(super) async fn run(
             population: population.clone(),
             refusals: Refusals::default(),
             pulse: pulse.clone(),
+            readiness: readiness.clone(),
             lists: lists.clone(),
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
@@ -165,6 +166,7 @@ pub(super) async fn run(
             lists: lists.clone(),
             rules: Arc::clone(&rules),
             counters: counters.clone(),
+            readiness: readiness.clone(),
         };
         tasks.spawn("the reconciler", reconciler.run(shutdown.clone()));
         let trials = Trials::new(Arc::clone(&rules), lists.clone());

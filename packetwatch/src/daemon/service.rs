@@ -28,7 +28,7 @@ pub(super) struct Service {
 impl Service {
     /// Everything is in force, at the start or after a reload.
     pub(super) fn ready(&self) {
-        let status = self.status(&self.readiness.is_ready());
+        let status = self.status(&self.readiness.protects());
         notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
@@ -73,13 +73,19 @@ impl Service {
     }
 
     fn health(&self, period: Option<Duration>) -> Result<(), String> {
-        self.readiness.is_ready()?;
+        self.readiness.protects()?;
         period.map_or(Ok(()), |period| goes_round(self.pulse.age(), period))
     }
 
     fn status(&self, health: &Result<(), String>) -> String {
         match health {
-            Ok(()) => format!("filters {}", names(&self.dataplane.interfaces())),
+            Ok(()) => {
+                let filters = format!("filters {}", names(&self.dataplane.interfaces()));
+                match self.readiness.is_ready() {
+                    Ok(()) => filters,
+                    Err(lack) => format!("{filters}, but {lack}"),
+                }
+            }
             Err(why) => format!("does not protect: {why}"),
         }
     }

@@ -26,6 +26,7 @@ use super::{
     Readiness, RulesControl, chain,
     interfaces::{present, tell_attached, tell_failed},
     pins,
+    readiness::Lack,
 };
 use crate::{
     dataplane::{AttachMode, Dataplane, Interface, State},
@@ -116,7 +117,7 @@ impl Watch {
             }
         }
         self.readiness
-            .set_unfiltered(unfiltered(&self.dataplane.interfaces()));
+            .set_lack(Lack::Interfaces, unfiltered(&self.dataplane.interfaces()));
     }
 }
 

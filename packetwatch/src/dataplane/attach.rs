@@ -154,7 +154,6 @@ impl Dataplane {
         }
         known.program_id = program_id;
         known.error = None;
-        known.not_pinned = None;
         let attached = known.clone();
         seat.held = Some(Held {
             link,

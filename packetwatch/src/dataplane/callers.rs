@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use packetwatch_abi::{Caller, Prefix};
 
 use super::{
-    Dataplane, Error, batch,
+    Dataplane, Differences, Error, batch,
     error::{is_absent, map_error},
-    key::{self, key},
+    key::{self, canonical, key},
     lock,
     object::{data, take},
 };
@@ -55,10 +55,41 @@ impl Dataplane {
         Ok(all)
     }
 
-    /// As [`Dataplane::callers`], without keeping a kilobyte for each.
+    /// As [`Dataplane::callers`], without keeping a kilobyte for each. Keys that no caller has are
+    /// passed over.
     pub fn each_caller(&self, mut visit: impl FnMut(IpNet, &Caller)) -> Result<(), Error> {
-        batch::each::<Prefix, Caller>(&self.0.callers.raw, MAP, |prefix, caller| {
-            visit(key::prefix(&prefix), &caller);
+        self.each_caller_or(&mut visit, |_| {})
+    }
+
+    /// As [`Dataplane::each_caller`]; removes the keys that no caller has. No look-up finds them, the
+    /// program's neither, but they take room, and each would pass for the caller of a unit near it.
+    ///
+    /// # Errors
+    /// As [`Dataplane::each_caller`], or the table cannot be written.
+    pub fn tidy_callers(
+        &self,
+        mut visit: impl FnMut(IpNet, &Caller),
+    ) -> Result<Differences, Error> {
+        let mut strays = Vec::new();
+        self.each_caller_or(&mut visit, |key| strays.push(key))?;
+        let foreign = batch::delete(&self.0.callers.raw, MAP, &strays)?;
+        Ok(Differences {
+            foreign,
+            example: strays.first().filter(|_| foreign > 0).map(key::prefix),
+            ..Differences::default()
+        })
+    }
+
+    fn each_caller_or(
+        &self,
+        visit: &mut impl FnMut(IpNet, &Caller),
+        mut stray: impl FnMut(Prefix),
+    ) -> Result<(), Error> {
+        batch::each::<Prefix, Caller>(&self.0.callers.raw, MAP, |key, caller| {
+            match canonical(&key) {
+                Some(unit) => visit(unit, &caller),
+                None => stray(key),
+            }
         })
     }
 

@@ -29,9 +29,10 @@ pub enum Was {
 /// or of all. Empty when there is nothing.
 ///
 /// # Errors
-/// The namespace cannot be named.
+/// The namespace cannot be named, or this process may not see what is pinned.
 pub fn detach(bpffs: &Path, interface: Option<&str>) -> Result<Vec<Detached>, AttachError> {
     let pins = Pins::below(bpffs)?;
+    pins.may_be_seen()?;
     let mut detached = Vec::new();
     for kept in pins.kept() {
         let name = kept.interface().unwrap_or_else(|| kept.pinned_as.clone());

@@ -216,13 +216,30 @@ pub enum AttachError {
          start the daemon anew, which does", .0.display(), .0.display()
     )]
     BpffsGone(PathBuf),
-    #[error("cannot {operation} {}: {source}", path.display())]
+    #[error("cannot {operation} {}: {source}{}", path.display(), pin_remedy(source))]
     Pin {
         operation: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+}
+
+fn pin_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run this as root, or the daemon as its unit file does, or name another BPF file system \
+             with `--bpffs`"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; mount it for writing (`mount -o remount,rw`), or name another BPF file system with \
+             `--bpffs`"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {
+            "; give it memory, or name another BPF file system with `--bpffs`"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]

@@ -130,6 +130,9 @@ impl Links {
         let (Some(pins), Some(maps)) = (&self.pins, &self.maps) else {
             return;
         };
+        if !pins.are_on_bpffs() {
+            return;
+        }
         let directory = pins.maps_dir(interface);
         if let Err(error) = maps.pin_in(&directory) {
             tracing::warn!(

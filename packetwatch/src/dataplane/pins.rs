@@ -112,6 +112,36 @@ impl Pins {
         maps_of(&self.path(interface))
     }
 
+    /// Whether this process may see what is pinned; what is not there at all it may.
+    ///
+    /// # Errors
+    /// The kernel's refusal: bpffs lets its owner alone search it, and whoever has no CAP_BPF opens no
+    /// pin where unprivileged BPF is switched off.
+    pub(super) fn may_be_seen(&self) -> Result<(), AttachError> {
+        let refused = |path: PathBuf, source| AttachError::Pin {
+            operation: "see",
+            path,
+            source,
+        };
+        let seen = |path: &Path| match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        };
+        seen(&self.root()).map_err(|error| refused(self.root(), error))?;
+        for directory in self.versions().map(|version| self.dir_in(&version)) {
+            seen(&directory).map_err(|error| refused(directory.clone(), error))?;
+            for pin in entries(&directory).filter(|path| !path.is_dir()) {
+                match XdpLink::open(&pin) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        return Err(refused(pin, error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is pinned for this namespace, of every ABI version.
     pub(super) fn kept(&self) -> Vec<Kept> {
         self.versions()

@@ -159,6 +159,11 @@ impl Attached {
         let Some(pins) = target.pins else {
             return Ok(self);
         };
+        // A filter without pins is better than none: who looks after them tells of it, and pins it as
+        // soon as there is a BPF file system again.
+        if !pins.are_on_bpffs() {
+            return Ok(self);
+        }
         let path = pins.path(target.interface);
         if !pins
             .is_pinned(target.interface, &self.link)

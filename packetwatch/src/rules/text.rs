@@ -312,9 +312,11 @@ fn read_rule(item: &Value<'_>) -> Result<Rule, Vec<Fault>> {
             .filter(|(key, _)| !FIELDS.contains(&key.get_ref().as_ref()))
             .map(|(key, _)| {
                 let name = key.get_ref();
-                let near = document::nearest(name, FIELDS);
-                let message =
-                    format!("unknown key {name:?} in a rule: the nearest known key is {near:?}");
+                let known = match document::nearest(name, FIELDS) {
+                    Some(near) => format!("the nearest known key is {near:?}"),
+                    None => format!("the known ones are {}", FIELDS.join(", ")),
+                };
+                let message = format!("unknown key {name:?} in a rule: {known}");
                 Fault::new(key.span(), message)
             })
             .collect(),

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use packetwatch_tests::Lan;
 use packetwatch_tests::daemon::Builder;
+use packetwatch_tests::intruder::Intruder;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::programs::program_of;
 use crate::scene::Scene;
 
 /// The pinned link of pw0.
@@ -92,6 +94,11 @@ fn without_a_file_system_to_pin_to_it_is_told_once_until_there_is_one() {
         let change = || scene.lan.host.ip([format!("link set pw0 mtu {mtu}")]);
         scene.after(change, "interface-changed", "pw0");
     }
+    assert_eq!(scene.lines_of("pins-lost"), 1);
+    // Put back all the same when it is taken off meanwhile.
+    let intruder = Intruder::of(program_of(&scene));
+    scene.after(|| intruder.detach(), "attached", "pw0");
+    scene.assert_filtered();
     assert_eq!(scene.lines_of("pins-lost"), 1);
     let made = fs::read_dir(bpffs.path()).unwrap().count();
     assert_eq!(made, 0, "directories where no pins can be");

@@ -4,7 +4,7 @@ use packetwatch_tests::intruder::{Intruder, occupy};
 
 use crate::scene::Scene;
 
-fn program_of(scene: &Scene) -> u32 {
+pub(crate) fn program_of(scene: &Scene) -> u32 {
     let id = &scene.wait_for_state("pw0", "attached")["program_id"];
     u32::try_from(id.as_u64().expect("an id")).expect("ids are u32")
 }

@@ -2,6 +2,7 @@
 //! only the daemon was at work.
 
 mod bound;
+mod refused;
 mod stray;
 
 use std::net::IpAddr;

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use packetwatch_abi::{Ban, BanKeyV6, FOREVER, capacity};
+use packetwatch_abi::{Ban, BanKeyV6, FOREVER, Family, Prefix, capacity};
 use packetwatch_tests::{intruder::STRAYS, patience};
+use serde_json::Value;
 
 use super::{Scene, assert_line};
 
@@ -56,7 +57,7 @@ fn of_a_table_full_of_such_keys_there_is_room_again() {
     scene.intruder.ban(keys);
     let foreign = || {
         let lines = scene.told();
-        let of = |line: &serde_json::Value| line["packetwatch.foreign"].as_u64();
+        let of = |line: &Value| line["packetwatch.foreign"].as_u64();
         let all: u64 = lines.iter().filter_map(of).sum();
         (all == u64::from(capacity::BANS)).then_some(())
     };
@@ -65,4 +66,41 @@ fn of_a_table_full_of_such_keys_there_is_room_again() {
     assert_eq!(scene.intruder.bans().keys().count(), 0);
     let scanners = scene.scan(1..=3);
     scene.wait_for_bans(scanners);
+}
+
+/// Among the callers: the next sweep, ten seconds later at most, throws them out.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn keys_that_no_caller_has_are_thrown_out() {
+    const SWEEP: Duration = Duration::from_secs(12);
+    let scene = Scene::new();
+    scene.scan(1..=1);
+    scene.wait_for_bans(1);
+    let of = |len, family| Prefix {
+        len,
+        family,
+        ..Prefix::address_v4(u32::from_ne_bytes([198, 19, 7, 1]))
+    };
+    let (v4, v6) = (Family::V4 as u32, Family::V6 as u32);
+    let strays = [
+        of(33, v4),
+        of(u32::MAX, v4),
+        of(24, v4),
+        of(129, v6),
+        of(32, 7),
+    ];
+    let line = scene.within(SWEEP, || scene.intruder.enter_callers(strays));
+    // Those that a sweep under way has passed already are the next one's.
+    let first = line["packetwatch.foreign"].as_u64().unwrap();
+    if first < 5 {
+        scene.within(SWEEP, || {});
+    }
+    scene.assert_counted("callers", "foreign", 5);
+    let callers = scene.daemon.api("GET", "/v1/callers", None).json();
+    let all = callers["callers"].as_array().unwrap().iter();
+    let of_scanner = |caller: &&Value| {
+        let prefix = caller["prefix"].as_str().unwrap();
+        prefix.starts_with("198.19.7.")
+    };
+    assert_eq!(all.filter(of_scanner).count(), 1, "{callers}");
 }

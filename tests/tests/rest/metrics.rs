@@ -107,7 +107,7 @@ fn a_write_that_the_kernel_refuses_is_counted_and_taken_back() {
     let status = stage.expect(200, "GET", "/v1/status").json();
     let program = status["interfaces"][0]["program_id"].as_u64();
     let program = program.and_then(|id| id.try_into().ok());
-    Intruder::of(program.expect("a program")).freeze_list_hits();
+    Intruder::of(program.expect("a program")).freeze("LIST_HITS");
 
     let refused = problem(&stage.ask("PUT", "/v1/deny/192.0.2.1", None), 500, None);
     let detail = refused["detail"].as_str().unwrap_or_default();

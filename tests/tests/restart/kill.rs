@@ -1,5 +1,7 @@
 //! What stays in force when the daemon is gone, and when it returns.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use packetwatch_tests::patience::until;
@@ -124,6 +126,19 @@ fn detach_takes_an_orphaned_filter_off() {
     }
     scene.daemon.kill();
     scene.assert_silence(1);
+
+    // Who may not see it is not told that there is none.
+    let pins = scene.daemon.bpffs().join("packetwatch");
+    let permit = |mode| {
+        fs::set_permissions(&pins, Permissions::from_mode(mode)).expect("change the permissions");
+    };
+    permit(0o000);
+    let words = failed(&scene.detach_without_rights());
+    permit(0o700);
+    let unseen = format!("cannot see {}", pins.display());
+    assert!(words.contains(&unseen), "{words}");
+    assert!(words.contains("run this as root"), "{words}");
+    assert!(scene.is_filtered());
 
     let words = failed(&scene.detach(&["--interface", "pw1"]));
     assert!(words.contains("pw1"), "{words}");

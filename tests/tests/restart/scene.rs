@@ -143,7 +143,19 @@ impl Scene {
 
     /// `packetwatch detach` on the daemon's pins.
     pub(crate) fn detach(&self, arguments: &[&str]) -> Output {
-        let mut command = self.lan.host.command(packetwatch_tests::daemon::binary());
+        let command = self.lan.host.command(packetwatch_tests::daemon::binary());
+        self.detached_by(command, arguments)
+    }
+
+    /// As [`Scene::detach`], by root without a capability, whom permissions bind.
+    pub(crate) fn detach_without_rights(&self) -> Output {
+        let mut command = self.lan.host.command("setpriv");
+        command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+        command.arg(packetwatch_tests::daemon::binary());
+        self.detached_by(command, &[])
+    }
+
+    fn detached_by(&self, mut command: Command, arguments: &[&str]) -> Output {
         command
             .arg("detach")
             .args(arguments)

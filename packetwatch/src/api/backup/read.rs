@@ -1,5 +1,6 @@
 //! A backup as a restore reads it: whole, each line checked by itself.
 
+use ipnet::IpNet;
 use time::{OffsetDateTime, UtcOffset};
 
 use super::{End, Head, Line, Rules, SavedMode, VERSION};
@@ -92,6 +93,7 @@ impl Backup {
                     return Err(("rule", format!("{:?} is no name of a rule", ban.rule)));
                 }
                 check_reason(&ban.reason)?;
+                check_banned(ban.prefix)?;
                 utc("created_at", Some(&mut ban.created_at))?;
                 utc("expires_at", ban.expires_at.as_mut())?;
                 self.saved.bans.push(ban);
@@ -102,6 +104,7 @@ impl Backup {
                     let detail = format!("offences of more than {MAX_OFFENCES} prefixes");
                     return Err(("kind", detail));
                 }
+                check_banned(offence.prefix)?;
                 utc("ban_ends_at", offence.ban_ends_at.as_mut())?;
                 self.saved.offences.push(offence);
                 Ok(())
@@ -131,6 +134,18 @@ fn check_reason(reason: &str) -> Result<(), FieldError> {
         ttl: None,
     };
     body.checked().map(|_| ())
+}
+
+/// A prefix that a rule bans.
+fn check_banned(prefix: IpNet) -> Result<(), FieldError> {
+    let wrong = if prefix.prefix_len() == 0 {
+        "is everybody, and no rule bans everybody".to_owned()
+    } else if prefix != prefix.trunc() {
+        format!("has bits beyond its length: write {}", prefix.trunc())
+    } else {
+        return Ok(());
+    };
+    Err(("prefix", format!("{prefix} {wrong}")))
 }
 
 /// Makes a time UTC, which all times are that are kept and told.
@@ -234,6 +249,8 @@ mod tests {
         );
         let table = [
             ("scan", "Not a name", "rule"),
+            ("198.51.100.2/32", "198.51.100.2/24", "prefix"),
+            ("198.51.100.2/32", "0.0.0.0/0", "prefix"),
             ("ports", "two\\nlines", "reason"),
             ("ports", &"x".repeat(257), "reason"),
             (
@@ -258,6 +275,16 @@ mod tests {
         }
         let twice = format!("{ban}{ban}");
         assert_eq!(faults(&[HEAD, &twice, end]), [(Some(2), None)]);
+    }
+
+    #[test]
+    fn offences_are_of_prefixes_that_a_ban_has() {
+        let end = r#"{"kind":"end","lines":2}"#;
+        for prefix in ["198.51.100.2/24", "::/0"] {
+            let offence = format!(r#"{{"kind":"offence","prefix":"{prefix}","count":1}}"#);
+            let prefix = Some("prefix".to_owned());
+            assert_eq!(faults(&[HEAD, &offence, end]), [(Some(2), prefix)]);
+        }
     }
 
     #[test]
