@@ -234,6 +234,10 @@ fn put_back(app: &App, backup: Backup) -> Result<RestoreAnswer, Problem> {
         .trials
         .begin(Some(crate::pending::CONFIRM.start().to_owned()))
         .map_err(|error| in_the_way(&error))?;
+    let bans = saved.bans.iter().map(|ban| ban.prefix);
+    app.rules
+        .check_bans(rules.clone(), bans)
+        .map_err(|error| rules::refusal(error, "restore bans"))?;
     let Done {
         allow,
         deny,

@@ -29,6 +29,9 @@ pub enum CallerState {
     Counted,
     /// A rule's N lie in the window: the next call is dropped.
     OverThreshold,
+    /// It has used up what a rule that limits lets pass: the next is dropped that comes before some of
+    /// it is paid for.
+    Limited,
     Banned,
     Allowed,
 }
@@ -46,7 +49,7 @@ pub struct CallerEntry {
     pub bytes: u64,
     /// Packets dropped by a threshold or by its ban; in observe mode, those that would have been.
     pub dropped: u64,
-    /// The rule that has banned it, or whose N it has reached.
+    /// The rule that has banned it, whose N it has reached, or that limits it.
     #[serde(default)]
     pub rule: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
@@ -276,6 +279,8 @@ impl<'a> View<'a> {
         let bans = self.bans(unit)?;
         let counts = self.counts(unit, caller)?;
         let full = counts.iter().find(|count| count.is_full());
+        let bursts = self.bursts(unit, caller);
+        let spent = bursts.iter().find(|burst| burst.is_spent());
         let (state, rule) = if allowed.iter().any(|allowed| allowed.contains(&unit)) {
             (CallerState::Allowed, None)
         } else if let Some((prefix, _)) = bans.first() {
@@ -284,6 +289,8 @@ impl<'a> View<'a> {
             (CallerState::Banned, ban.map(|ban| ban.rule))
         } else if let Some(count) = full {
             (CallerState::OverThreshold, Some(count.rule.name.clone()))
+        } else if let Some(burst) = spent {
+            (CallerState::Limited, Some(burst.rule.name.clone()))
         } else {
             (CallerState::Counted, None)
         };

@@ -60,6 +60,7 @@ fn caller_table(Callers { callers, mode }: &Callers) -> Option<String> {
         let state = match caller.state {
             CallerState::Counted => "counted",
             CallerState::OverThreshold => "over-threshold",
+            CallerState::Limited => "limited",
             CallerState::Banned => "banned",
             CallerState::Allowed => "allowed",
         };

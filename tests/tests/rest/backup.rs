@@ -86,3 +86,50 @@ fn a_backup_that_is_not_whole_changes_nothing() {
     problem(&refused, 409, Some("confirm"));
     assert_eq!(stage.listed("deny"), ["198.51.100.0/24"]);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn bans_of_more_lengths_than_are_looked_under_are_refused_and_stop_no_start() {
+    let mut stage = Stage::own();
+    stage.expect(201, "PUT", "/v1/deny/198.51.100.0/24");
+    let head = stage.expect(200, "GET", "/v1/backup").text().to_owned();
+    let head = head.lines().next().expect("a first line");
+    // Beside single addresses, which every rule bans.
+    let backup = |lengths: std::ops::Range<u8>| {
+        let bans = lengths.map(|length| {
+            let prefix = format!("10.{length}.0.0/{length}");
+            json!({
+                "kind": "ban", "prefix": prefix, "rule": "scan", "reason": "ports",
+                "offender": format!("10.{length}.0.1"), "repeat": 1, "within_seconds": 60,
+                "created_at": "2026-01-01T00:00:00Z",
+            })
+        });
+        let mut lines = vec![head.to_owned()];
+        lines.extend(bans.map(|ban| ban.to_string()));
+        lines.push(json!({"kind": "end", "lines": lines.len()}).to_string());
+        lines.join("\n")
+    };
+    let refused = stage.send("POST", "/v1/restore", MEDIA, backup(16..24).as_bytes());
+    problem(&refused, 409, Some("rules"));
+    assert_eq!(stage.listed("deny"), ["198.51.100.0/24"]);
+    let restored = stage.send("POST", "/v1/restore", MEDIA, backup(16..23).as_bytes());
+    assert_eq!(restored.status, 200, "{restored:?}");
+
+    let verdict = |stage: &Stage, length: u8| {
+        let path = format!("/v1/explain/10.{length}.0.9");
+        stage.expect(200, "GET", &path).json()["verdict"].clone()
+    };
+    assert_eq!(verdict(&stage, 16), "drop");
+    // Rules of the configuration that were changed while no daemon ran.
+    stage.daemon.kill();
+    stage.daemon.edit_config(|text| {
+        let rule = "[[rules]]\nname = \"wide\"\nconnections = 9\nprefix_v4 = 24\n";
+        text.replace("rules = []", "") + rule
+    });
+    stage.daemon.restart();
+    let told =
+        |line: &Value| text(&line["message"]).contains("prefix lengths [16] are not in force");
+    assert!(stage.daemon.lines().iter().any(told));
+    assert_eq!(verdict(&stage, 22), "drop");
+    stage.expect(204, "DELETE", "/v1/bans/10.22.0.0/22");
+}

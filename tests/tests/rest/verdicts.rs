@@ -220,12 +220,19 @@ fn a_limit_tells_what_is_left_and_whom_it_drops() {
     assert_eq!((number("limit"), number("burst")), (Some(1), Some(65_535)));
     let (counted, left) = (number("counted").unwrap(), number("left").unwrap());
     assert_eq!(counted + left, 65_535, "{explained}");
+    let stands = || {
+        let callers = scan.get(&format!("/v1/callers/{}", scan.scanner()));
+        let caller = &callers["callers"][0];
+        (caller["state"].clone(), caller["rule"].clone())
+    };
+    assert_eq!(stands(), (json!("counted"), Value::Null));
 
     (0..70).for_each(|_| send(1000));
     // The smallest frames that there are, so that hardly a byte is left.
     (0..50).for_each(|_| send(0));
     let explained = told(&|told| told["verdict"] == "drop");
     assert_eq!(explained["reason"], "limit", "{explained}");
+    assert_eq!(stands(), (json!("limited"), json!("cap")));
     let because = &explained["because"][0];
     assert_eq!(because["rule"], "cap", "{explained}");
     assert_eq!(because["prefix"], scan.single(), "{explained}");

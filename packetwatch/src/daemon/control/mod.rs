@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     clock::Clock,
     config::{Config, Mode},
@@ -30,7 +32,7 @@ pub use bypass::BYPASS;
 pub use error::RulesError;
 pub use state::SetBy;
 
-use policy::{lengths, policies};
+use policy::{check_lengths, policies};
 use record::{change_of, mode_of, mode_record, record_of, write_rules};
 use state::{Configured, Regime, State, To, Trial, tell};
 use store::{ControlRecord, Store, TrialRecord};
@@ -161,6 +163,23 @@ impl RulesControl {
         self.change(To::Rules(RuleSet::validate(rules)?), confirm)
     }
 
+    /// Whether bans of these prefixes may stand beside those that do, under these rules; `None` for the
+    /// configuration's.
+    ///
+    /// # Errors
+    /// [`RulesError::TooManyLengths`].
+    pub fn check_bans(
+        &self,
+        rules: Option<Vec<Rule>>,
+        bans: impl IntoIterator<Item = IpNet>,
+    ) -> Result<(), RulesError> {
+        let rules = match rules {
+            Some(rules) => RuleSet::validate(rules)?,
+            None => self.state().configured.rules.clone(),
+        };
+        check_lengths(&rules, self.dataplane.ban_lengths(), bans)
+    }
+
     /// Back to the configuration's rules, as [`RulesControl::put`].
     ///
     /// # Errors
@@ -232,7 +251,7 @@ impl RulesControl {
             return Err(pending.in_the_way().into());
         }
         let regime = self.state().changed(&to);
-        lengths(&regime.rules, &self.dataplane)?;
+        check_lengths(&regime.rules, self.dataplane.ban_lengths(), [])?;
         let Some(within) = confirm else {
             match to.object() {
                 Object::Rules => write_rules(&store, &to)?,
@@ -275,7 +294,7 @@ impl RulesControl {
         let mut state = self.state();
         let mut next = state.clone();
         change(&mut next);
-        let pair = policies(&next, &self.dataplane)?;
+        let pair = policies(&next, &self.dataplane);
         self.dataplane.set_policies(&pair)?;
         next.in_force = Some(pair);
         let now = self.clock.monotonic_ns();
