@@ -44,7 +44,7 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counte
     let policy = ingress.policy;
     let row = packet.source.row() & 1;
     let [mut len, other] = policy.units[row];
-    let [mut rules, other_rules] = policy.unit_rules[row];
+    let [mut rules, mut other_rules] = policy.unit_rules[row];
     let mut others = other != 0;
     let Judgement { allowed, ended } = judgement;
     if allowed {
@@ -55,31 +55,36 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counte
     let unit = packet.source.truncated(len);
     let caller = meet(packet, ingress, &unit, ended, allowed);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
-    if !others {
-        if over {
+    let mut other_unit = unit;
+    let mut other_caller = ptr::null_mut();
+    if others {
+        other_unit = packet.source.truncated(other);
+        other_caller = meet(packet, ingress, &other_unit, ended, false);
+        over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
+    }
+    // What a threshold drops is counted by no window and costs no limit, of neither unit. In observe mode
+    // it passes, and so goes on in the windows.
+    if over {
+        if !policy.observes(ingress.now) {
             return Counted::OverThreshold;
         }
-        return Counted::of(enter(packet, ingress, caller, &unit, rules));
+        (rules, other_rules) = (
+            rules & !policy.limit_rules,
+            other_rules & !policy.limit_rules,
+        );
     }
-    let other_unit = packet.source.truncated(other);
-    let other_caller = meet(packet, ingress, &other_unit, ended, false);
-    over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
-    // What a threshold drops is counted by no window, of neither unit.
+    let seen = enter(packet, ingress, caller, &unit, rules);
+    if others && seen < ports::REFUSED {
+        let others_seen = enter(packet, ingress, other_caller, &other_unit, other_rules);
+        if others_seen >= ports::REFUSED {
+            take_back(packet, ingress, caller, rules, seen);
+            return Counted::of(others_seen);
+        }
+    }
     if over {
         return Counted::OverThreshold;
     }
-    let seen = enter(packet, ingress, caller, &unit, rules);
-    if seen >= ports::REFUSED && !ingress.policy.observes(ingress.now) {
-        return Counted::of(seen);
-    }
-    let others_seen = enter(packet, ingress, other_caller, &other_unit, other_rules);
-    if others_seen < ports::REFUSED {
-        return Counted::of(seen);
-    }
-    if !ingress.policy.observes(ingress.now) {
-        take_back(packet, ingress, caller, rules, seen);
-    }
-    Counted::of(others_seen)
+    Counted::of(seen)
 }
 
 /// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.

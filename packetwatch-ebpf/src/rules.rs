@@ -41,8 +41,8 @@ fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
     rules & (policy.volume_rules | calls)
 }
 
-/// Whether N lie in the window of one of `rules` already; reports the offence. Never in observe
-/// mode, where the report and the count of what would have been dropped are all that happens.
+/// Whether N lie in the window of one of `rules` already; reports the offence. Not so where the entry has
+/// become another's meanwhile, whose windows it was that were looked at.
 #[inline(never)]
 pub fn is_beyond(
     packet: &Packet,
@@ -58,20 +58,27 @@ pub fn is_beyond(
     }
     // SAFETY: a live map value and the policy in force
     let rule = unsafe { rule_reached(caller, policy, rules, now) };
-    if rule >= MAX_RULES as u64 {
+    if rule >= MAX_RULES as u64 || is_of_another(caller, unit) {
         return false;
     }
     // SAFETY: a live map value
     unsafe { events::offence(packet, ingress, caller, unit, rule as u32) };
     // SAFETY: a live map value
     unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
-    !policy.observes(now)
+    true
+}
+
+/// Whether the entry was removed and given to another source since it was found: whoever goes by what it
+/// holds looks here after that, and before anybody is blamed.
+#[inline(always)]
+fn is_of_another(caller: *mut Caller, unit: &Prefix) -> bool {
+    // SAFETY: a live map value, though perhaps no longer of this unit
+    unsafe { (*caller).unit != *unit }
 }
 
 /// Takes the packet from the limits of `rules`, adds it to their windows, and its port to the ports.
 /// Returns what the port's slot held before; from `REFUSED` on, nothing was taken or added, as a limit
-/// is spent or another CPU has filled a window meanwhile. In observe mode everything is added, and
-/// what a limit would drop is returned as such.
+/// is spent or another CPU has filled a window meanwhile. In observe mode windows are never full.
 #[inline(never)]
 pub fn enter(
     packet: &Packet,
@@ -86,17 +93,11 @@ pub fn enter(
     }
     let rules = looking(packet, policy, rules);
     let mut seen = 0;
-    let mut limit = MAX_RULES as u64;
     if rules & policy.limit_rules != 0 {
         // SAFETY: a live map value and the policy in force
-        limit = unsafe { limits::take_from_limits(caller, policy, rules, now, packet.bytes) };
-    }
-    let is_limited = limit < MAX_RULES as u64;
-    if is_limited {
-        // SAFETY: a live map value
-        unsafe { atomic::add(&raw mut (*caller).dropped, 1) };
-        if !policy.observes(now) {
-            return OVER_LIMIT;
+        let limit = unsafe { limits::take_from_limits(caller, policy, rules, now, packet.bytes) };
+        if limit < MAX_RULES as u64 {
+            return refuse(packet, ingress, caller, unit, OVER_LIMIT);
         }
     }
     if rules & !policy.limit_rules != 0 {
@@ -105,8 +106,7 @@ pub fn enter(
         if rule <= MAX_RULES as u64 {
             // SAFETY: as above
             unsafe { limits::give_back_to_limits(caller, policy, rules, packet.bytes) };
-            refuse(packet, ingress, caller, unit, rule as u32);
-            return ports::REFUSED + rule;
+            return refuse(packet, ingress, caller, unit, ports::REFUSED + rule);
         }
     }
     if packet.call {
@@ -119,35 +119,38 @@ pub fn enter(
                 take_from_windows(caller, policy, rules, now, packet.bytes);
                 limits::give_back_to_limits(caller, policy, rules, packet.bytes);
             }
-            refuse(
-                packet,
-                ingress,
-                caller,
-                unit,
-                (seen - ports::REFUSED) as u32,
-            );
-            return seen;
+            return refuse(packet, ingress, caller, unit, seen);
         }
     }
-    // SAFETY: a live map value, though perhaps no longer of this unit
-    if rules != 0 && unsafe { (*caller).unit != *unit } {
+    if rules != 0 && is_of_another(caller, unit) {
         take_back(packet, ingress, caller, rules, seen);
         return 0;
     }
-    if is_limited { OVER_LIMIT } else { seen }
+    seen
 }
 
-/// Counts a packet that is dropped because of `rule`, and reports the offence; without a rule
-/// (`MAX_RULES`) it is one that could not be counted.
+/// Counts a packet that is refused, and reports the offence if a rule is reached; without one it was
+/// refused by a limit or could not be counted. One that another source's entry refused is not.
 #[inline(always)]
-fn refuse(packet: &Packet, ingress: &Ingress, caller: *mut Caller, unit: &Prefix, rule: u32) {
+fn refuse(
+    packet: &Packet,
+    ingress: &Ingress,
+    caller: *mut Caller,
+    unit: &Prefix,
+    refused: u64,
+) -> u64 {
+    if is_of_another(caller, unit) {
+        return 0;
+    }
+    let rule = refused - ports::REFUSED;
     // SAFETY: a live map value
     unsafe {
-        if rule < MAX_RULES as u32 {
-            events::offence(packet, ingress, caller, unit, rule);
+        if rule < MAX_RULES as u64 {
+            events::offence(packet, ingress, caller, unit, rule as u32);
         }
         atomic::add(&raw mut (*caller).dropped, 1);
     }
+    refused
 }
 
 /// Takes back what [`enter`] entered.

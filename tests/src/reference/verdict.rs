@@ -156,7 +156,7 @@ impl Reference {
             ended.push((prefix, ban.until));
         }
         let units = self.units(packet.source);
-        let mut beyond = false;
+        let mut over = false;
         for (unit, rules) in &units {
             // The end of a narrower ban is no new beginning for the unit.
             let of_unit = ended.iter().filter(|(prefix, _)| prefix.contains(unit));
@@ -167,30 +167,27 @@ impl Reference {
             };
             offences.extend(self.offend(*unit, packet, rule));
             self.callers.get_mut(unit).expect("just met").dropped += 1;
-            beyond |= !self.observe;
+            over = true;
         }
-        if beyond {
+        if over && !self.observe {
             return Reason::Threshold;
         }
-        let mut limited = false;
+        // What a threshold drops costs no limit; what a limit drops is in no window.
         for (n, (unit, rules)) in units.iter().enumerate() {
-            if self.take(*unit, packet, bytes, rules) {
+            if over || self.take(*unit, packet, bytes, rules) {
                 continue;
             }
-            limited = true;
             self.callers.get_mut(unit).expect("just met").dropped += 1;
-            if !self.observe {
-                for (unit, rules) in &units[..n] {
-                    self.give_back(*unit, packet, bytes, rules);
-                }
-                return Reason::Limit;
+            for (unit, rules) in &units[..n] {
+                self.give_back(*unit, packet, bytes, rules);
             }
+            return Reason::Limit;
         }
         for (unit, rules) in &units {
             self.note(*unit, packet, bytes, rules);
         }
-        if limited {
-            Reason::Limit
+        if over {
+            Reason::Threshold
         } else if packet.malformed {
             Reason::Malformed
         } else {

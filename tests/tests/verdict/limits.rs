@@ -126,6 +126,35 @@ fn observe_mode_tells_what_a_limit_would_drop_and_passes_it() {
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
+fn observe_mode_bans_and_counts_as_enforcing_would() {
+    let ban = rule("ban", Trigger::Packets(10));
+    let mut kernel = Kernel::with_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
+    kernel.observe(true);
+    let frame = datagram(CALLER[0], 10);
+    for _ in 0..100 {
+        kernel.judge(&frame);
+    }
+    assert_eq!(
+        kernel.offences().len(),
+        0,
+        "what a limit drops is in no window"
+    );
+    assert_eq!(kernel.caller(CALLER[0]).dropped, 96);
+
+    // Beyond both: dropped once, by the threshold, which costs no limit.
+    let ban = rule("ban", Trigger::Packets(2));
+    kernel.set_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
+    kernel.advance(SECOND * 120);
+    let before = kernel.caller(CALLER[0]).dropped;
+    for _ in 0..20 {
+        kernel.judge(&frame);
+    }
+    assert_eq!(kernel.caller(CALLER[0]).dropped - before, 18);
+    assert!(!kernel.offences().is_empty());
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
 fn what_a_limit_drops_is_in_no_window_and_what_a_threshold_drops_costs_no_limit() {
     let ban = Rule {
         within: SECOND * 3600,

@@ -113,12 +113,8 @@ fn every_combination_of_rules_runs_in_one_program() {
                         let judged =
                             [1, 2, 3].map(|port| kernel.judge(&call(CALLER[family], port)));
                         // The third is beyond the first rule, whichever that is.
-                        let last = if observe {
-                            Reason::Pass
-                        } else {
-                            Reason::Threshold
-                        };
-                        assert_eq!(judged[2].reason, last, "{what}");
+                        let last = (judged[2].reason, judged[2].observed);
+                        assert_eq!(last, (Reason::Threshold, observe), "{what}");
                         assert!(!kernel.offences().is_empty(), "{what}");
                     }
                     kernel.advance(Duration::from_secs(120));

@@ -82,8 +82,9 @@ fn observe_mode_counts_what_a_threshold_would_have_dropped() {
     for family in FAMILIES {
         let mut kernel = Kernel::with_rules(vec![rule("calls", Trigger::Connections(2))]);
         kernel.observe_until(FOREVER);
-        for _ in 0..5 {
-            assert_eq!(kernel.reason(&call(CALLER[family], 80)), Reason::Pass);
+        for reason in [[Reason::Pass; 2].as_slice(), &[Reason::Threshold; 3]].concat() {
+            let outcome = kernel.judge(&call(CALLER[family], 80));
+            assert_eq!((outcome.action, outcome.reason), (Action::Pass, reason));
         }
         assert_eq!(kernel.caller(UNIT[family]).dropped, 3);
     }
