@@ -29,12 +29,13 @@ pub(super) async fn chosen(config: &Config, netlink: &Netlink) -> Result<Vec<Str
     }
 }
 
-/// Attaches to each, or to none: a wrong name is found before the first, and after a failure those
-/// attached to are let go of, but for filters that an earlier process had left. So a start that fails
-/// leaves nothing unfiltered that was filtered.
+/// Attaches to each that is here, or to none: after a failure those attached to are let go of, but for
+/// filters that an earlier process had left. So a start that fails leaves nothing unfiltered that was
+/// filtered. Those that are missing are told, and attached to when they come: a host is not without rules
+/// and bans for want of one of its interfaces.
 ///
 /// # Errors
-/// The first that cannot be attached to, with the remedy.
+/// None is here, which tells of a wrong name, or the first that cannot be attached to, with the remedy.
 pub(super) async fn attach(
     dataplane: &Dataplane,
     netlink: &Netlink,
@@ -43,8 +44,10 @@ pub(super) async fn attach(
 ) -> Result<()> {
     let mode = asked(config.xdp_mode);
     let links = netlink.links().await?;
-    let missing = |name: &&String| !links.iter().any(|link| link.name == **name);
-    if let Some(name) = interfaces.iter().find(missing) {
+    let is_here = |name: &String| links.iter().any(|link| link.name == *name);
+    if let Some(name) = interfaces.first()
+        && !interfaces.iter().any(is_here)
+    {
         let error = AttachError::NoSuchInterface(name.clone());
         tell_failed(name, &error);
         return Err(error).with_context(|| format!("attach to {name}"));
@@ -61,6 +64,7 @@ pub(super) async fn attach(
                 let links = netlink.links().await.unwrap_or_default();
                 tell_attached(dataplane, &links, attached);
             }
+            Err(error @ AttachError::NoSuchInterface(_)) => tell_failed(interface, &error),
             Err(error) => {
                 tell_failed(interface, &error);
                 release_where(dataplane, config.on_exit, |name| dataplane.was_kept(name));

@@ -19,7 +19,9 @@ struct State {
 /// Something without which it does not do its work. Each is told and taken back by who looks after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lack {
-    /// a configured interface that is not filtered
+    /// of several configured interfaces one that is not here
+    Missing,
+    /// a configured interface that is not filtered, or none that is
     Interfaces,
     /// the kernel does not take the policy
     Policy,
@@ -51,7 +53,7 @@ impl Readiness {
     }
 
     /// As [`Readiness::is_ready`], of what a process that is started anew may well have: it runs, and
-    /// filters what it is to filter. What the kernel refuses one it refuses the next.
+    /// filters what there is to filter. What the kernel refuses one it refuses the next.
     ///
     /// # Errors
     /// Why not, in words.

@@ -14,9 +14,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Readiness, RulesControl, before::Before, calls::CallLog, chain, enforce::Enforcer,
-    flood::FloodWatch, interfaces, judged::Judged, population::Population, pulse::Pulse,
-    reconcile::Reconciler, refusals::Refusals, service::Service, tasks::Tasks, trials::Trials,
+    Readiness, RulesControl,
+    before::Before,
+    calls::CallLog,
+    chain,
+    enforce::Enforcer,
+    flood::FloodWatch,
+    interfaces,
+    judged::Judged,
+    population::Population,
+    pulse::Pulse,
+    reconcile::Reconciler,
+    refusals::Refusals,
+    service::{self, Service},
+    tasks::Tasks,
+    trials::Trials,
     watch::Watch,
 };
 use crate::{
@@ -206,6 +218,7 @@ pub(super) async fn run(
             pulse,
         };
         readiness.set(Ok(()));
+        let filtered = service::names(&dataplane.interfaces());
         service.ready();
         let watched = service.clone().run(shutdown.clone());
         tasks.spawn("the watchdog's feeder", watched);
@@ -215,10 +228,10 @@ pub(super) async fn run(
                 event.action = "started",
                 service.version = VERSION,
                 packetwatch.mode = config.mode.word(),
-                packetwatch.interfaces = names.join(","),
+                packetwatch.interfaces = filtered.replace(", ", ","),
                 packetwatch.api = address.map(tracing::field::display),
             },
-            "packetwatch {VERSION} filters {}", names.join(", ")
+            "packetwatch {VERSION} filters {filtered}"
         );
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));

@@ -1,8 +1,8 @@
 //! What the service manager is told, by the notify protocol of systemd.
 //!
 //! `READY=1` when every interface is filtered and the lists, bans and rules are in force. From then on
-//! the watchdog is fed only while both hold: each configured interface is filtered, and the rule loop
-//! goes round. So a manager that watches (`WatchdogSec=`) restarts a daemon that no longer protects,
+//! the watchdog is fed only while both hold: each configured interface that is here is filtered, and there
+//! is one, and the rule loop goes round. So a manager that watches (`WatchdogSec=`) restarts a daemon that no longer protects,
 //! and `systemctl status` says why in words. Without a manager nothing of this does anything.
 
 use std::time::Duration;
@@ -103,8 +103,10 @@ fn goes_round(age: Duration, period: Duration) -> Result<(), String> {
     ))
 }
 
-fn names(interfaces: &[Interface]) -> String {
-    let names: Vec<&str> = interfaces.iter().map(|known| &*known.name).collect();
+/// Of those that are filtered.
+pub(super) fn names(interfaces: &[Interface]) -> String {
+    let filtered = interfaces.iter().filter(|known| known.state.is_filtered());
+    let names: Vec<&str> = filtered.map(|known| &*known.name).collect();
     names.join(", ")
 }
 

@@ -116,8 +116,9 @@ impl Watch {
                 tracing::error!("interfaces are not as they should be: {error}");
             }
         }
-        self.readiness
-            .set_lack(Lack::Interfaces, unfiltered(&self.dataplane.interfaces()));
+        for (lack, why) in unfiltered(&self.dataplane.interfaces()) {
+            self.readiness.set_lack(lack, why);
+        }
     }
 }
 
@@ -308,17 +309,23 @@ fn tell_changed(name: &str, ifindex: u32, what: &str) {
     );
 }
 
-/// Configured interfaces that are not filtered, for whoever asks why the daemon is not ready.
-fn unfiltered(known: &[Interface]) -> Option<String> {
-    let words = known
-        .iter()
-        .filter(|one| one.configured.is_some() && !one.state.is_filtered())
-        .map(|one| match &one.error {
+/// Which configured interfaces are not filtered, for whoever asks why the daemon is not ready: those that
+/// are away while another is filtered, and the others.
+fn unfiltered(known: &[Interface]) -> [(Lack, Option<String>); 2] {
+    let is_some_filtered = known.iter().any(|one| one.state.is_filtered());
+    let is_away = |one: &&Interface| is_some_filtered && one.state == State::Missing;
+    let configured = known.iter().filter(|one| one.configured.is_some());
+    let (away, here): (Vec<_>, Vec<_>) = configured
+        .filter(|one| !one.state.is_filtered())
+        .partition(is_away);
+    [(Lack::Missing, away), (Lack::Interfaces, here)].map(|(lack, found)| {
+        let words = found.into_iter().map(|one| match &one.error {
             Some(error) => error.clone(),
             None => format!("interface {} is {}", one.name, one.state.as_str()),
         });
-    let words: Vec<String> = words.collect();
-    (!words.is_empty()).then(|| words.join("; "))
+        let words: Vec<String> = words.collect();
+        (lack, (!words.is_empty()).then(|| words.join("; ")))
+    })
 }
 
 fn subscribe() -> Option<impl Stream<Item = Change> + Send + Unpin> {

@@ -155,6 +155,12 @@ impl Daemon {
         self.start();
     }
 
+    /// As [`Daemon::restart`], and waits only until it answers: it is not to be ready yet.
+    pub fn restart_lacking(&mut self) {
+        drop(self.process.take());
+        self.start_until("/healthz");
+    }
+
     /// Rewrites the configuration file's text; SIGHUP or [`Daemon::restart`] makes it count.
     pub fn edit_config(&self, edit: impl FnOnce(String) -> String) {
         let path = config_path(self.home.path());
@@ -174,12 +180,17 @@ impl Daemon {
     }
 
     fn start(&mut self) {
+        self.start_until("/readyz");
+    }
+
+    /// Waits until this path is answered with 200.
+    fn start_until(&mut self, path: &str) {
         self.process = Some(Process::start(self.command()));
         let ready = crate::patience::until(READY_LIMIT, || {
             if let Some(status) = self.running_mut().exited() {
                 panic!("the daemon ended with {status} before it was ready");
             }
-            let answer = self.try_request(&Request::new("GET", "/readyz")).ok()?;
+            let answer = self.try_request(&Request::new("GET", path)).ok()?;
             (answer.status == 200).then_some(())
         });
         assert!(

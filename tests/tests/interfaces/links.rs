@@ -216,3 +216,31 @@ fn another_mtu_and_address_are_noticed() {
     scene.assert_filtered();
     assert_eq!(scene.lines_of("attached"), 1);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn one_of_several_that_is_missing_at_the_start_is_attached_to_when_it_comes() {
+    let mut scene = Scene::new();
+    let both = |text: String| text.replace("[\"pw0\"]", "[\"pw0\", \"late0\"]");
+    scene.daemon.edit_config(both);
+    scene.daemon.restart_lacking();
+    let state = |name: &str, state: &str| {
+        scene.wait_for_interfaces(|all| {
+            all.iter()
+                .any(|one| one["name"] == name && one["state"] == state)
+        })
+    };
+    state("late0", "missing");
+    scene.wait_for_readiness(503);
+    let why = scene.daemon.api("GET", "/readyz", None);
+    assert!(why.text().contains("no interface late0"), "{why:?}");
+    scene.assert_filtered();
+    let comes = || {
+        scene
+            .lan
+            .host
+            .ip(["link add late0 type veth peer name far0"])
+    };
+    scene.after(comes, "attached", "late0");
+    scene.wait_for_readiness(200);
+}

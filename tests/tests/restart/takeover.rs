@@ -126,14 +126,15 @@ fn a_mode_that_the_driver_refuses_leaves_the_former_one() {
 fn a_start_that_fails_leaves_the_other_filters() {
     let mut scene = killed();
     let before = link_on(&scene.lan.host, "pw0").1;
-    let ifindex = |name| {
+    let occupied = |scene: &Scene| {
+        let ifindex = || nix::net::if_::if_nametoindex("pw1").unwrap();
         scene
             .lan
             .host
-            .run(|| nix::net::if_::if_nametoindex(name).unwrap())
+            .run(|| occupy(ifindex()))
+            .expect("pw1 is free")
     };
-    let other = ifindex("pw1");
-    let other = scene.lan.host.run(|| occupy(other)).expect("pw1 is free");
+    let other = occupied(&scene);
     scene.set("interfaces", "[\"pw0\", \"pw1\"]");
     let words = failed(&ended(scene.daemon.command()));
     assert!(words.contains("another XDP program holds pw1"), "{words}");
@@ -145,7 +146,8 @@ fn a_start_that_fails_leaves_the_other_filters() {
 
     // What the start attached to itself goes with it.
     scene.daemon.terminate();
-    scene.set("interfaces", "[\"pw0\", \"pw9\"]");
+    let _other = occupied(&scene);
+    scene.set("interfaces", "[\"pw0\", \"pw1\"]");
     failed(&ended(scene.daemon.command()));
     assert!(!scene.is_filtered());
     assert!(!scene.daemon.bpffs().join("packetwatch").exists());

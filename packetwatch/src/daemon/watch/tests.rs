@@ -56,12 +56,15 @@ fn gone(name: &str, was_filtered: bool) -> Finding {
     }
 }
 
+const ALL_HERE: (Lack, Option<String>) = (Lack::Missing, None);
+const ALL_FILTERED: (Lack, Option<String>) = (Lack::Interfaces, None);
+
 #[test]
 fn nothing_is_found_where_all_is_well() {
     let known = [interface("eth0", 2), interface("eth1", 3)];
     let links = [bare("lo", 1), link("eth0", 2), link("eth1", 3)];
     assert_eq!(findings(&known, &links), []);
-    assert_eq!(unfiltered(&known), None);
+    assert_eq!(unfiltered(&known), [ALL_HERE, ALL_FILTERED]);
 }
 
 #[test]
@@ -77,9 +80,17 @@ fn made_again_under_its_name_it_is_lost_and_found() {
         findings(&missing, &[bare("eth0", 9)]),
         [unfiltered_one("eth0")]
     );
+    let words = || Some("interface eth0 is missing".to_owned());
     assert_eq!(
-        unfiltered(&missing).as_deref(),
-        Some("interface eth0 is missing")
+        unfiltered(&missing),
+        [ALL_HERE, (Lack::Interfaces, words())],
+        "nothing is filtered"
+    );
+    let [missing] = missing;
+    let beside = [missing, interface("eth1", 3)];
+    assert_eq!(
+        unfiltered(&beside),
+        [(Lack::Missing, words()), ALL_FILTERED]
     );
     // One that could not be attached to, and is gone now.
     let refused = [unattached("eth0", State::Detached)];
@@ -101,7 +112,7 @@ fn a_renamed_interface_is_kept_and_who_bears_its_name_comes_too() {
         ..interface("eth0", 2)
     }];
     assert_eq!(findings(&followed, &[link("wan0", 2)]), []);
-    assert_eq!(unfiltered(&followed), None);
+    assert_eq!(unfiltered(&followed), [ALL_HERE, ALL_FILTERED]);
 }
 
 #[test]
