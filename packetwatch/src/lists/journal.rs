@@ -5,7 +5,7 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -85,6 +85,9 @@ pub(super) struct Journal {
     stored: Option<Stored>,
     open: Opener,
     path: PathBuf,
+    /// Which file it is, by device and inode: what is written into one that was removed is lost with the
+    /// process. `None` where no file was opened.
+    file: Option<(u64, u64)>,
 }
 
 impl fmt::Debug for Journal {
@@ -134,8 +137,9 @@ impl Journal {
         synced.map_err(directory)?;
         let file = path.clone();
         let (mut journal, contents) = Self::over(path.clone(), move || stored(&file))?;
-        let length = fs::metadata(&path).map_err(directory)?.len();
-        if let Err(error) = journal.shrink(length) {
+        let found = fs::metadata(&path).map_err(directory)?;
+        journal.file = Some((found.dev(), found.ino()));
+        if let Err(error) = journal.shrink(found.len()) {
             event::not_compacted(&error);
         }
         Ok((journal, contents))
@@ -209,6 +213,7 @@ impl Journal {
             stored: Some(Stored::new(database, &whole)),
             open,
             path,
+            file: None,
         };
         Ok((journal, contents))
     }
@@ -220,11 +225,25 @@ impl Journal {
     /// When the store fails. Whether the batch is on disk is then unknown: the caller writes the
     /// rows again as they should be.
     pub(super) fn commit(&mut self, batch: &Batch) -> Result<Vec<List>, JournalError> {
-        let outcome = self.try_commit(batch);
+        let outcome = self.in_place().and_then(|()| self.try_commit(batch));
         if outcome.is_err() {
             self.stored = None;
         }
         outcome.map_err(|error| JournalError::new(&self.path, error))
+    }
+
+    /// # Errors
+    /// The file was removed, or another is in its place.
+    fn in_place(&self) -> Result<(), redb::Error> {
+        let Some(file) = self.file else {
+            return Ok(());
+        };
+        let found = fs::metadata(&self.path).map_err(redb::Error::Io)?;
+        if (found.dev(), found.ino()) == file {
+            return Ok(());
+        }
+        let cause = "another file is in its place: start the daemon anew";
+        Err(redb::Error::Io(io::Error::other(cause)))
     }
 
     /// Compacts a file of this `length` if most of it is empty: it has the size that was needed

@@ -228,3 +228,25 @@ fn a_file_system_that_turns_read_only_by_an_error_loses_nothing_acknowledged() {
     scene.daemon.terminate();
     drop(disk);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn into_a_journal_that_was_removed_nothing_is_acknowledged() {
+    let scene = Scene::new("10m");
+    let journal = scene.daemon.state_dir().join("journal.redb");
+    let aside = journal.with_extension("aside");
+    let put = |n| {
+        let path = format!("/v1/deny/203.0.113.{n}");
+        scene.daemon.api("PUT", &path, None).status
+    };
+    assert_eq!(put(1), 201);
+    fs::rename(&journal, &aside).expect("move the journal away");
+    assert_eq!(put(2), 503);
+    let words = readiness(&scene, 503);
+    assert!(words.contains("journal.redb"), "{words}");
+    fs::write(&journal, "another").expect("write a file");
+    assert_eq!(put(3), 503);
+    fs::rename(&aside, &journal).expect("move the journal back");
+    readiness(&scene, 200);
+    assert_eq!(put(4), 201);
+}
