@@ -9,6 +9,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::tokens::mask;
+
 /// Faults that one answer lists; the total is told besides.
 pub(super) const MAX_FAULTS: usize = 100;
 
@@ -129,7 +131,9 @@ impl Fault {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut body = serde_json::to_string(&self).unwrap_or_default();
+        // What is wrong is quoted, and may be a token that stands where it should not.
+        mask(&mut body, 0);
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let headers = response.headers_mut();

@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use tracing::Level;
 
 use super::LogFormat;
+use crate::tokens;
 
 /// Bytes of a line with its newline. Docker's json-file driver splits lines at 16 KiB.
 pub(super) const LINE_MAX: usize = 16 * 1024;
@@ -147,7 +148,9 @@ impl<'a> Line<'a> {
         self.text.push_str(after);
     }
 
+    /// Values may come from whoever asks: a token among them is masked.
     fn escaped(&mut self, value: impl Display, quotes: bool) {
+        let start = self.text.len();
         // Two bytes of the room are the quotes.
         let end = self.text.len() + VALUE_MAX.min(self.room().saturating_sub(2));
         let mut escaped = Escaped {
@@ -159,6 +162,7 @@ impl<'a> Line<'a> {
         // An error means that the value was cut, or that its Display gave up; the line goes on.
         let failed = write!(escaped, "{value}").is_err();
         self.truncated |= escaped.cut || failed;
+        tokens::mask(self.text, start);
     }
 }
 

@@ -8,7 +8,8 @@
 //! What a line may hold is in `schemas/log-line.schema.json`. Code that logs uses `tracing` alone:
 //! `info!(target: log::EVENT, { event.action = "unban", packetwatch.prefix = %prefix }, "...")`;
 //! with a target, dotted fields need the braces. The fields of a span with the target [`EVENT`]
-//! are added to the events within it: so the API says on whose order something was done.
+//! are added to the events within it: so the API says on whose order something was done. What looks
+//! like a token is masked in every value.
 
 mod action;
 mod call;

@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 pub use file::TokenFileError;
 pub use grant::Grant;
 pub use scope::Scope;
-pub use secret::Secret;
+pub use secret::{Secret, mask};
 pub use token::{NewToken, Token, TokenError, Unaccepted};
 
 use crate::log::EVENT;

@@ -13,6 +13,8 @@ const MARK: &str = "pw_";
 /// 256 bits: nobody guesses it, so a fast hash is enough.
 const RANDOM_BYTES: usize = 32;
 const LENGTH: usize = MARK.len() + 2 * RANDOM_BYTES;
+/// So many digits behind the mark are not repeated to anybody: fewer are no help in guessing the rest.
+const TELLING: usize = 16;
 
 /// A token as it is presented. It has no `Display`, and its `Debug` does not show it.
 pub struct Secret(String);
@@ -41,6 +43,31 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{MARK}...")
+    }
+}
+
+/// Takes what looks like a token out of what is repeated to others, from this byte on: of a path, say,
+/// in which somebody has written a token instead of its name. The digits of a whole one go whatever
+/// stands before them, since a mark may be percent-encoded.
+pub fn mask(text: &mut String, from: usize) {
+    let mut found = Vec::new();
+    let mut at = from;
+    let runs =
+        text.as_bytes()[from..].chunk_by(|a, b| a.is_ascii_hexdigit() == b.is_ascii_hexdigit());
+    for run in runs {
+        let digits = if run[0].is_ascii_hexdigit() {
+            run.len()
+        } else {
+            0
+        };
+        let marked = text[..at].ends_with(MARK);
+        if digits >= 2 * RANDOM_BYTES || (marked && digits >= TELLING) {
+            found.push(at..at + digits);
+        }
+        at += run.len();
+    }
+    for digits in found.into_iter().rev() {
+        text.replace_range(digits, "...");
     }
 }
 
@@ -88,5 +115,47 @@ pub(super) mod digits {
             *byte = u8::from_str_radix(pair, 16).map_err(D::Error::custom)?;
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(text: &str) -> String {
+        let mut text = text.to_owned();
+        mask(&mut text, 0);
+        text
+    }
+
+    #[test]
+    fn what_looks_like_a_token_is_masked_wherever_it_stands() {
+        let token = Secret::random().unwrap();
+        let (token, digits) = (token.as_str(), &token.as_str()[MARK.len()..]);
+        let table = [
+            (format!("/v1/tokens/{token}"), "/v1/tokens/pw_..."),
+            (format!("\"{token}\", {token}é"), "\"pw_...\", pw_...é"),
+            (format!("pw_{}", digits.to_uppercase()), "pw_..."),
+            (format!("/v1/tokens/pw%5f{digits}"), "/v1/tokens/pw%..."),
+            (format!("pw_{}", &digits[..TELLING]), "pw_..."),
+        ];
+        for (text, expected) in table {
+            assert_eq!(masked(&text), expected, "{text}");
+        }
+        let others = [
+            "",
+            "pw_",
+            "pw_...",
+            &format!("pw_{}", &digits[1..TELLING]),
+            &digits[1..],
+            "2001:db8::1/128",
+            "püw_é",
+        ];
+        for text in others {
+            assert_eq!(masked(text), text);
+        }
+        let mut behind = format!("{token} {token}");
+        mask(&mut behind, LENGTH);
+        assert_eq!(behind, format!("{token} pw_..."), "what is before stays");
     }
 }

@@ -193,6 +193,49 @@ fn every_change_has_a_line_that_says_who_from_where_what_before_and_after() {
     }
 }
 
+/// Who writes a token where its name belongs has shown it to nobody else.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_token_in_a_request_is_in_no_line_and_in_no_answer() {
+    let stage = Stage::own();
+    let first = stage.first_token();
+    let reader = stage.token(&json!({"scopes": ["read"], "name": "reader"}));
+    let path = format!("/v1/tokens/{first}");
+    let from = stage.daemon.log().len();
+    let refused = By::Token(&reader).ask(&stage, "DELETE", &path, None);
+    let stranger = By::Token("pw_0").ask(&stage, "DELETE", &path, None);
+    assert_eq!((refused, stranger), (403, 401));
+    for cause in ["scope", "wrong-token"] {
+        let is_told = |line: &Value| line["event.reason"] == cause;
+        let line = stage.daemon.log().wait_from(from, is_told, PROMPT);
+        assert_eq!(line["url.path"], "/v1/tokens/pw_...", "{line}");
+    }
+    let named = json!({"scopes": ["read"], "name": "x", &first: 1});
+    let answers = [
+        stage.ask("DELETE", &path, None),
+        stage.ask("PUT", &format!("/v1/deny/{first}"), None),
+        stage.ask("GET", &format!("/v1/deny?limit={first}"), None),
+        stage.ask("GET", &format!("/v1/deny?{first}=1"), None),
+        stage.ask("POST", "/v1/tokens", Some(named)),
+        stage.send("POST", "/v1/deny", "text/plain", first.as_bytes()),
+        stage.ask("PUT", &format!("/v1/deny/192.0.2.1?confirm={first}"), None),
+    ];
+    for answer in answers {
+        assert!((400..500).contains(&answer.status), "{answer:?}");
+        assert!(!answer.text().contains(&first[3..]), "{answer:?}");
+    }
+    let events = stage.expect(200, "GET", "/v1/events?recent=1000&follow=false");
+    assert!(events.text().contains("/v1/tokens/pw_..."), "{events:?}");
+    let lines = stage.daemon.lines();
+    for text in lines
+        .iter()
+        .map(Value::to_string)
+        .chain([events.text().to_owned()])
+    {
+        assert!(!text.contains(&first[3..]), "{text}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn another_mode_is_told_with_the_one_before() {
