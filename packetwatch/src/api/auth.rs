@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     metrics::Counters,
-    tokens::{Scope, Tokens, Unaccepted},
+    tokens::{Tokens, Unaccepted},
 };
 use refusal::{Refusal, slow_down};
 use told::Told;
@@ -74,29 +74,60 @@ impl Gate {
         }))
     }
 
-    /// Who asks, if they may.
-    fn admits(
+    /// Who asks: by what the kernel says of them, or by their token.
+    fn knows(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        match peer {
+            Peer::Unix(credentials) => self.knows_user(credentials),
+            Peer::Tcp(address) => self.knows_token(*address, headers),
+        }
+    }
+
+    /// Counts a request over TCP: of its token, so that nobody else uses up what that may ask, or of
+    /// the address of who has shown no right one.
+    ///
+    /// # Errors
+    /// What to do, and how long until the next is taken.
+    fn counts(
         &self,
         peer: &Peer,
+        known: &Result<Caller, Refusal>,
+    ) -> Result<(), (&'static str, Duration)> {
+        let (throttle, now) = (&self.0.throttle, Instant::now());
+        let (counted, detail) = match (peer, known) {
+            (Peer::Unix(_), _) => return Ok(()),
+            (Peer::Tcp(_), Ok(Caller::Token { grant, .. })) => (
+                throttle.token(&grant.token().id, now),
+                "too many requests with this token: send fewer",
+            ),
+            (Peer::Tcp(address), _) => (
+                throttle.request(address.ip(), now),
+                "too many requests without a right token from this address: send fewer",
+            ),
+        };
+        counted.map_err(|wait| (detail, wait))
+    }
+
+    /// Whether who is known, or not, may have what the operation asks for.
+    fn admits(
+        &self,
+        known: Result<Caller, Refusal>,
         needs: Option<Needs>,
-        headers: &HeaderMap,
     ) -> Result<Caller, Refusal> {
         if needs == Some(Needs::Nobody) {
             return Ok(Caller::Anybody);
         }
-        match peer {
-            Peer::Unix(credentials) => self.admits_user(credentials),
-            Peer::Tcp(address) => {
-                let needed = needs.and_then(|needs| match needs {
-                    Needs::Nobody => None,
-                    Needs::Scope(scope) => Some(scope),
-                });
-                self.admits_token(*address, needed, headers)
+        let caller = known?;
+        if let (Caller::Token { grant, from }, Some(Needs::Scope(needed))) = (&caller, needs) {
+            if let Some(detail) = lacking(grant, needed) {
+                return Err(Refusal::new("scope", StatusCode::FORBIDDEN, detail));
             }
+            let from = from.ip().to_canonical();
+            self.0.tokens.note(grant, from, OffsetDateTime::now_utc());
         }
+        Ok(caller)
     }
 
-    fn admits_user(&self, credentials: &Credentials) -> Result<Caller, Refusal> {
+    fn knows_user(&self, credentials: &Credentials) -> Result<Caller, Refusal> {
         let Credentials {
             pid: _,
             uid,
@@ -117,19 +148,13 @@ impl Gate {
         Err(Refusal::new("user", StatusCode::FORBIDDEN, detail))
     }
 
-    fn admits_token(
-        &self,
-        from: SocketAddr,
-        needed: Option<Scope>,
-        headers: &HeaderMap,
-    ) -> Result<Caller, Refusal> {
+    fn knows_token(&self, from: SocketAddr, headers: &HeaderMap) -> Result<Caller, Refusal> {
         let Some(presented) = bearer(headers) else {
             let detail = "this address asks for a token: send one header `Authorization: Bearer \
                           pw_...`; the file token in the daemon's state directory holds the first";
             return Err(Refusal::of_token("no-token", detail));
         };
-        let now = OffsetDateTime::now_utc();
-        let grant = self.0.tokens.accept(presented, now);
+        let grant = self.0.tokens.accept(presented, OffsetDateTime::now_utc());
         let grant = grant.map_err(|refused| match refused {
             Unaccepted::Unknown => Refusal::of_token(
                 "wrong-token",
@@ -142,10 +167,6 @@ impl Gate {
                  daemon's host",
             ),
         })?;
-        self.0.tokens.note(from.ip().to_canonical(), now);
-        if let Some(detail) = needed.and_then(|needed| lacking(&grant, needed)) {
-            return Err(Refusal::new("scope", StatusCode::FORBIDDEN, detail));
-        }
         Ok(Caller::Token { grant, from })
     }
 
@@ -213,14 +234,13 @@ pub(super) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if let Peer::Tcp(address) = &peer
-        && let Err(wait) = gate.0.throttle.request(address.ip(), Instant::now())
-    {
-        return slow_down("too many requests from this address: send fewer", wait);
+    let known = gate.knows(&peer, request.headers());
+    if let Err((detail, wait)) = gate.counts(&peer, &known) {
+        return slow_down(detail, wait);
     }
     let path = path.as_ref().map(MatchedPath::as_str);
     let needs = gate.0.access.of_request(path, request.method());
-    match gate.admits(&peer, needs, request.headers()) {
+    match gate.admits(known, needs) {
         Ok(caller) => {
             if let (Some(Extension(place)), Caller::Token { .. } | Caller::User { .. }) =
                 (place, &caller)

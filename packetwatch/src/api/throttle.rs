@@ -1,4 +1,5 @@
-//! How much one address may ask over TCP, and how often it may be wrong.
+//! How much one token may ask over TCP, and one address without a right one; and how often that may
+//! be wrong.
 //!
 //! What is bounded is the work and the lines that strangers cause: nobody guesses 256 bits. So who
 //! presents a right token is let in whatever others at the same address have tried.
@@ -10,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::tokens::MAX_TOKENS;
+
 /// Addresses with an account of their own, each some 64 bytes. Beyond them, who has been quiet
 /// longest starts anew.
 const MAX_ADDRESSES: usize = 4096;
@@ -19,7 +22,7 @@ pub(super) const FAILURES: Budget = Budget {
     burst: 10,
     every: Duration::from_secs(6),
 };
-/// Requests of an address: a thousand at once, then a thousand a second.
+/// Requests with a token, and of an address without a right one: a thousand at once, then a thousand a second.
 pub(super) const REQUESTS: Budget = Budget {
     burst: 1000,
     every: Duration::from_millis(1),
@@ -67,12 +70,28 @@ impl Account {
     }
 }
 
-/// The accounts of addresses; clones share them.
+/// The accounts of addresses and tokens; clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Throttle(Arc<Mutex<HashMap<IpAddr, Account>>>);
+pub(super) struct Throttle {
+    addresses: Arc<Mutex<HashMap<IpAddr, Account>>>,
+    /// by their ids; those that no longer exist go when there are as many as tokens may be
+    tokens: Arc<Mutex<HashMap<String, Spent>>>,
+}
 
 impl Throttle {
-    /// Counts a request of this address.
+    /// Counts a request with this token, wherever it comes from.
+    ///
+    /// # Errors
+    /// How long until the next is taken.
+    pub(super) fn token(&self, id: &str, now: Instant) -> Result<(), Duration> {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= MAX_TOKENS && !tokens.contains_key(id) {
+            tokens.retain(|_, spent| spent.0 > Some(now));
+        }
+        REQUESTS.take(tokens.entry(id.to_owned()).or_default(), now)
+    }
+
+    /// Counts a request of this address without a right token.
     ///
     /// # Errors
     /// How long until the next is taken.
@@ -93,7 +112,8 @@ impl Throttle {
     }
 
     fn with<T>(&self, address: IpAddr, now: Instant, work: impl FnOnce(&mut Account) -> T) -> T {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let accounts = self.addresses.lock();
+        let mut accounts = accounts.unwrap_or_else(PoisonError::into_inner);
         let site = site(address);
         if accounts.len() >= MAX_ADDRESSES && !accounts.contains_key(&site) {
             accounts.retain(|_, account| account.settled() > Some(now));
@@ -168,7 +188,7 @@ mod tests {
         }
         let last = MAX_ADDRESSES as u32;
         throttle.failure(address(last), at(last)).unwrap();
-        assert_eq!(throttle.0.lock().unwrap().len(), MAX_ADDRESSES);
+        assert_eq!(throttle.addresses.lock().unwrap().len(), MAX_ADDRESSES);
         assert!(throttle.failure(address(1), at(last)).is_err());
         assert!(
             throttle.failure(address(0), at(last)).is_ok(),
@@ -178,6 +198,21 @@ mod tests {
         throttle
             .failure(address(last + 1), start + Duration::from_secs(120))
             .unwrap();
-        assert_eq!(throttle.0.lock().unwrap().len(), 1);
+        assert_eq!(throttle.addresses.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn each_token_has_its_own_and_those_that_are_gone_are_forgotten() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        for _ in 0..REQUESTS.burst {
+            throttle.token("one", start).unwrap();
+        }
+        assert_eq!(throttle.token("one", start), Err(REQUESTS.every));
+        assert_eq!(throttle.token("two", start), Ok(()));
+        let later = start + REQUESTS.every * REQUESTS.burst;
+        for n in 0..MAX_TOKENS {
+            throttle.token(&n.to_string(), later).unwrap();
+        }
+        assert!(throttle.tokens.lock().unwrap().len() <= MAX_TOKENS);
     }
 }

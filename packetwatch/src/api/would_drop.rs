@@ -66,7 +66,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
     }
 }
 
-/// Who works on this host from elsewhere: sessions, and API clients whose token was accepted.
+/// Who works on this host from elsewhere: sessions, and API clients that were let in by a
+/// token.
 #[derive(Clone)]
 pub struct Peers {
     sessions: Sessions,

@@ -94,6 +94,37 @@ fn who_is_wrong_ten_times_is_told_to_wait_and_shuts_nobody_out() {
     }
 }
 
+/// A thousand requests in a burst, and a thousand a second.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn strangers_use_up_nothing_of_a_right_token_at_their_address() {
+    let stage = Stage::own();
+    let right = bearing(&stage.first_token());
+    let head = "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50);
+    let mut strangers = stage.tcp(MALLORY);
+    let (mut text, mut piece) = (String::new(), [0; 1 << 16]);
+    let used_up = (0..1000).any(|_| {
+        strangers.write_all(head.as_bytes()).expect("it is read");
+        text.clear();
+        while text.matches("HTTP/1.1 ").count() < 50 {
+            let read = strangers.read(&mut piece).expect("answers");
+            text.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+        text.contains("too many requests")
+            && text.contains("send fewer")
+            && stage
+                .over_tcp_from(MALLORY, &Request::new("GET", "/healthz"))
+                .status
+                == 429
+    });
+    assert!(used_up, "the address has had what it may ask");
+    for _ in 0..20 {
+        strangers.write_all(head.as_bytes()).expect("it is read");
+        let answer = stage.over_tcp_from(MALLORY, &status(&right));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn lines_about_refusals_are_few_however_many_there_are() {

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::tokens::NewToken;
+use crate::api::throttle::REQUESTS;
+use crate::tokens::{NewToken, Scope};
 
 /// A gate, and a token with every right.
 struct Stage {
@@ -26,6 +27,17 @@ fn stage() -> Stage {
         gate: Gate(Arc::new(shared)),
         token: token.trim().to_owned(),
         _state: state,
+    }
+}
+
+impl Stage {
+    fn admits(
+        &self,
+        peer: &Peer,
+        needs: Option<Needs>,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
+        self.gate.admits(self.gate.knows(peer, headers), needs)
     }
 }
 
@@ -62,15 +74,13 @@ fn the_socket_admits_root_the_owner_and_the_group() {
     for (uid, gid, groups, admitted) in table {
         let peer = user(uid, gid, groups);
         for needs in everything.into_iter().chain([None]) {
-            let answer = stage.gate.admits(&peer, needs, &HeaderMap::new());
+            let answer = stage.admits(&peer, needs, &HeaderMap::new());
             assert_eq!(answer.is_ok(), admitted, "{peer:?}");
             if let Err(refusal) = answer {
                 assert_eq!((refusal.cause, refusal.problem.status), ("user", 403));
             }
         }
-        let open = stage
-            .gate
-            .admits(&peer, Some(Needs::Nobody), &HeaderMap::new());
+        let open = stage.admits(&peer, Some(Needs::Nobody), &HeaderMap::new());
         assert!(matches!(open, Ok(Caller::Anybody)));
     }
 }
@@ -79,7 +89,7 @@ fn the_socket_admits_root_the_owner_and_the_group() {
 fn a_token_on_the_socket_opens_nothing() {
     let stage = stage();
     let headers = authorization(&format!("Bearer {}", stage.token));
-    let answer = stage.gate.admits(&user(1000, 5, &[]), READ, &headers);
+    let answer = stage.admits(&user(1000, 5, &[]), READ, &headers);
     assert_eq!(answer.unwrap_err().problem.status, 403);
 }
 
@@ -98,9 +108,7 @@ fn tcp_asks_for_one_token_whoever_connects() {
     ];
     for (value, admitted) in table {
         for needs in [READ, None] {
-            let answer = stage
-                .gate
-                .admits(&at("127.0.0.1:9"), needs, &authorization(&value));
+            let answer = stage.admits(&at("127.0.0.1:9"), needs, &authorization(&value));
             assert_eq!(answer.is_ok(), admitted, "{value}");
         }
     }
@@ -109,7 +117,6 @@ fn tcp_asks_for_one_token_whoever_connects() {
     twice.append(header::AUTHORIZATION, right);
     for headers in [HeaderMap::new(), twice] {
         let refusal = stage
-            .gate
             .admits(&at("127.0.0.1:9"), READ, &headers)
             .unwrap_err();
         assert_eq!(refusal.cause, "no-token");
@@ -135,7 +142,7 @@ fn a_token_opens_what_its_scopes_say() {
         let headers = authorization(&format!("Bearer {}", secret.as_str()));
         for needed in Scope::ALL {
             let needs = Some(Needs::Scope(needed));
-            let answer = stage.gate.admits(&at("127.0.0.1:9"), needs, &headers);
+            let answer = stage.admits(&at("127.0.0.1:9"), needs, &headers);
             assert_eq!(answer.is_ok(), needed.is_in(&[held]), "{held} for {needed}");
             if let Err(refusal) = answer {
                 assert_eq!((refusal.cause, refusal.problem.status), ("scope", 403));
@@ -147,16 +154,60 @@ fn a_token_opens_what_its_scopes_say() {
 }
 
 #[test]
-fn only_an_accepted_token_marks_its_address() {
+fn a_call_that_was_let_in_marks_its_address_until_its_token_ends() {
     let stage = stage();
-    let good = authorization(&format!("Bearer {}", stage.token));
-    let bad = authorization("Bearer pw_01");
-    let admits = |from, headers| stage.gate.admits(&at(from), READ, headers).is_ok();
-    assert!(!admits("198.51.100.7:1", &bad));
-    assert_eq!(stage.gate.0.tokens.seen(), [] as [std::net::IpAddr; 0]);
-    assert!(admits("[::ffff:198.51.100.7]:1", &good));
-    let expected: std::net::IpAddr = "198.51.100.7".parse().unwrap();
-    assert_eq!(stage.gate.0.tokens.seen(), [expected]);
+    let tokens = &stage.gate.0.tokens;
+    let bearer = |secret: &str| authorization(&format!("Bearer {secret}"));
+    let made = |name: &str, ttl| {
+        let new = NewToken {
+            name: Some(name.to_owned()),
+            scopes: vec![Scope::Read],
+            ttl,
+        };
+        let (_, secret) = tokens.create(new, OffsetDateTime::now_utc()).unwrap();
+        bearer(secret.as_str())
+    };
+    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let admits =
+        |from: &str, needs, headers: &HeaderMap| stage.admits(&at(from), needs, headers).is_ok();
+    let (first, reader) = (bearer(&stage.token), made("reader", None));
+    assert!(!admits("198.51.100.7:1", READ, &bearer("pw_01")));
+    assert!(!admits(
+        "198.51.100.7:1",
+        Some(Needs::Scope(Scope::Admin)),
+        &reader
+    ));
+    // What is there for nobody, and what is there for anybody.
+    assert!(admits("198.51.100.7:1", None, &reader));
+    assert!(admits("198.51.100.7:1", Some(Needs::Nobody), &reader));
+    assert!(tokens.seen().is_empty());
+    assert!(admits("[::ffff:198.51.100.7]:1", READ, &first));
+    assert!(admits("198.51.100.7:1", READ, &reader));
+    assert!(admits("198.51.100.8:1", READ, &reader));
+    let mut seen = tokens.seen();
+    seen.sort_unstable();
+    assert_eq!(seen, ["198.51.100.7", "198.51.100.8"].map(address));
+    tokens.revoke("reader").unwrap();
+    assert_eq!(tokens.seen(), [address("198.51.100.7")]);
+    tokens.revoke("first").unwrap();
+    assert!(tokens.seen().is_empty());
+}
+
+#[test]
+fn strangers_use_up_nothing_that_a_right_token_has_at_their_address() {
+    let stage = stage();
+    let right = authorization(&format!("Bearer {}", stage.token));
+    let from = at("198.51.100.7:1");
+    let [stranger, known] =
+        [&HeaderMap::new(), &right].map(|headers| stage.gate.knows(&from, headers));
+    let counts = |known| stage.gate.counts(&from, known).is_ok();
+    let many = 10 * REQUESTS.burst;
+    assert!((0..many).any(|_| !counts(&stranger)), "of the address");
+    assert!(counts(&known), "a right token is taken all the same");
+    assert!((0..many).any(|_| !counts(&known)), "it has its own rate");
+    let socket = user(0, 0, &[]);
+    let known = stage.gate.knows(&socket, &HeaderMap::new());
+    assert!((0..many).all(|_| stage.gate.counts(&socket, &known).is_ok()));
 }
 
 #[test]
