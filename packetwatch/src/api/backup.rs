@@ -107,7 +107,7 @@ pub struct RestoreAnswer {
 }
 
 /// Everything that a restore needs: lists, bans, offences, rules and mode. It is read by pieces: what
-/// changes meanwhile is in it as it was or as it is.
+/// changes meanwhile is in it as it was or as it is, and as it was if the change is on trial.
 #[utoipa::path(get, path = "/v1/backup", tag = "backup", security(("token" = ["admin"])), responses(
     (status = 200, description = "JSON lines, each with its `kind`; the last is `end`",
         body = String, content_type = "application/jsonl"),
@@ -155,13 +155,12 @@ fn write(app: &App, send: &mut dyn FnMut(Bytes) -> bool) -> Option<()> {
         version: app.version.to_owned(),
         made_at: OffsetDateTime::now_utc(),
     }))?;
-    let (rules, by) = app.rules.current();
-    if by == SetBy::Api {
+    let ((rules, rules_by), (mode, mode_by)) = app.rules.standing();
+    if rules_by == SetBy::Api {
         let rules = rules.iter().cloned().map(RuleText::from).collect();
         put(Line::Rules(Rules { rules }))?;
     }
-    let (mode, by) = app.rules.mode_by();
-    if by == SetBy::Api {
+    if mode_by == SetBy::Api {
         let mode = mode.word().to_owned();
         put(Line::Mode(SavedMode { mode }))?;
     }

@@ -13,7 +13,7 @@ use super::{
     error::WriteError,
     journal::Batch,
     record::{AboutRecord, BanRecord, EntryRecord, ListRecord, OffenceRecord},
-    state::{About, Change, Draft, Listed, Node, Shelf},
+    state::{About, Change, Draft, Node, Shelf},
     writes::Switch,
 };
 
@@ -107,7 +107,8 @@ pub struct Restored {
 
 impl Lists {
     /// Entries behind `cursor`, in groups, and the cursor of the next piece. Protected ones are
-    /// derived and left out.
+    /// derived and left out. Of what is on trial it is what stood before: whether the change stays is
+    /// not known, and in a backup it would.
     pub fn saved_entries(
         &self,
         list: List,
@@ -116,9 +117,14 @@ impl Lists {
         let state = self.0.shared.state();
         let shelf = Shelf::from(list);
         let mut groups: Vec<(Arc<AboutRecord>, bool, Vec<IpNet>)> = Vec::new();
+        let trial = state.trial.as_ref();
         let listed = |(prefix, node): (IpNet, &Node)| {
-            let Listed { about, forced, .. } = node.on(shelf)?;
-            Some((prefix, Arc::clone(&about.record), *forced))
+            let former = trial.and_then(|trial| trial.former(list, prefix));
+            let Draft { about, forced } = match former {
+                Some(former) => former.clone()?,
+                None => node.on(shelf)?.draft(),
+            };
+            Some((prefix, Arc::clone(&about.record), forced))
         };
         let (mut last, mut read) = (None, 0);
         for (prefix, record, forced) in state.nodes.after(cursor).filter_map(listed).take(PIECE) {

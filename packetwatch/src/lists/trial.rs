@@ -54,6 +54,12 @@ impl Trial {
         self.former.contains_key(&prefix)
     }
 
+    /// What stood under a prefix of this list: `None` if the trial is not about it, and nothing within
+    /// if nothing did.
+    pub(super) fn former(&self, list: List, prefix: IpNet) -> Option<&Option<Draft>> {
+        self.former.get(&prefix).filter(|_| list == self.list)
+    }
+
     /// For the journal.
     pub(super) fn record(&self) -> TrialRecord {
         let former = self.former.iter();

@@ -1,5 +1,8 @@
 //! A backup over the API, and what a restore makes of it.
 
+use std::io::{Read, Write};
+
+use packetwatch_tests::http::Response;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, problem, text};
@@ -132,4 +135,35 @@ fn bans_of_more_lengths_than_are_looked_under_are_refused_and_stop_no_start() {
     assert!(stage.daemon.lines().iter().any(told));
     assert_eq!(verdict(&stage, 22), "drop");
     stage.expect(204, "DELETE", "/v1/bans/10.22.0.0/22");
+}
+
+/// Whoever reads slowly has most of the backup read after the trial has begun.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_is_on_trial_while_a_backup_is_read_is_not_in_it() {
+    let stage = Stage::own();
+    // More than is on its way to who reads nothing.
+    let feed: String = (0..200_000u32)
+        .map(|n| format!("2001:db8:{:x}:{:x}::/64\n", n >> 16, n & 0xffff))
+        .collect();
+    let put = stage.send("PUT", "/v1/deny", "text/plain", feed.as_bytes());
+    assert_eq!(put.status, 200, "{put:?}");
+    let mut reader = stage.connect();
+    let head = b"GET /v1/backup HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    reader.write_all(head).expect("ask for a backup");
+    let mut first = [0; 64];
+    reader.read_exact(&mut first).expect("it has begun");
+    stage.expect(201, "PUT", "/v1/deny/2001:db8:ffff::/48?confirm=1h");
+    let answer = Response::read((&first[..]).chain(&mut reader)).expect("the rest");
+    assert_eq!(answer.status, 200);
+    let backup = answer.text();
+    assert!(backup.contains("\"kind\":\"end\""), "it is whole");
+    assert!(
+        backup.contains("2001:db8:3:d3f::/64"),
+        "with the last of the list"
+    );
+    assert!(
+        !backup.contains("2001:db8:ffff::/48"),
+        "without what may not stay"
+    );
 }

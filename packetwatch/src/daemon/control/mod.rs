@@ -111,6 +111,18 @@ impl RulesControl {
         (regime.rules, regime.rules_by)
     }
 
+    /// Rules and mode that stand whatever becomes of a change on trial, and who has set them.
+    pub fn standing(&self) -> ((RuleSet, SetBy), (Mode, SetBy)) {
+        let Regime {
+            rules,
+            rules_by,
+            mode,
+            mode_by,
+            ..
+        } = self.state().standing.clone();
+        ((rules, rules_by), (mode, mode_by))
+    }
+
     /// What an offence that is reported now is judged by.
     pub fn in_force(&self) -> InForce {
         let now = self.clock.monotonic_ns();

@@ -24,6 +24,22 @@ fn saved(f: &Fixture) -> Saved {
     }
 }
 
+/// A trial may begin after the first piece was read.
+#[test]
+fn of_what_is_on_trial_a_backup_has_what_stood_before() {
+    let f = filled();
+    let before = saved(&f);
+    let trial = || f.lists.confirming(Some(MINUTE));
+    let tried = [brief("10.0.0.0/8", 60 * MINUTE), new("192.0.2.0/24")];
+    trial().replace(List::Deny, tried.to_vec()).unwrap();
+    assert_eq!(saved(&f).entries, before.entries);
+    f.lists.roll_back().unwrap();
+    trial().remove(List::Allow, net("198.51.100.7/32")).unwrap();
+    assert_eq!(saved(&f).entries, before.entries);
+    f.lists.confirm().unwrap();
+    assert_eq!(saved(&f).entries, before.entries[1..], "it stays so");
+}
+
 fn filled() -> Fixture {
     let f = Fixture::new();
     let entry = NewEntry {
