@@ -17,17 +17,19 @@ use axum::{
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::{
     App, blocking,
+    caller::Caller,
     extract::{NoParams, Params, media_type, unsupported},
     lists,
     pending::in_the_way,
     problem::Problem,
     refusals::{BadBody, BadParameter, Failed, Full, Gated, NoPlace, Protected, Slow},
     rules,
+    shares::Shares,
     upload::{BACKUP_BODY, Uploads},
 };
 use crate::{
@@ -43,9 +45,8 @@ const VERSION: u64 = 1;
 pub(super) const MEDIA: &str = "application/jsonl";
 /// Lines on their way to a client that reads slowly, 45 KB each at most.
 const AHEAD: usize = 16;
-/// Backups at a time: each has a thread of its own.
-static PLACES: LazyLock<std::sync::Arc<Semaphore>> =
-    LazyLock::new(|| std::sync::Arc::new(Semaphore::new(2)));
+/// Backups at a time over TCP, and over the unix socket: each has a thread of its own.
+static PLACES: LazyLock<Shares> = LazyLock::new(|| Shares::of_each(2));
 
 /// A line of a backup.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,13 +118,14 @@ pub struct RestoreAnswer {
 ))]
 pub(super) async fn backup(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Params(NoParams {}): Params<NoParams>,
 ) -> Result<Response, Problem> {
     // Whether it stays is not known yet.
     if let Some(pending) = app.trials.pending() {
         return Err(in_the_way(&pending.in_the_way()));
     }
-    let Ok(place) = std::sync::Arc::clone(&PLACES).try_acquire_owned() else {
+    let Ok(place) = PLACES.of(caller.via()).try_acquire_owned() else {
         let detail = "two backups are being read already: repeat this one later";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
@@ -216,7 +218,7 @@ pub(super) async fn restore(
         return Err(unsupported(media.as_deref(), MEDIA));
     }
     let body = uploads.read_list(request, BACKUP_BODY).await?;
-    let place = uploads.place().await?;
+    let place = uploads.place(&body).await?;
     blocking(move || {
         let read = read(body.bytes())?;
         drop(body);

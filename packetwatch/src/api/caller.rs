@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::http::{Method, StatusCode, Uri};
 use tracing::Span;
 
-use super::{peer::Credentials, problem::Problem};
+use super::{peer::Credentials, problem::Problem, shares::Via};
 use crate::{
     log::EVENT,
     metrics::Counters,
@@ -85,6 +85,13 @@ impl Caller {
             "API: {} was refused: scope", grant.token().name
         );
         Err(Problem::new(StatusCode::FORBIDDEN, detail))
+    }
+
+    pub(super) fn via(&self) -> Via {
+        match self {
+            Self::User { .. } => Via::Unix,
+            Self::Token { .. } | Self::Anybody => Via::Tcp,
+        }
     }
 
     /// Returns when what this caller was let in by is good no more.

@@ -1,6 +1,11 @@
 //! `/v1/events`: the log's events of late and as they happen, as server-sent events.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use axum::{
     Extension,
@@ -22,32 +27,68 @@ use super::{
     extract::Params,
     problem::Problem,
     refusals::{BadParameter, Failed, Gated},
+    shares::Shares,
 };
 use crate::log::RECENT_LINES;
 
-/// Streams at a time: each holds a connection for as long as its reader likes.
-pub(super) const MAX_STREAMS: usize = 64;
+/// Streams at a time over TCP, and over the unix socket: each holds a connection for as long as its
+/// reader likes.
+const MAX_STREAMS: usize = 64;
+/// Streams of a token, so that others at the same address find a connection, which has 64.
+const OF_A_TOKEN: usize = 8;
 /// A comment is sent this often where nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Ends every stream when the daemon stops.
 #[derive(Clone)]
 pub(super) struct Streams {
-    room: Arc<Semaphore>,
+    shares: Shares,
+    /// by the ids of those that have streams open
+    tokens: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
     shutdown: CancellationToken,
 }
 
+/// A stream's place: of its listener, and of its token.
+type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 impl Streams {
     pub(super) fn new(shutdown: CancellationToken) -> Self {
-        let room = Arc::new(Semaphore::new(MAX_STREAMS));
-        Self { room, shutdown }
+        Self {
+            shares: Shares::of_each(MAX_STREAMS),
+            tokens: Arc::default(),
+            shutdown,
+        }
     }
 
-    fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.room.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{MAX_STREAMS} event streams are open: close one");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-        })
+    fn enter(&self, caller: &Caller) -> Result<Place, Problem> {
+        let full = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        let of_token = match caller {
+            Caller::Token { grant, .. } => {
+                let place = self.of_token(&grant.token().id).try_acquire_owned();
+                let place = place.map_err(|_| {
+                    full(format!(
+                        "{OF_A_TOKEN} event streams of this token are open: close one"
+                    ))
+                })?;
+                Some(place)
+            }
+            Caller::User { .. } | Caller::Anybody => None,
+        };
+        let of_listener = self.shares.of(caller.via()).try_acquire_owned();
+        let of_listener = of_listener
+            .map_err(|_| full(format!("{MAX_STREAMS} event streams are open: close one")))?;
+        Ok((of_listener, of_token))
+    }
+
+    fn of_token(&self, id: &str) -> Arc<Semaphore> {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|_, places| places.strong_count() > 0);
+        if let Some(places) = tokens.get(id).and_then(Weak::upgrade) {
+            return places;
+        }
+        let places = Arc::new(Semaphore::new(OF_A_TOKEN));
+        tokens.insert(id.to_owned(), Arc::downgrade(&places));
+        places
     }
 }
 
@@ -75,7 +116,7 @@ fn follows() -> bool {
 #[utoipa::path(get, path = "/v1/events", tag = "events", security(("token" = ["read"])), params(EventsParams), responses(
     (status = 200, description = "server-sent events; data as the lines of the log",
         body = String, content_type = "text/event-stream"),
-    (status = 503, description = "64 streams are open",
+    (status = 503, description = "64 streams are open over TCP or the unix socket, or 8 with this token",
         body = Problem, content_type = "application/problem+json"),
     BadParameter, Gated, Failed,
 ))]
@@ -89,7 +130,7 @@ pub(super) async fn events(
         let detail = format!("recent is {recent}: ask for 0 to {RECENT_LINES}");
         return Err(Problem::bad("recent", detail));
     }
-    let place = streams.enter()?;
+    let place = streams.enter(&caller)?;
     let (lines, later) = app.log.subscribe();
     let past = last(lines, recent);
     let events = match follow {
@@ -112,7 +153,7 @@ fn last(lines: Vec<Arc<str>>, count: usize) -> impl Stream<Item = Result<Event, 
 fn following(
     events: Receiver<Arc<str>>,
     shutdown: CancellationToken,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(
         (events, shutdown, place),
@@ -155,7 +196,7 @@ mod tests {
         }
         drop(sender);
         let streams = Streams::new(CancellationToken::new());
-        let place = streams.enter().unwrap();
+        let place = streams.enter(&Caller::Anybody).unwrap();
         let text = text(following(receiver, streams.shutdown.clone(), place)).await;
         let expected = "event: lost\ndata: {\"lost\":3}\n\ndata: {\"n\":3}\n\ndata: {\"n\":4}\n\n";
         assert_eq!(text, expected);
@@ -174,7 +215,7 @@ mod tests {
     async fn a_stopping_daemon_ends_the_stream() {
         let (_sender, receiver) = broadcast::channel::<Arc<str>>(2);
         let streams = Streams::new(CancellationToken::new());
-        let place = streams.enter().unwrap();
+        let place = streams.enter(&Caller::Anybody).unwrap();
         streams.shutdown.cancel();
         assert_eq!(
             text(following(receiver, streams.shutdown.clone(), place)).await,
@@ -185,9 +226,54 @@ mod tests {
     #[test]
     fn streams_are_bounded() {
         let streams = Streams::new(CancellationToken::new());
-        let mut places: Vec<_> = (0..MAX_STREAMS).map(|_| streams.enter().unwrap()).collect();
-        assert_eq!(streams.enter().unwrap_err().status, 503);
+        let state = tempfile::tempdir().unwrap();
+        let tokens = crate::tokens::Tokens::open(state.path()).unwrap();
+        let callers: Vec<Caller> = (0..=MAX_STREAMS / OF_A_TOKEN)
+            .map(|n| {
+                let new = crate::tokens::NewToken {
+                    name: Some(n.to_string()),
+                    scopes: vec![crate::tokens::Scope::Read],
+                    ttl: None,
+                };
+                let now = time::OffsetDateTime::now_utc();
+                let (_, secret) = tokens.create(new, now).unwrap();
+                Caller::Token {
+                    grant: tokens.accept(secret.as_str(), now).unwrap(),
+                    from: "198.51.100.7:1".parse().unwrap(),
+                }
+            })
+            .collect();
+        let user = Caller::User {
+            credentials: crate::api::peer::Credentials {
+                pid: None,
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+            },
+            name: None,
+        };
+        let refused = |caller| streams.enter(caller).unwrap_err();
+        let mut places = Vec::new();
+        for caller in &callers[..MAX_STREAMS / OF_A_TOKEN] {
+            places.extend((0..OF_A_TOKEN).map(|_| streams.enter(caller).unwrap()));
+            assert_eq!(refused(caller).status, 503);
+            assert!(refused(caller).detail.contains("of this token"));
+        }
+        let late = callers.last().unwrap();
+        assert!(refused(late).detail.contains("64 event streams"));
+        // The unix socket has its own.
+        let own: Vec<_> = (0..MAX_STREAMS)
+            .map(|_| streams.enter(&user).unwrap())
+            .collect();
+        assert_eq!(refused(&user).status, 503);
+        drop(own);
         places.pop();
-        assert!(streams.enter().is_ok());
+        assert!(streams.enter(late).is_ok());
+        drop(places);
+        assert_eq!(streams.of_token("x").available_permits(), OF_A_TOKEN);
+        assert!(
+            streams.tokens.lock().unwrap().len() <= 1,
+            "the others are forgotten"
+        );
     }
 }

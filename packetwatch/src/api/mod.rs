@@ -31,6 +31,7 @@ mod problem;
 mod refusals;
 mod rules;
 mod serve;
+mod shares;
 mod status;
 mod throttle;
 mod tls;

@@ -1,7 +1,8 @@
 //! Request bodies, read in bounded time and memory.
 //!
 //! Who sends slowly holds nothing that others need: bodies of lists share room by the bytes that
-//! have come, not by requests, and what comes to a halt or crawls is given up.
+//! have come, not by requests, and what comes to a halt or crawls is given up. Over TCP they have half
+//! of the room: the other half is the unix socket's alone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,19 +18,26 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::problem::Problem;
+use super::{
+    problem::Problem,
+    shares::{Shares, Via},
+};
 
 /// Bodies that are no lists. There are as many at a time as connections, 768.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 /// Bodies of whole lists: of IPv4 as many prefixes as the lists have room for by default.
 pub(super) const LIST_BODY: usize = 96 * 1024 * 1024;
 const _: () = assert!(capacity::LISTS as usize * "255.255.255.255/32\r\n".len() <= LIST_BODY);
-/// Bodies of backups: some five million prefixes of IPv4.
+/// Bodies of backups: some five million prefixes of IPv4. Over TCP they are bounded as lists are.
 pub(super) const BACKUP_BODY: usize = 128 * 1024 * 1024;
 /// Bytes of all list bodies together.
 const ROOM: usize = 2 * LIST_BODY;
-/// List bodies that are made entries of at a time, which takes several times their size.
-const PLACES: usize = 2;
+/// Bytes of those over TCP: a list over the unix socket finds room, whatever others send.
+const ROOM_OF_TCP: usize = ROOM / 2;
+const _: () = assert!(LIST_BODY <= ROOM_OF_TCP && LIST_BODY <= ROOM - ROOM_OF_TCP);
+/// List bodies that are made entries of at a time, over TCP and over the unix socket, which takes
+/// several times their size.
+const PLACES: usize = 1;
 /// Between two pieces of a body.
 const IDLE: Duration = Duration::from_secs(10);
 /// From the first to the last byte of a body, and then again for a place.
@@ -41,14 +49,19 @@ pub(super) struct Uploads {
     idle: Duration,
     whole: Duration,
     room: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    /// in bytes
+    of_tcp: usize,
+    room_of_tcp: Arc<Semaphore>,
+    places: Shares,
 }
 
 /// A body, and the room that it takes.
 #[derive(Debug)]
 pub(super) struct ListBody {
     bytes: Vec<u8>,
-    _room: Option<OwnedSemaphorePermit>,
+    via: Via,
+    /// of each room that it takes of
+    _held: Vec<OwnedSemaphorePermit>,
 }
 
 impl ListBody {
@@ -59,18 +72,21 @@ impl ListBody {
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self::new(IDLE, WHOLE, ROOM)
+        Self::new(IDLE, WHOLE, ROOM, ROOM_OF_TCP)
     }
 }
 
 impl Uploads {
-    /// Gives up bodies that pause for `idle` or are not there after `whole`; `room` is in bytes.
-    fn new(idle: Duration, whole: Duration, room: usize) -> Self {
+    /// Gives up bodies that pause for `idle` or are not there after `whole`; `room` is in bytes,
+    /// of which TCP has no more than `of_tcp`.
+    fn new(idle: Duration, whole: Duration, room: usize, of_tcp: usize) -> Self {
         Self {
             idle,
             whole,
             room: Arc::new(Semaphore::new(room)),
-            places: Arc::new(Semaphore::new(PLACES)),
+            of_tcp,
+            room_of_tcp: Arc::new(Semaphore::new(of_tcp)),
+            places: Shares::of_each(PLACES),
         }
     }
 
@@ -97,20 +113,31 @@ impl Uploads {
         request: Request,
         limit: usize,
     ) -> Result<ListBody, Problem> {
-        let mut held: Option<OwnedSemaphorePermit> = None;
+        let via = Via::of(request.extensions());
+        let (limit, rooms) = match via {
+            Via::Tcp => (limit.min(self.of_tcp), vec![&self.room_of_tcp, &self.room]),
+            Via::Unix => (limit, vec![&self.room]),
+        };
+        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
         let take = |length: usize| {
-            let room = Arc::clone(&self.room);
             let length = u32::try_from(length).map_err(|_| no_room())?;
-            // Whoever finds no room gives back what it has: nobody waits for who waits.
-            let more = room.try_acquire_many_owned(length).map_err(|_| no_room())?;
-            match &mut held {
-                Some(held) => held.merge(more),
-                None => held = Some(more),
+            for (at, room) in rooms.iter().enumerate() {
+                // Whoever finds no room gives back what it has: nobody waits for who waits.
+                let more = Arc::clone(room).try_acquire_many_owned(length);
+                let more = more.map_err(|_| no_room())?;
+                match held.get_mut(at) {
+                    Some(held) => held.merge(more),
+                    None => held.push(more),
+                }
             }
             Ok(())
         };
         let bytes = self.gather(request, limit, take).await?;
-        Ok(ListBody { bytes, _room: held })
+        Ok(ListBody {
+            bytes,
+            via,
+            _held: held,
+        })
     }
 
     /// The right to work on a list body that has been read, in the order of asking. To be kept
@@ -118,8 +145,8 @@ impl Uploads {
     ///
     /// # Errors
     /// 503 when those before take too long.
-    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = timeout(self.whole, Arc::clone(&self.places).acquire_owned()).await;
+    pub(super) async fn place(&self, body: &ListBody) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = timeout(self.whole, self.places.of(body.via).acquire_owned()).await;
         let place = place.map_err(|_| {
             let detail = "the list bodies before this one take long: repeat it later";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -170,7 +197,9 @@ impl Uploads {
 }
 
 fn too_large(limit: usize) -> Problem {
-    let detail = format!("the body is larger than {limit} bytes: send it in parts");
+    let detail = format!(
+        "the body is larger than {limit} bytes: send it in parts, or a backup over the unix socket"
+    );
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).about("body")
 }
 

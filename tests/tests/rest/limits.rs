@@ -20,6 +20,8 @@ const OF_AN_ADDRESS: usize = 64;
 const IN_ALL: usize = 512;
 /// Over the unix socket.
 const OF_THE_SOCKET: usize = 256;
+/// Event streams of a token.
+const STREAMS_OF_A_TOKEN: usize = 8;
 /// The beginning of a head that has no end.
 const HEAD: &[u8] = b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: ";
 /// What strangers open.
@@ -27,6 +29,11 @@ const MANY: usize = 10_000;
 
 const ALICE: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
 const MALLORY: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 1);
+
+/// A connection of either kind.
+trait Wire: Read + Write {}
+
+impl<S: Read + Write> Wire for S {}
 
 fn bearing(token: &str) -> String {
     format!("Bearer {token}")
@@ -123,6 +130,73 @@ fn strangers_use_up_nothing_of_a_right_token_at_their_address() {
         let answer = stage.over_tcp_from(MALLORY, &status(&right));
         assert_eq!(answer.status, 200, "{answer:?}");
     }
+}
+
+/// One token opens as many event streams as it may have, which is few.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn streams_of_one_token_leave_room_for_others_and_the_socket() {
+    let stage = Stage::own();
+    let reader = stage.token(&json!({"scopes": ["read"]}));
+    let open = |mut stream: Box<dyn Wire>, token: Option<&str>| {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let token = token.unwrap_or_default();
+        let head = format!("GET /v1/events HTTP/1.1\r\nHost: x\r\n{token}\r\n");
+        stream.write_all(head.as_bytes()).expect("ask for events");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).expect("an answer");
+        (String::from_utf8_lossy(&first[9..]).into_owned(), stream)
+    };
+    let over_tcp = |token| open(Box::new(stage.tcp(MALLORY)), Some(token));
+    let streams: Vec<_> = (0..OF_AN_ADDRESS).map(|_| over_tcp(&reader)).collect();
+    let opened = streams.iter().filter(|(status, _)| status == "200").count();
+    assert_eq!(opened, STREAMS_OF_A_TOKEN);
+    let (status_of_ninth, _) = streams.last().expect("the last");
+    assert_eq!(status_of_ninth, "503");
+    assert_eq!(
+        open(Box::new(stage.connect()), None).0,
+        "200",
+        "the socket has its own"
+    );
+    let first = stage.first_token();
+    assert_eq!(over_tcp(&first).0, "200", "and so has another token");
+    let answer = stage.over_tcp_from(MALLORY, &status(&bearing(&first)));
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// A body that comes to a halt a byte before its end.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn bodies_over_tcp_leave_room_for_those_of_the_socket() {
+    const BODY: usize = 96 * 1024 * 1024;
+    let stage = Stage::own();
+    let authorization = bearing(&stage.token(&json!({"scopes": ["lists"]})));
+    let head = format!(
+        "POST /v1/deny HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: {BODY}\r\n\
+         Authorization: {authorization}\r\n\r\n"
+    );
+    let piece = vec![b'#'; 1024 * 1024];
+    let mut hog = stage.tcp(MALLORY);
+    hog.write_all(head.as_bytes()).expect("send the head");
+    for _ in 1..BODY / piece.len() {
+        hog.write_all(&piece).expect("it is read");
+    }
+    hog.write_all(&piece[1..]).expect("it is read");
+    let is_full = || {
+        let small = Request {
+            headers: vec![
+                ("Authorization", &authorization),
+                ("Content-Type", "text/plain"),
+            ],
+            body: b"192.0.2.93".to_vec(),
+            ..Request::new("POST", "/v1/deny")
+        };
+        (stage.over_tcp(&small).status == 503).then_some(())
+    };
+    assert!(until(PROMPT, is_full).is_some(), "all of it is read");
+    let put = stage.send("POST", "/v1/deny", "text/plain", b"192.0.2.94");
+    assert_eq!(put.status, 200, "{put:?}");
+    stage.expect(204, "DELETE", "/v1/deny/192.0.2.94");
 }
 
 #[test]

@@ -108,7 +108,7 @@ async fn written(
         other => return Err(unsupported(other, "application/json or text/plain")),
     };
     let body = uploads.read_list(request, LIST_BODY).await?;
-    let place = uploads.place().await?;
+    let place = uploads.place(&body).await?;
     let change = blocking(move || {
         let feed = parse(body.bytes())?;
         drop(body);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use axum::{Extension, Router, routing::post};
+use axum::{Extension, Router, extract::ConnectInfo, routing::post};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -10,17 +10,19 @@ use tokio::{
 };
 
 use super::*;
+use crate::api::peer::{Credentials, Peer};
 
 const IDLE: Duration = Duration::from_millis(300);
 const WHOLE: Duration = Duration::from_millis(900);
-const ROOM: usize = 1000;
+const ROOM: usize = 2000;
+const OF_TCP: usize = 1000;
 const LIMIT: usize = 600;
 
 /// Serves bodies of lists at `/`, and small ones at `/small`.
 async fn served() -> SocketAddr {
     async fn list(Extension(uploads): Extension<Uploads>, request: Request) -> Result<(), Problem> {
         let body = uploads.read_list(request, LIMIT).await?;
-        let _place = uploads.place().await?;
+        let _place = uploads.place(&body).await?;
         assert!(body.bytes().iter().all(|byte| *byte == b'x'));
         Ok(())
     }
@@ -30,7 +32,7 @@ async fn served() -> SocketAddr {
     let router = Router::new()
         .route("/", post(list))
         .route("/small", post(small))
-        .layer(Extension(Uploads::new(IDLE, WHOLE, ROOM)));
+        .layer(Extension(Uploads::new(IDLE, WHOLE, ROOM, OF_TCP)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -111,9 +113,44 @@ async fn without_room_a_body_is_to_come_again() {
     assert_status(&refused, 503);
     assert!(refused.contains("\r\nretry-after: 5\r\n"), "{refused}");
     // What fits beside the holder is taken.
-    let fits = ROOM - (LIMIT - 1);
+    let fits = OF_TCP - (LIMIT - 1);
     assert_status(&answer(begun(server, "/", fits, fits).await).await, 200);
     assert_status(&answer(begun(server, "/", LIMIT + 1, 0).await).await, 413);
     assert_status(&answer(holder).await, 408);
     assert_status(&answer(begun(server, "/", LIMIT, LIMIT).await).await, 200);
+}
+
+#[tokio::test]
+async fn tcp_takes_no_room_and_no_place_that_the_unix_socket_needs() {
+    let uploads = Uploads::new(IDLE, WHOLE, ROOM, OF_TCP);
+    let sent = async |via, length: usize| {
+        let mut request = Request::new(vec![b'x'; length].into());
+        if via == Via::Unix {
+            let peer = Peer::Unix(Credentials {
+                pid: None,
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+            });
+            request.extensions_mut().insert(ConnectInfo(peer));
+        }
+        uploads.read_list(request, ROOM).await
+    };
+    let status = |body: Result<ListBody, Problem>| body.unwrap_err().status;
+    assert_eq!(status(sent(Via::Tcp, OF_TCP + 1).await), 413);
+    let hog = sent(Via::Tcp, OF_TCP).await.unwrap();
+    assert_eq!(status(sent(Via::Tcp, 1).await), 503);
+    let _working = uploads.place(&hog).await.unwrap();
+    let own = sent(Via::Unix, ROOM - OF_TCP).await.unwrap();
+    let _own_place = uploads.place(&own).await.unwrap();
+    assert_eq!(
+        status(sent(Via::Unix, 1).await),
+        503,
+        "that is all there is"
+    );
+    let late = uploads.place(&hog).await.unwrap_err();
+    assert_eq!(late.status, 503, "one at a time");
+    drop((hog, own));
+    drop(sent(Via::Unix, ROOM).await.unwrap());
+    drop(sent(Via::Tcp, OF_TCP).await.unwrap());
 }
