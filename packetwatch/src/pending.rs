@@ -154,15 +154,22 @@ pub struct InTheWay {
     pub until: OffsetDateTime,
 }
 
-/// Log lines of changes on trial.
+/// What a change takes the place of and what is there after it, in words for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub before: String,
+    pub after: String,
+}
+
+/// Log lines of changes on trial. A change is told as the one that was made also when it is confirmed.
 pub(crate) mod event {
     use time::format_description::well_known::Rfc3339;
     use tracing::info;
 
-    use super::Pending;
+    use super::{Pending, Told};
     use crate::log::EVENT;
 
-    pub(crate) fn made(pending: &Pending) {
+    pub(crate) fn made(pending: &Pending, told: &Told) {
         let record = &pending.record;
         let until = record.until.format(&Rfc3339).unwrap_or_default();
         tracing::warn!(
@@ -172,25 +179,30 @@ pub(crate) mod event {
                 packetwatch.pending = record.id.as_str(),
                 packetwatch.object = record.object.as_str(),
                 packetwatch.expires_at = until.as_str(),
+                packetwatch.before = told.before.as_str(),
+                packetwatch.after = told.after.as_str(),
             },
             "{} changed; taken back at {until} unless `packetwatch confirm {}` comes first",
             record.object, record.id
         );
     }
 
-    pub(crate) fn confirmed(pending: &Pending) {
+    pub(crate) fn confirmed(pending: &Pending, told: &Told) {
         info!(
             target: EVENT,
             {
                 event.action = "change-confirmed",
                 packetwatch.pending = pending.record.id.as_str(),
                 packetwatch.object = pending.object().as_str(),
+                packetwatch.before = told.before.as_str(),
+                packetwatch.after = told.after.as_str(),
             },
             "the change of {} stays", pending.object()
         );
     }
 
-    pub(crate) fn rolled_back(pending: &Pending, asked: bool) {
+    /// `told` of the change that is taken back.
+    pub(crate) fn rolled_back(pending: &Pending, asked: bool, told: &Told) {
         let cause = if asked {
             "asked for"
         } else {
@@ -203,6 +215,8 @@ pub(crate) mod event {
                 event.reason = cause,
                 packetwatch.pending = pending.record.id.as_str(),
                 packetwatch.object = pending.object().as_str(),
+                packetwatch.before = told.after.as_str(),
+                packetwatch.after = told.before.as_str(),
             },
             "{} as before: {cause}", pending.object()
         );

@@ -12,6 +12,7 @@ use super::{
     saved::Restored,
     state::Shelf,
 };
+use crate::pending::Told;
 
 /// Lines with this target are events: they have an `event.action` and are streamed.
 const TARGET: &str = "packetwatch::event";
@@ -125,21 +126,28 @@ pub(super) fn set_aside(salvage: &Salvage) {
     );
 }
 
-/// One line for everything that a backup has put back.
-pub(super) fn restored(restored: &Restored) {
+/// One line for everything that a backup has put back. `before` is what there was of each.
+pub(super) fn restored(before: &Restored, restored: &Restored) {
     let Restored {
         allow,
         deny,
         bans,
         ended,
     } = restored;
+    let counts = |of: &Restored| {
+        let Restored {
+            allow, deny, bans, ..
+        } = of;
+        format!("{allow} allowed, {deny} denied, {bans} banned")
+    };
     event!(
         target: TARGET,
         Level::WARN,
         event.action = "restored",
         packetwatch.entries = allow + deny + bans,
-        "restored from a backup: {allow} allowed, {deny} denied, {bans} banned; {ended} have ended \
-         since it was made"
+        packetwatch.before = counts(before),
+        packetwatch.after = counts(restored),
+        "restored from a backup: {}; {ended} have ended since it was made", counts(restored)
     );
 }
 
@@ -244,6 +252,17 @@ pub(super) fn not_counted_by_entry() {
          of their own; they do when they are written again to shorter lists",
         capacity::LIST_HITS
     );
+}
+
+/// What stood and what stands under the prefixes of a trial, for its own lines.
+pub(super) fn on_trial(entries_of: [&[Option<Entry>]; 2]) -> Told {
+    let words = |all: &[Option<Entry>]| match all {
+        [None] => "no entry".to_owned(),
+        [Some(entry)] => described(entry),
+        _ => entries(all.iter().flatten().count()),
+    };
+    let [before, after] = entries_of.map(words);
+    Told { before, after }
 }
 
 /// What of an entry a change may change, as `until 2026-11-22T07:00:00Z: a scraper`.

@@ -255,8 +255,8 @@ fn restore_entries(
     marked
         .into_iter()
         .for_each(|list| state.mark_list_unwritten(list));
-    if let Some(over) = trial.and_then(|trial| state.restore_trial(trial, clock)) {
-        crate::pending::event::rolled_back(&over, false);
+    if let Some((over, told)) = trial.and_then(|trial| state.restore_trial(trial, clock)) {
+        crate::pending::event::rolled_back(&over, false, &told);
     }
     maps.replace_standings(&Projection::standings(&state, clock.monotonic_ns()))?;
     Ok(state)

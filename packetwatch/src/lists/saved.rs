@@ -283,6 +283,15 @@ impl Lists {
             let mut held = shared.bans();
             held.replace(bans, &offences, &*shared.maps, shared.clock)
         };
+        let before = {
+            let (state, held) = (shared.state(), shared.bans().len());
+            Restored {
+                allow: state.count(Shelf::Allow).total(),
+                deny: state.count(Shelf::Deny).total(),
+                bans: held,
+                ended: 0,
+            }
+        };
         let written = shared.write_as(&mut journal, batch, changes, None, Switch::Whole, replace);
         if written.is_err() {
             // Whatever the journal has of them, it gets what is so.
@@ -290,7 +299,7 @@ impl Lists {
         }
         shared.wake.unwritten();
         written?;
-        super::event::restored(&restored);
+        super::event::restored(&before, &restored);
         Ok(restored)
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    pending::{self, Pending},
+    pending::{self, Pending, Told},
 };
 
 /// Beyond so many entries a list that is put back is written to the journal whole.
@@ -58,6 +58,20 @@ impl Trial {
     /// if nothing did.
     pub(super) fn former(&self, list: List, prefix: IpNet) -> Option<&Option<Draft>> {
         self.former.get(&prefix).filter(|_| list == self.list)
+    }
+
+    /// What it makes of what stood, for the log; it is in `state`.
+    pub(super) fn told(&self, state: &State) -> Told {
+        let (former, now): (Vec<_>, Vec<_>) = self
+            .former
+            .iter()
+            .map(|(prefix, draft)| {
+                let listed = state.listed(self.list.into(), *prefix);
+                let former = draft.as_ref().map(|draft| draft.about.entry(*prefix));
+                (former, listed.map(|listed| listed.about.entry(*prefix)))
+            })
+            .unzip();
+        event::on_trial([&former, &now])
     }
 
     /// For the journal.
@@ -168,8 +182,13 @@ impl State {
         Some(trial)
     }
 
-    /// Takes a trial from the journal; puts back what stood if it is over, and returns it then.
-    pub(super) fn restore_trial(&mut self, record: TrialRecord, clock: Clock) -> Option<Pending> {
+    /// Takes a trial from the journal; puts back what stood if it is over, and returns it then, with
+    /// what it was.
+    pub(super) fn restore_trial(
+        &mut self,
+        record: TrialRecord,
+        clock: Clock,
+    ) -> Option<(Pending, Told)> {
         let list = record.list()?;
         let trial = Trial::restored(record, list, clock);
         if trial.pending.is_live(clock.monotonic_ns()) {
@@ -178,12 +197,12 @@ impl State {
             self.trial_is_unwritten = true;
             return None;
         }
-        let pending = trial.pending.clone();
+        let (pending, told) = (trial.pending.clone(), trial.told(self));
         let rows: Vec<_> = trial.former.keys().map(|prefix| (list, *prefix)).collect();
         self.apply(trial.undo());
         self.mark_many_unwritten(list, rows);
         self.trial_is_unwritten = true;
-        Some(pending)
+        Some((pending, told))
     }
 
     fn mark_many_unwritten(&mut self, list: List, rows: Vec<(List, IpNet)>) {
@@ -225,7 +244,8 @@ impl Lists {
         let prefixes: Vec<IpNet> = trial.former.keys().copied().collect();
         let projection = Projection::of(&shared.state(), &prefixes, now);
         let all = || Projection::standings(&shared.state(), now);
-        pending::event::confirmed(&trial.pending);
+        let told = trial.told(&shared.state());
+        pending::event::confirmed(&trial.pending, &told);
         Ok(projection.write(&*shared.maps, all)?)
     }
 
@@ -294,12 +314,13 @@ impl Shared {
             return;
         };
         let (pending, list) = (trial.pending.clone(), trial.list);
+        let told = trial.told(&self.state());
         let changes = trial.undo();
         let rows: Vec<_> = changes.iter().map(|change| (list, change.prefix)).collect();
         let (_, outcome) = self.project(changes, None, Switch::ByPrefix);
         self.state().mark_many_unwritten(list, rows);
         self.wake.unwritten();
-        pending::event::rolled_back(&pending, asked);
+        pending::event::rolled_back(&pending, asked, &told);
         if let Err(error) = outcome {
             // The comparison with the kernel finds it within a second.
             event::kernel_refused("taking back a change on trial", None, &error);

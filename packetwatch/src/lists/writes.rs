@@ -282,8 +282,12 @@ impl Shared {
         let begun = tried.as_ref().map(|trial| trial.pending.clone());
         let (undo, outcome) = self.project(changes, tried, switch);
         let Err(error) = outcome.and_then(|()| last()) else {
-            if let Some(pending) = &begun {
-                pending::event::made(pending);
+            let told = {
+                let state = self.state();
+                state.trial.as_ref().map(|trial| trial.told(&state))
+            };
+            if let (Some(pending), Some(told)) = (begun, told) {
+                pending::event::made(&pending, &told);
             }
             return Ok(());
         };

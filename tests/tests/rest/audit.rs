@@ -193,6 +193,115 @@ fn every_change_has_a_line_that_says_who_from_where_what_before_and_after() {
     }
 }
 
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn trials_bypasses_and_restores_are_told_with_before_and_after() {
+    let stage = Stage::own();
+    let told = |(method, path): (&str, &str), body: Option<Value>, action, words: [&str; 2]| {
+        let from = stage.daemon.log().len();
+        let answer = stage.ask(method, path, body);
+        assert!(
+            (200..300).contains(&answer.status),
+            "{method} {path}: {answer:?}"
+        );
+        let is_it = |line: &Value| line["event.action"] == action;
+        let line = stage.daemon.log().wait_from(from, is_it, PROMPT);
+        for (field, words) in ["packetwatch.before", "packetwatch.after"]
+            .into_iter()
+            .zip(words)
+        {
+            assert!(text(&line[field]).contains(words), "{field}: {line}");
+        }
+    };
+    let (none, until) = ("no bypass", "until 20");
+    let bypass = |length| Some(json!({"for": length}));
+    told(
+        ("POST", "/v1/bypass"),
+        bypass("1h"),
+        "bypass-began",
+        [none, until],
+    );
+    told(
+        ("POST", "/v1/bypass"),
+        bypass("2h"),
+        "bypass-began",
+        [until, until],
+    );
+    told(
+        ("DELETE", "/v1/bypass"),
+        None,
+        "bypass-ended",
+        [until, none],
+    );
+    told(
+        ("POST", "/v1/bypass"),
+        bypass("1s"),
+        "bypass-began",
+        [none, until],
+    );
+    let by_itself = |line: &Value| line["event.reason"] == "its time is over";
+    let line = stage.daemon.wait_for(by_itself, PROMPT);
+    assert_eq!(line["packetwatch.after"], none, "{line}");
+
+    let calls = json!({"rules": [{"name": "calls", "connections": 77}]});
+    let trials = [
+        ("/v1/rules", calls, ["[]", "\"connections\":77"]),
+        (
+            "/v1/mode",
+            json!({"mode": "observe"}),
+            ["enforce", "observe"],
+        ),
+        (
+            "/v1/deny/192.0.2.61",
+            json!({"reason": "one"}),
+            ["no entry", "until removed: one"],
+        ),
+        (
+            "/v1/deny",
+            json!([{"prefix": "192.0.2.62"}]),
+            ["1 entry", "1 entry"],
+        ),
+    ];
+    for (path, body, [before, after]) in trials {
+        let tried = format!("{path}?confirm=1h");
+        let id = || {
+            let pending = stage.expect(200, "GET", "/v1/pending").json();
+            format!("/v1/pending/{}", text(&pending["pending"][0]["id"]))
+        };
+        let made = ("PUT", &*tried);
+        told(made, Some(body.clone()), "change-pending", [before, after]);
+        told(
+            ("DELETE", &id()),
+            None,
+            "change-rolled-back",
+            [after, before],
+        );
+        told(made, Some(body), "change-pending", [before, after]);
+        let confirm = format!("{}/confirm", id());
+        told(
+            ("POST", &confirm),
+            None,
+            "change-confirmed",
+            [before, after],
+        );
+    }
+
+    let backup = stage.expect(200, "GET", "/v1/backup").body;
+    stage.expect(201, "PUT", "/v1/deny/192.0.2.63");
+    stage.expect(201, "PUT", "/v1/allow/192.0.2.64");
+    let from = stage.daemon.log().len();
+    let restored = stage.send("POST", "/v1/restore", "application/jsonl", &backup);
+    assert_eq!(restored.status, 200, "{restored:?}");
+    let is_it = |line: &Value| line["event.action"] == "restored";
+    let line = stage.daemon.log().wait_from(from, is_it, PROMPT);
+    let change = (&line["packetwatch.before"], &line["packetwatch.after"]);
+    let [before, after] = [
+        "1 allowed, 2 denied, 0 banned",
+        "0 allowed, 1 denied, 0 banned",
+    ];
+    assert_eq!(change, (&json!(before), &json!(after)));
+}
+
 /// Who writes a token where its name belongs has shown it to nobody else.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]

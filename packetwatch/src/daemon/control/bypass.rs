@@ -41,12 +41,13 @@ impl RulesControl {
                 self.dataplane.set_policies(&pair)?;
                 next.in_force = Some(pair);
             }
-            now < std::mem::replace(&mut *state, next).bypass_until
+            let was = std::mem::replace(&mut *state, next).bypass_until;
+            (now < was).then_some(was)
         };
         if length.is_some() {
-            tell_bypass(self.clock, until);
-        } else if was {
-            tell_bypass_ended("asked for");
+            tell_bypass(self.clock, was, until);
+        } else if let Some(was) = was {
+            tell_bypass_ended(self.clock, was, "asked for");
         }
         let store = self.store();
         self.write_control(&store)?;
@@ -62,10 +63,10 @@ impl RulesControl {
             if ended {
                 state.set_bypass(0, until);
             }
-            ended
+            ended.then_some(until)
         };
-        if ended {
-            tell_bypass_ended("its time is over");
+        if let Some(until) = ended {
+            tell_bypass_ended(self.clock, until, "its time is over");
             if let Err(error) = self.write_control(&self.store()) {
                 tracing::warn!("a bypass is over and was not cleared away: {error}");
             }
@@ -73,20 +74,38 @@ impl RulesControl {
     }
 }
 
-fn tell_bypass(clock: Clock, until: u64) {
-    let until = clock.utc_of(until).and_then(|at| at.format(&Rfc3339).ok());
-    let until = until.unwrap_or_default();
+/// What is told where there is none.
+const NO_BYPASS: &str = "no bypass";
+
+fn tell_bypass(clock: Clock, was: Option<u64>, until: u64) {
+    let was = was.map(|was| format!("until {}", rfc3339(clock, was)));
+    let until = rfc3339(clock, until);
     tracing::warn!(
         target: EVENT,
-        { event.action = "bypass-began", packetwatch.expires_at = until.as_str() },
+        {
+            event.action = "bypass-began",
+            packetwatch.expires_at = until.as_str(),
+            packetwatch.before = was.as_deref().unwrap_or(NO_BYPASS),
+            packetwatch.after = format!("until {until}"),
+        },
         "every packet passes until {until}, whatever lists, bans and rules say"
     );
 }
 
-fn tell_bypass_ended(cause: &'static str) {
+fn tell_bypass_ended(clock: Clock, was: u64, cause: &'static str) {
     tracing::warn!(
         target: EVENT,
-        { event.action = "bypass-ended", event.reason = cause },
+        {
+            event.action = "bypass-ended",
+            event.reason = cause,
+            packetwatch.before = format!("until {}", rfc3339(clock, was)),
+            packetwatch.after = NO_BYPASS,
+        },
         "lists, bans and rules count again: {cause}"
     );
+}
+
+fn rfc3339(clock: Clock, at: u64) -> String {
+    let at = clock.utc_of(at).and_then(|at| at.format(&Rfc3339).ok());
+    at.unwrap_or_default()
 }

@@ -34,7 +34,7 @@ pub use state::SetBy;
 
 use policy::{check_lengths, policies};
 use record::{change_of, mode_of, mode_record, record_of, write_rules};
-use state::{Configured, Regime, State, To, Trial, tell};
+use state::{Configured, Regime, State, To, Trial, tell, told};
 use store::{ControlRecord, Store, TrialRecord};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.
@@ -285,6 +285,7 @@ impl RulesControl {
             ..self.record()
         })?;
         let made = pending.clone();
+        let told = told(to.object(), &self.state().standing, &regime);
         let put = self.enforced(|state| {
             state.trial = Some(Trial {
                 pending,
@@ -296,7 +297,7 @@ impl RulesControl {
             self.write_control(&store)?;
         }
         put?;
-        pending::event::made(&made);
+        pending::event::made(&made, &told);
         Ok(Some(made))
     }
 

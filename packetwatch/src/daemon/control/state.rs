@@ -7,7 +7,7 @@ use packetwatch_abi::{FOREVER, Policy};
 use crate::{
     config::{Config, Mode, Word as _},
     log::EVENT,
-    pending::{Object, Pending},
+    pending::{Object, Pending, Told},
     rules::{
         RuleSet, RuleText,
         policy::{Compiled, compile},
@@ -296,6 +296,18 @@ pub(super) fn tell(before: &Regime, after: &Regime) {
             },
             "{} rules in force", after.rules.len()
         );
+    }
+}
+
+/// For the log: what of a regime a change of this object is about.
+pub(super) fn told(object: Object, before: &Regime, after: &Regime) -> Told {
+    let of = |regime: &Regime| match object {
+        Object::Rules => written(&regime.rules),
+        _ => regime.mode.word().to_owned(),
+    };
+    Told {
+        before: of(before),
+        after: of(after),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     RulesControl, RulesError,
     record::{mode_record, write_rules},
-    state::{State, Trial, tell},
+    state::{State, Trial, tell, told},
     store::ControlRecord,
 };
 use crate::pending::{self, Pending};
@@ -33,11 +33,12 @@ impl RulesControl {
             ..self.record()
         };
         store.put_control(&record)?;
+        let told = told(to.object(), &self.state().standing, &regime);
         self.enforced(|state| {
             state.trial = None;
             state.standing = regime;
         })?;
-        pending::event::confirmed(&pending);
+        pending::event::confirmed(&pending, &told);
         Ok(())
     }
 
@@ -74,7 +75,8 @@ impl RulesControl {
         } else {
             self.state().trial = None;
         }
-        pending::event::rolled_back(&trial.pending, asked);
+        let told = told(trial.to.object(), &self.state().standing, &trial.regime);
+        pending::event::rolled_back(&trial.pending, asked, &told);
         self.write_control(&store)
     }
 }
