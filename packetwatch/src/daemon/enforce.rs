@@ -172,7 +172,10 @@ impl Enforcer {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = ticks.tick() => {}
             }
-            let _ended = self.lists.expire();
+            let lists = self.lists.clone();
+            // A million entries that end together take some hundred milliseconds.
+            let ended = tokio::task::spawn_blocking(move || lists.expire());
+            ended.await.map_err(std::io::Error::other)?;
             if !self.refusals.are_recent(self.clock.monotonic_ns()) {
                 self.readiness.set_lack(Lack::Bans, None);
             }

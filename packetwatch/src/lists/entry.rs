@@ -223,7 +223,10 @@ pub struct Replaced {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
     pub bans: Vec<BanEntry>,
+    /// a hundred at most
     pub entries: Vec<(List, Entry)>,
+    /// how many entries there were, these included
+    pub entries_total: usize,
 }
 
 /// What is listed for an address, the most specific first.

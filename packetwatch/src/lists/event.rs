@@ -87,6 +87,23 @@ pub(super) fn removed(shelf: Shelf, entry: &Entry, ended: bool) {
     );
 }
 
+/// One line for many entries whose time is over together; `left` is how many there are still.
+pub(super) fn ended_many(list: List, ended: usize, left: usize) {
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = match list {
+            List::Allow => "allow-removed",
+            List::Deny => "deny-removed",
+        },
+        packetwatch.list = list.as_str(),
+        packetwatch.removed = ended,
+        packetwatch.before = entries(left + ended),
+        packetwatch.after = entries(left),
+        "{ended} are no longer in the {list} list: their time is over"
+    );
+}
+
 pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize) {
     event!(
         target: TARGET,

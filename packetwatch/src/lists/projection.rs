@@ -104,6 +104,9 @@ fn resolve<'a>(
         let around = path.last().map(|(_, standing, end)| (*standing, *end));
         let (around, mut end) = around.unwrap_or((Standing::default(), FOREVER));
         let on_trial = state.on_trial(prefix);
+        if on_trial.is_none() && node.is_over(now) {
+            continue;
+        }
         if let Some(uncovered) = on_trial.and_then(|trial| trial.uncovered(node, now)) {
             end = end.min(uncovered);
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{Lists, projection::Projection};
+use super::{Lists, projection::Projection, sweep::Reach};
 use crate::dataplane::{self, Differences};
 
 /// Bans that are looked at again before others may be set: microseconds each.
@@ -53,7 +53,7 @@ impl Lists {
             return Ok(Differences::default());
         }
         // An entry that has ended stands in the kernel until the sweep, which may be a second away.
-        let _writer = shared.journal_without_ended();
+        let _writer = shared.journal_without_ended(Reach::All);
         let now = shared.clock.monotonic_ns();
         let expected = Projection::standings(&shared.state(), now);
         let mut differences = shared.maps.compare_standings(&expected)?;

@@ -14,6 +14,7 @@ use super::{
     journal::Batch,
     record::{AboutRecord, BanRecord, EntryRecord, ListRecord, OffenceRecord},
     state::{About, Change, Draft, Node, Shelf},
+    sweep::Reach,
     writes::Switch,
 };
 
@@ -231,7 +232,7 @@ impl Lists {
     /// [`WriteError::Kernel`]. Nothing has changed then.
     pub fn restore(&self, saved: Saved) -> Result<Restored, WriteError> {
         let shared = &self.0.shared;
-        let mut journal = shared.journal_without_ended();
+        let mut journal = shared.journal_without_ended(Reach::All);
         for list in [List::Allow, List::Deny] {
             shared.see_to_trial(list, true)?;
         }

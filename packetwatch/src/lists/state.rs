@@ -17,6 +17,9 @@ use super::{
     trial::Trial,
 };
 
+/// Beyond so many rows a list may be written to the journal whole.
+const ROWS_AT_MOST: usize = 1000;
+
 /// Where an entry stands. Protected entries allow, but are derived and not journaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Shelf {
@@ -152,6 +155,12 @@ impl Node {
         }
     }
 
+    /// Whether nothing stands here any more.
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        let shelves = [&self.allow, &self.deny, &self.protected];
+        !shelves.into_iter().flatten().any(|listed| listed.is_live(now))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.allow.is_none() && self.deny.is_none() && self.protected.is_none()
     }
@@ -284,17 +293,40 @@ impl State {
         (undo, given)
     }
 
-    /// What ended by `now`.
-    pub(super) fn ended(&self, now: u64) -> Vec<(Shelf, IpNet)> {
+    /// What ended by `now`, at most so many, those that ended first.
+    pub(super) fn ended(&self, now: u64, at_most: usize) -> Vec<(Shelf, IpNet)> {
         self.ends
             .range(..=(now, Shelf::Protected, greatest()))
+            .take(at_most)
             .map(|(_, shelf, prefix)| (*shelf, *prefix))
             .collect()
+    }
+
+    /// What ended by `now` of these prefixes.
+    pub(super) fn ended_among(&self, prefixes: &[IpNet], now: u64) -> Vec<(Shelf, IpNet)> {
+        let places = prefixes
+            .iter()
+            .flat_map(|prefix| [(Shelf::Allow, *prefix), (Shelf::Deny, *prefix)]);
+        let has_ended = |(shelf, prefix): &(Shelf, IpNet)| {
+            let listed = self.listed(*shelf, *prefix);
+            listed.is_some_and(|listed| !listed.is_live(now))
+        };
+        places.filter(has_ended).collect()
     }
 
     /// The journal is to get the present state of these rows.
     pub(super) fn mark_unwritten(&mut self, rows: impl IntoIterator<Item = (List, IpNet)>) {
         self.unwritten.extend(rows);
+    }
+
+    /// The same of rows of one list; of many the whole list, which is written faster.
+    pub(super) fn mark_many_unwritten(&mut self, list: List, rows: Vec<(List, IpNet)>) {
+        let left = self.count(list.into()).total();
+        if rows.len() > ROWS_AT_MOST.max(left / 10) {
+            self.mark_list_unwritten(list);
+        } else {
+            self.mark_unwritten(rows);
+        }
     }
 
     /// The journal is to get the whole of this list as it is now.

@@ -25,9 +25,6 @@ use crate::{
     pending::{self, Pending, Told},
 };
 
-/// Beyond so many entries a list that is put back is written to the journal whole.
-const ROWS_AT_MOST: usize = 1000;
-
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) pending: Pending,
@@ -203,14 +200,6 @@ impl State {
         self.mark_many_unwritten(list, rows);
         self.trial_is_unwritten = true;
         Some((pending, told))
-    }
-
-    fn mark_many_unwritten(&mut self, list: List, rows: Vec<(List, IpNet)>) {
-        if rows.len() > ROWS_AT_MOST {
-            self.mark_list_unwritten(list);
-        } else {
-            self.mark_unwritten(rows);
-        }
     }
 }
 

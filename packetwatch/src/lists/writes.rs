@@ -14,6 +14,7 @@ use super::{
     projection::Projection,
     record::{EntryRecord, ListRecord},
     state::{Change, Shelf},
+    sweep::Reach,
     trial::Trial,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// So many entries that went are worth the time that it takes to give their memory back.
-const MANY: usize = 10_000;
+pub(super) const MANY: usize = 10_000;
 
 /// How the kernel is told of changes.
 #[derive(Clone, Copy)]
@@ -85,8 +86,12 @@ impl Lists {
 
 impl Writing<'_> {
     /// The right to write, and what the write is on trial as.
-    fn begin(&self, list: List) -> Result<(MutexGuard<'_, Journal>, Option<Pending>), WriteError> {
-        let journal = self.shared.journal_without_ended();
+    fn begin(
+        &self,
+        list: List,
+        reach: Reach<'_>,
+    ) -> Result<(MutexGuard<'_, Journal>, Option<Pending>), WriteError> {
+        let journal = self.shared.journal_without_ended(reach);
         self.shared.see_to_trial(list, self.confirm.is_some())?;
         let trial = self
             .confirm
@@ -103,7 +108,7 @@ impl Writing<'_> {
     pub fn put(self, list: List, entry: NewEntry, force: Force) -> Result<Put, WriteError> {
         let shared = self.shared;
         let prefix = entry.prefix.trunc();
-        let (mut journal, trial) = self.begin(list)?;
+        let (mut journal, trial) = self.begin(list, Reach::These(&[prefix]))?;
         let (changes, before, allowed) = {
             let state = shared.state();
             let changes = shared.drafted(&state, list, vec![entry], force)?;
@@ -139,7 +144,7 @@ impl Writing<'_> {
         let shared = self.shared;
         let prefix = prefix.trunc();
         let shelf = Shelf::from(list);
-        let (mut journal, trial) = self.begin(list)?;
+        let (mut journal, trial) = self.begin(list, Reach::These(&[prefix]))?;
         let entry = {
             let state = shared.state();
             let now = shared.clock.monotonic_ns();
@@ -168,7 +173,8 @@ impl Writing<'_> {
     /// As [`Lists::put`] without force; [`WriteError::Protected`] names every protected prefix.
     pub fn add(self, list: List, entries: Vec<NewEntry>) -> Result<Added, WriteError> {
         let shared = self.shared;
-        let (mut journal, trial) = self.begin(list)?;
+        let prefixes: Vec<IpNet> = entries.iter().map(|entry| entry.prefix.trunc()).collect();
+        let (mut journal, trial) = self.begin(list, Reach::These(&prefixes))?;
         let (changes, before, answer) = {
             let state = shared.state();
             let before = state.count(list.into()).total();
@@ -190,7 +196,7 @@ impl Writing<'_> {
     pub fn replace(self, list: List, entries: Vec<NewEntry>) -> Result<Replaced, WriteError> {
         let shared = self.shared;
         let shelf = Shelf::from(list);
-        let (mut journal, trial) = self.begin(list)?;
+        let (mut journal, trial) = self.begin(list, Reach::All)?;
         let (changes, answer) = {
             let state = shared.state();
             let mut changes = shared.drafted(&state, list, entries, Force(false))?;

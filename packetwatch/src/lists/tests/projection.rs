@@ -144,9 +144,9 @@ proptest! {
         for addr in &addresses {
             prop_assert_eq!(maps.verdict(*addr, now), scan_verdict(&scan, *addr, now));
         }
-        let swept: Vec<Change> = state.ended(now).into_iter().map(removal).collect();
+        let swept: Vec<Change> = state.ended(now, usize::MAX).into_iter().map(removal).collect();
         apply(&mut state, &maps, swept, now);
-        prop_assert!(state.ended(now).is_empty());
+        prop_assert!(state.ended(now, usize::MAX).is_empty());
         rebuilt.replace_standings(&Projection::standings(&state, now)).unwrap();
         prop_assert_eq!(&maps.kernel().standings, &rebuilt.kernel().standings);
 
