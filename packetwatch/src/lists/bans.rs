@@ -33,8 +33,10 @@ pub(super) struct Bans {
     offences: Offences,
     /// live ones by their end
     ends: BTreeSet<(u64, IpNet)>,
-    /// spent ones by their end, each with the time to remove it
-    spent: BTreeMap<(u64, IpNet), u64>,
+    /// spent ones by their end
+    spent: BTreeSet<(u64, IpNet)>,
+    /// the same by the time to remove them
+    removals: BTreeSet<(u64, IpNet)>,
     /// bans of rules on trial
     on_trial: BTreeMap<IpNet, Whole>,
     counts: ByFamily,
@@ -49,7 +51,8 @@ impl Bans {
             held: PrefixMap::default(),
             offences,
             ends: BTreeSet::new(),
-            spent: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            removals: BTreeSet::new(),
             on_trial: BTreeMap::new(),
             counts: ByFamily::default(),
             capacity,
@@ -214,15 +217,7 @@ impl Bans {
     /// Turns bans that have ended into spent ones and returns them; removes spent ones that no
     /// window reaches, and offences beyond memory.
     pub(super) fn sweep(&mut self, maps: &dyn Maps, now: u64) -> Vec<BanEntry> {
-        let last = |&(end, _): &(u64, IpNet)| end <= now;
-        let ended: Vec<IpNet> = self
-            .ends
-            .iter()
-            .copied()
-            .take_while(last)
-            .map(|e| e.1)
-            .collect();
-        let ended = ended
+        let ended = due(&self.ends, now)
             .into_iter()
             .filter_map(|prefix| {
                 let mut held = self.drop_held(prefix)?;
@@ -234,13 +229,7 @@ impl Bans {
                 Some(entry)
             })
             .collect();
-        let due: Vec<IpNet> = self
-            .spent
-            .iter()
-            .filter(|(_, remove_at)| **remove_at <= now)
-            .map(|((_, prefix), _)| *prefix)
-            .collect();
-        for prefix in due {
+        for prefix in due(&self.removals, now) {
             // Kept on failure: the next sweep tries again.
             match maps.remove_ban(prefix) {
                 Ok(()) => {
@@ -343,7 +332,7 @@ impl Bans {
         if self.held.len() < self.capacity as usize {
             return Ok(());
         }
-        let Some((&(_, oldest), _)) = self.spent.first_key_value() else {
+        let Some(&(_, oldest)) = self.spent.first() else {
             return Err(WriteError::Full {
                 list: "bans",
                 capacity: self.capacity,
@@ -359,8 +348,8 @@ impl Bans {
     fn hold(&mut self, held: Held) {
         let (prefix, until) = (held.entry.prefix, held.until);
         if held.spent {
-            self.spent
-                .insert((until, prefix), after(until, held.within));
+            self.spent.insert((until, prefix));
+            self.removals.insert((after(until, held.within), prefix));
         } else {
             *self.counts.of(prefix) += 1;
             if until != FOREVER {
@@ -374,12 +363,21 @@ impl Bans {
         let held = self.held.remove(prefix)?;
         if held.spent {
             self.spent.remove(&(held.until, prefix));
+            let remove_at = after(held.until, held.within);
+            self.removals.remove(&(remove_at, prefix));
         } else {
             *self.counts.of(prefix) -= 1;
             self.ends.remove(&(held.until, prefix));
         }
         Some(held)
     }
+}
+
+/// Whose time has come, in its order. The others are not looked at: with the table full of spent bans
+/// each new one asks.
+fn due(times: &BTreeSet<(u64, IpNet)>, now: u64) -> Vec<IpNet> {
+    let come = times.iter().take_while(|(at, _)| *at <= now);
+    come.map(|(_, prefix)| *prefix).collect()
 }
 
 /// At a start. Who has filled the kernel's table is foreign to the comparison with it, which sets this ban

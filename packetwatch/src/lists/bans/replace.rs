@@ -91,7 +91,7 @@ impl Bans {
             .iter()
             .filter(|held| self.held.get(held.entry.prefix).is_none());
         let beyond = (self.held.len() + new.count()).saturating_sub(self.capacity as usize);
-        let spent = self.spent.keys().map(|(_, prefix)| *prefix);
+        let spent = self.spent.iter().map(|(_, prefix)| *prefix);
         let live = self.held.iter().filter(|(_, held)| !held.spent);
         let mut gone = spent
             .chain(live.map(|(prefix, _)| prefix))

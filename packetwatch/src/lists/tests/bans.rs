@@ -119,6 +119,23 @@ fn a_spent_ban_stays_while_a_window_may_reach_back() {
 }
 
 #[test]
+fn the_time_to_remove_a_spent_ban_is_not_that_of_the_next() {
+    let f = Fixture::new();
+    banned(&f, host(1));
+    f.clock.advance(10 * MINUTE);
+    f.lists.expire();
+    banned(&f, host(1));
+    // The window of the first reaches no farther.
+    f.clock.advance(MINUTE);
+    f.lists.expire();
+    assert!(is_dropped(&f, host(1)));
+    f.lists.unban(host(1)).unwrap();
+    f.clock.advance(MINUTE);
+    f.lists.expire();
+    assert!(f.maps.kernel().bans.is_empty());
+}
+
+#[test]
 fn a_full_map_gives_up_spent_bans_then_refuses() {
     let f = Fixture::new();
     banned(&f, host(0));
