@@ -59,11 +59,11 @@ pub(super) struct Enforcer {
 
 impl Standing for Lists {
     fn is_allowed(&self, address: IpAddr) -> bool {
-        !self.covering(address).allow.is_empty()
+        Lists::is_allowed(self, address)
     }
 
     fn holds_allowed(&self, unit: IpNet) -> bool {
-        !self.allowed_inside(unit).is_empty()
+        Lists::holds_allowed(self, unit)
     }
 }
 
@@ -275,7 +275,7 @@ impl Enforcer {
         let (mut idle, spare) = eviction.chosen();
         if crowd == 0 {
             // What was counted of a banned source is shown for as long as the ban stands.
-            let is_free = |unit: IpNet| self.lists.covering(unit.addr()).bans.is_empty();
+            let is_free = |unit: IpNet| !self.lists.is_banned(unit.addr());
             idle.retain(|candidate| is_free(candidate.unit));
         }
         let gone = self.evict("idle", &idle) + self.evict("crowded", &spare);

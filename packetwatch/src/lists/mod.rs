@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Three locks, taken in this order: the journal by whoever writes lists, for the whole write with
-//! its fsync; then, for moments, the state or the bans. So readers and bans never wait for a disk.
+//! its fsync; then the state or the bans: for moments, or the state for as long as a million entries
+//! take in memory. So readers never wait for a disk, and bans, which the rule loop orders by what
+//! [`exempt`] knows, for neither.
 
 mod ban_orders;
 mod bans;
@@ -14,6 +16,7 @@ mod drafts;
 mod entry;
 mod error;
 mod event;
+mod exempt;
 mod flusher;
 mod journal;
 mod maps;
@@ -57,6 +60,7 @@ pub use writes::Writing;
 use crate::clock::Clock;
 pub use crate::dataplane::Differences;
 use bans::Bans;
+use exempt::Exempt;
 use flusher::{Flusher, Wake};
 use journal::Journal;
 use offences::Offences;
@@ -89,6 +93,8 @@ struct Shared {
     /// The right to write lists.
     journal: Mutex<Journal>,
     state: Mutex<State>,
+    /// of the state
+    exempt: Arc<Exempt>,
     bans: Mutex<Bans>,
     wake: Wake,
     /// of the last write, if it failed
@@ -179,6 +185,7 @@ impl Shared {
             clock,
             capacity,
             journal: Mutex::new(journal),
+            exempt: Arc::clone(&state.exempt),
             state: Mutex::new(state),
             bans: Mutex::new(bans),
             wake: Wake::default(),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 /// Keys are truncated prefixes. Their order, by address and then by length, is the order of a walk
 /// down the trie: what lies inside a prefix follows it without a gap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PrefixMap<T> {
     entries: BTreeMap<IpNet, T>,
     /// How many keys have each length: what covers a prefix is looked up under these alone.

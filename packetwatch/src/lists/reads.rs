@@ -145,6 +145,29 @@ impl Lists {
         Ok(by_rule)
     }
 
+    /// Whether an address is allowed or protected. Waits for no write, however large.
+    pub fn is_allowed(&self, addr: IpAddr) -> bool {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        shared.exempt.covers(address(addr), now)
+    }
+
+    /// Whether something allowed or protected lies inside a prefix or covers it. Waits for no write,
+    /// however large.
+    pub fn holds_allowed(&self, prefix: IpNet) -> bool {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        shared.exempt.touches(prefix.trunc(), now)
+    }
+
+    /// Whether a ban of an address, or of a prefix around it, is in force. Waits for no write.
+    pub fn is_banned(&self, addr: IpAddr) -> bool {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        let bans = shared.bans();
+        bans.covering(address(addr), now).next().is_some()
+    }
+
     /// Live allow entries, protected ones included, that lie inside a prefix or cover it.
     pub fn allowed_inside(&self, prefix: IpNet) -> Vec<IpNet> {
         let shared = &self.0.shared;

@@ -11,6 +11,7 @@ use packetwatch_abi::{FOREVER, NO_SLOT, capacity};
 
 use super::{
     entry::{ByFamily, Entry, List},
+    exempt::{Exempt, Exemption},
     journal::Batch,
     prefix_map::{PrefixMap, address},
     record::{AboutRecord, EntryRecord, ListRecord},
@@ -155,10 +156,28 @@ impl Node {
         }
     }
 
+    /// When no rule bans this prefix, if ever.
+    fn exemption(&self) -> Option<Exemption> {
+        if self.allow.is_none() && self.protected.is_none() {
+            return None;
+        }
+        let forced = self.deny.as_ref().filter(|deny| deny.forced);
+        Some(Exemption {
+            until: self.allow.as_ref().map_or(0, |allow| allow.about.until),
+            from: match self.protected {
+                Some(_) => forced.map_or(0, |deny| deny.about.until),
+                None => FOREVER,
+            },
+        })
+    }
+
     /// Whether nothing stands here any more.
     pub(super) fn is_over(&self, now: u64) -> bool {
         let shelves = [&self.allow, &self.deny, &self.protected];
-        !shelves.into_iter().flatten().any(|listed| listed.is_live(now))
+        !shelves
+            .into_iter()
+            .flatten()
+            .any(|listed| listed.is_live(now))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -183,6 +202,8 @@ pub(super) struct State {
     counts: [ByFamily; 3],
     /// few, and looked at often
     protected: BTreeSet<IpNet>,
+    /// the allowed and protected ones, for those who cannot wait for this state
+    pub(super) exempt: Arc<Exempt>,
     /// what ends, by its end
     ends: BTreeSet<(u64, Shelf, IpNet)>,
     /// rows that the journal does not have as they are here
@@ -203,6 +224,7 @@ impl State {
             slots: Slots::new(capacity.min(capacity::LIST_HITS)),
             counts: [ByFamily::default(); 3],
             protected: BTreeSet::new(),
+            exempt: Arc::default(),
             ends: BTreeSet::new(),
             unwritten: BTreeSet::new(),
             unwritten_lists: BTreeSet::new(),
@@ -290,6 +312,15 @@ impl State {
                 to: former.map(|listed| listed.draft()),
             });
         }
+        let decides = |change: &&Change| {
+            change.shelf != Shelf::Deny || self.protected.contains(&change.prefix)
+        };
+        let exemption = |change: &Change| {
+            let node = self.nodes.get(change.prefix);
+            (change.prefix, node.and_then(Node::exemption))
+        };
+        let exempt = undo.iter().filter(decides).map(exemption).collect();
+        self.exempt.set(exempt);
         (undo, given)
     }
 

@@ -165,11 +165,13 @@ impl State {
                 self.nodes.insert(*prefix, Node::default());
             }
         }
+        self.exempt.set_allow_on_trial(trial.list == List::Allow);
         self.trial = Some(trial);
     }
 
     pub(super) fn end_trial(&mut self) -> Option<Trial> {
         let trial = self.trial.take()?;
+        self.exempt.set_allow_on_trial(false);
         for prefix in trial.former.keys() {
             if self.nodes.get(*prefix).is_some_and(Node::is_empty) {
                 self.nodes.remove(*prefix);
@@ -269,7 +271,12 @@ impl Lists {
 
     /// Of a trial of this list: its end.
     pub fn trial_until(&self, list: List) -> Option<u64> {
-        let state = self.0.shared.state();
+        let shared = &self.0.shared;
+        // The rule loop asks of each offence, and waits for no write.
+        if list == List::Allow && !shared.exempt.is_allow_on_trial() {
+            return None;
+        }
+        let state = shared.state();
         let trial = state.trial.as_ref().filter(|trial| trial.list == list);
         trial.map(|trial| trial.pending.deadline)
     }

@@ -21,7 +21,7 @@ mod order;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io, os::fd::AsFd as _, sync::Arc, time::Duration};
 

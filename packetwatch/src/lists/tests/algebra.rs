@@ -175,6 +175,11 @@ proptest! {
             let now = f.clock.monotonic_ns();
             for addr in &asked {
                 prop_assert_eq!(f.maps.verdict(*addr, now), model.verdict(*addr), "{}", addr);
+                let is_allowed = model.verdict(*addr) == Some(List::Allow);
+                prop_assert_eq!(f.lists.is_allowed(*addr), is_allowed, "{}", addr);
+                let unit = IpNet::new(*addr, 16).unwrap();
+                let allowed = f.lists.allowed_inside(unit);
+                prop_assert_eq!(f.lists.holds_allowed(unit), !allowed.is_empty(), "{}", unit);
             }
         }
         // The next daemon derives the protected ones anew.

@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod journal;
 mod life;
+mod many;
 mod projection;
 mod random;
 mod reconcile;

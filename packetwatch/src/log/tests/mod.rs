@@ -47,6 +47,13 @@ fn lines_of(format: LogFormat, speak: impl FnOnce()) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// The valid lines that `speak` leaves behind.
+pub(crate) fn events_of(speak: impl FnOnce()) -> Vec<Value> {
+    let lines = lines_of(LogFormat::Json, speak);
+    let lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+    lines.inspect(assert_valid).collect()
+}
+
 /// The only line of `speak`, which is valid.
 fn line_of(speak: impl FnOnce()) -> Value {
     let lines = lines_of(LogFormat::Json, speak);
