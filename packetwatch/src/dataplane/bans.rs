@@ -24,7 +24,7 @@ use packetwatch_abi::{
 
 use super::{
     Dataplane, Differences, Error, MapUse,
-    counters::{clear, sum, usage},
+    counters::{clear, sum, usage, usage_on_demand},
     error::{is_absent, map_error},
     key::key,
     lock,
@@ -110,15 +110,15 @@ impl Bans {
     }
 
     /// Memory of the tables, the filter and the tallies.
-    pub(super) fn usage(&self, entries: u64) -> Result<MapUse, Error> {
-        let parts = [
-            IterableMap::map(&self.v4),
-            IterableMap::map(&self.v6),
+    pub(super) fn usage(&self, [v4, v6]: [u64; 2]) -> Result<MapUse, Error> {
+        let mut whole = usage_on_demand("bans", IterableMap::map(&self.v4), v4)?;
+        let of_v6 = usage_on_demand("bans", IterableMap::map(&self.v6), v6)?;
+        whole.entries = Some(v4 + v6);
+        whole.bytes += of_v6.bytes;
+        for part in [
             IterableMap::map(&self.filter_map),
             IterableMap::map(&self.hits),
-        ];
-        let mut whole = usage("bans", parts[0], Some(entries))?;
-        for part in &parts[1..] {
+        ] {
             whole.bytes += usage("bans", part, None)?.bytes;
         }
         Ok(whole)
@@ -253,7 +253,7 @@ fn row(key: &Prefix) -> usize {
     usize::from(!is_v4(key))
 }
 
-fn is_v4(key: &Prefix) -> bool {
+pub(super) fn is_v4(key: &Prefix) -> bool {
     key.family == Family::V4 as u32
 }
 

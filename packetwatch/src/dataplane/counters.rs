@@ -9,7 +9,9 @@ use aya::{
 use packetwatch_abi::{CONNECTIONS, Fault, Reason, Tally, outcome_index};
 
 use super::{
-    Dataplane, Error, callers,
+    Dataplane, Error,
+    bans::is_v4,
+    callers,
     error::map_error,
     lock,
     object::{data, second_of, take},
@@ -185,10 +187,12 @@ impl Dataplane {
         let mut uses = Vec::new();
         let mut callers = 0;
         self.each_caller(|_, _| callers += 1)?;
-        let mut bans = 0;
-        self.each_batch(|entries| bans += entries.count() as u64)?;
+        let mut bans = [0, 0];
+        self.each_batch(|entries| {
+            entries.for_each(|(key, _)| bans[usize::from(!is_v4(&key))] += 1);
+        })?;
         let rooms = &self.0;
-        uses.push(usage("callers", rooms.callers.raw(), Some(callers))?);
+        uses.push(usage_on_demand("callers", rooms.callers.raw(), callers)?);
         uses.push(lock(&rooms.bans).usage(bans)?);
         uses.push(lock(&rooms.standings).usage(listed));
         for (name, map) in &rooms.counters.sizes {
@@ -251,4 +255,66 @@ pub(super) fn usage(
         capacity: info.max_entries().into(),
         bytes,
     })
+}
+
+/// The same of a hash map whose elements are allocated as they come. What they take is not in fdinfo:
+/// before kernel 6.4 that tells the capacity, and since then the elements' own size.
+pub(super) fn usage_on_demand(
+    name: &'static str,
+    map: &MapData,
+    entries: u64,
+) -> Result<MapUse, Error> {
+    let info = map.info().map_err(map_error(name, "inspect", 0))?;
+    let buckets = u64::from(info.max_entries()).next_power_of_two() * BUCKET;
+    let (key, value) = (info.key_size(), info.value_size());
+    Ok(MapUse {
+        map: name,
+        entries: Some(entries),
+        capacity: info.max_entries().into(),
+        bytes: buckets + entries * allocated(key, value),
+    })
+}
+
+/// `struct bucket` of kernel/bpf/hashtab.c.
+const BUCKET: u64 = 16;
+/// `struct htab_elem` there, without key and value.
+const ELEMENT: u64 = 48;
+/// kernel/bpf/memalloc.c keeps a link before each element.
+const LINK: u64 = 8;
+
+/// Bytes that the allocator takes for an element: the slabs of kmalloc are powers of two, 96 and 192.
+fn allocated(key: u32, value: u32) -> u64 {
+    let padded = |size: u32| u64::from(size).next_multiple_of(8);
+    match LINK + ELEMENT + padded(key) + padded(value) {
+        65..=96 => 96,
+        129..=192 => 192,
+        size => size.next_power_of_two(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packetwatch_abi::{Caller, Prefix};
+
+    use super::*;
+
+    #[test]
+    fn an_element_takes_the_slab_that_it_fits_into() {
+        let sizes = [
+            (4, 4),
+            (8, 16),
+            (8, 32),
+            (8, 40),
+            (8, 64),
+            (16, 120),
+            (16, 128),
+        ];
+        let slabs = sizes.map(|(key, value)| allocated(key, value));
+        assert_eq!(slabs, [96, 96, 96, 128, 128, 192, 256]);
+        let (key, caller) = (size_of::<Prefix>() as u32, size_of::<Caller>() as u32);
+        assert_eq!(allocated(key, caller), 2048, "of a caller");
+        let full = ELEMENT + LINK + 16;
+        assert_eq!(allocated(8, 8 + (2048 - full) as u32), 2048);
+        assert_eq!(allocated(8, 16 + (2048 - full) as u32), 4096);
+    }
 }
