@@ -21,7 +21,7 @@ pub struct Caller {
     pub calls: u64,
     pub packets: u64,
     pub bytes: u64,
-    /// dropped with reason `threshold`; drops under a ban are counted by the ban
+    /// dropped by a rule, with reason `threshold` or `limit`; drops under a ban are counted by the ban
     pub dropped: u64,
     /// Nothing from before counts: the end of the last ban, or of the last rules.
     pub since: Since,

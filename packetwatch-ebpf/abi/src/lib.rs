@@ -64,12 +64,12 @@ pub const VERSION: u32 = 6;
 
 /// Entries of [`Standing`] hits, ban and caller maps unless the configuration says otherwise.
 pub mod capacity {
-    /// allow and deny entries together, and the tallies of their hits
+    /// allow and deny entries together
     pub const LISTS: u32 = 4_194_304;
     /// Entries whose packets are counted one by one, at most.
     pub const LIST_HITS: u32 = 100_000;
     pub const BANS: u32 = 65_536;
-    /// about 1.2 KiB each, allocated as they come
+    /// allocated as they come; each takes 2 KiB of the kernel
     pub const CALLERS: u32 = 32_768;
     /// bytes; a call is 72
     pub const CALL_RING: u32 = 256 * 1024;

@@ -47,7 +47,7 @@ pub struct CallerEntry {
     pub distinct_ports: u64,
     pub packets: u64,
     pub bytes: u64,
-    /// Packets dropped by a threshold or by its ban; in observe mode, those that would have been.
+    /// Packets dropped by a threshold, a limit or its ban; in observe mode, those that would have been.
     pub dropped: u64,
     /// The rule that has banned it, whose N it has reached, or that limits it.
     #[serde(default)]

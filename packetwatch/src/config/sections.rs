@@ -180,7 +180,8 @@ impl Default for Protect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// Lines for calls, 0 to 1 000 000 a second; the rest is told as one sum a second.
+    /// Lines for calls, 0 to 1 000 000 a second; the rest is told as one sum a second, with 0 not
+    /// at all.
     pub connections_per_second: u32,
 }
 

@@ -55,7 +55,7 @@ impl CallLog {
     /// for want of room.
     pub(super) async fn report_left_out(self, shutdown: CancellationToken) -> std::io::Result<()> {
         let mut ticks = interval(Duration::from_secs(1));
-        let mut reported = 0;
+        let mut reported = Reported::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -70,11 +70,23 @@ impl CallLog {
                 .map(|(_, count)| count)
                 .sum::<u64>()
                 + self.over_budget.load(Relaxed);
-            if left_out > reported {
-                log::suppressed(left_out - reported);
-                reported = left_out;
+            if let Some(more) = reported.more(left_out, self.rules.call_budget()) {
+                log::suppressed(more);
             }
         }
+    }
+}
+
+/// Calls without a line that were told of.
+#[derive(Default)]
+struct Reported(u64);
+
+impl Reported {
+    /// How many are to be told of now. Who wants no line of any call wants none of these either.
+    fn more(&mut self, left_out: u64, budget: u32) -> Option<u64> {
+        let more = left_out.saturating_sub(self.0);
+        self.0 = self.0.max(left_out);
+        (more > 0 && budget > 0).then_some(more)
     }
 }
 
@@ -138,5 +150,13 @@ mod tests {
         assert_eq!(granted(&mut budget, 5_999_999_999), 0);
         assert_eq!(granted(&mut budget, 6_000_000_000), 3);
         assert!(!Budget::default().spend(0, 0));
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_once_and_to_nobody_who_wants_no_line() {
+        let mut reported = Reported::default();
+        let told = [(3, 1000), (3, 1000), (5, 0), (5, 1000), (9, 1000)];
+        let told = told.map(|(left_out, budget)| reported.more(left_out, budget));
+        assert_eq!(told, [Some(3), None, None, None, Some(4)]);
     }
 }
