@@ -133,6 +133,19 @@ impl Fault {
             _ => Self::CallersError,
         }
     }
+
+    /// Whether [`Fault::of_insertion`] tells it.
+    pub const fn is_of_insertion(self) -> bool {
+        matches!(
+            self,
+            Self::CallersFull
+                | Self::CallersNoMemory
+                | Self::CallersDeadlock
+                | Self::CallersTimedOut
+                | Self::CallersBusy
+                | Self::CallersError
+        )
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +161,11 @@ mod tests {
 
     #[test]
     fn refused_insertions_are_told_apart() {
-        let of = [-7, -12, -35, -110, -16, -22].map(|errno| Fault::of_insertion(errno).as_str());
+        let of = [-7, -12, -35, -110, -16, -22].map(Fault::of_insertion);
+        let others = Fault::ALL.iter().filter(|fault| !of.contains(fault));
+        assert!(of.iter().all(|fault| fault.is_of_insertion()));
+        assert!(others.into_iter().all(|fault| !fault.is_of_insertion()));
+        let of = of.map(Fault::as_str);
         let expected = [
             "callers-full",
             "callers-no-memory",

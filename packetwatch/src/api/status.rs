@@ -218,13 +218,17 @@ pub struct ObservedRule {
 pub struct Counting {
     /// More new sources come than get counts of their own.
     pub flood: bool,
+    /// Sources that a rule holds something of were forgotten within the last minute, since room was
+    /// short: one that is silent for two seconds may begin anew, however often it has called.
+    #[serde(default)]
+    pub crowded: bool,
     /// Calls (packets, where a rule is about packets or bytes) from which on a new source gets
     /// counts of its own, so that a ban may come so much later; 1: it is counted from its first
     /// packet on.
     pub admission_threshold: u64,
     /// Sources that got counts of their own.
     pub admitted: u64,
-    /// Packets whose source had none and got none.
+    /// Packets whose source had none and got none, be it that the table was full.
     pub not_admitted: u64,
     /// Sources whose counts were forgotten, as they were idle or room was short.
     pub evicted: u64,
@@ -292,6 +296,7 @@ fn counting(app: &App) -> Result<Counting, Problem> {
     let counts = app.dataplane.admission_counts().map_err(unreadable)?;
     Ok(Counting {
         flood: threshold > 1,
+        crowded: app.counters.is_crowded(),
         admission_threshold: threshold,
         admitted: counts.admitted(),
         not_admitted: counts.not_admitted(),

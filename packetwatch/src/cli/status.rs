@@ -113,6 +113,11 @@ fn lines(status: &Status) -> Vec<String> {
             counting.admission_threshold, counting.not_admitted
         ));
     }
+    if counting.crowded {
+        let crowd = "crowd       room is short: sources that are silent for 2 s are forgotten, so that \
+                     slow ones may go unseen: raise capacity.callers in the configuration";
+        lines.push(crowd.to_owned());
+    }
     lines.push(format!("memory      {}", memory::whole(memory)));
     let longest = memory.maps.iter().map(|map| map.map.len()).max();
     let width = longest.unwrap_or_default();
@@ -273,6 +278,7 @@ mod tests {
                 flood: true,
                 admission_threshold: 37,
                 not_admitted: 5,
+                crowded: true,
                 ..Counting::default()
             },
             memory: Memory {
@@ -305,6 +311,8 @@ mod tests {
             "would drop  4 packets for ban",
             "would drop  4 packets of 1 that the rule port-scan has banned",
             "flood       new sources are counted from 37 calls on; 5 packets were of others",
+            "crowd       room is short: sources that are silent for 2 s are forgotten, so that slow ones may \
+             go unseen: raise capacity.callers in the configuration",
             "memory      daemon 1.0 KiB, maps 2.0 KiB",
             "map         callers  1 of 2 entries, 2.0 KiB",
             "map         bans     full with 2 entries, 2.0 KiB: raise capacity.bans in the configuration",

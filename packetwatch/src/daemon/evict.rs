@@ -1,13 +1,21 @@
 //! Which callers go when the sweep makes room. The program removes none.
 //!
-//! Those that hold nothing go: silent for longer than any window reaches, not banned, and with nothing
-//! owed to a limit, whose burst they would have anew. Where room is short, some go that a window or a
-//! limit still holds something of: those silent for a moment that have used up least of any rule, and
-//! none that is halfway to a threshold. Their counts begin anew, so their ban may come late by less
-//! than half of N. Those that owe a limit longest stay, a quarter of the table and no more: who would
-//! have one of them forgotten must send from as many sources that owe as long.
+//! Those that hold nothing go: silent for longer than any window reaches, and with nothing owed to a
+//! limit, whose burst they would have anew. Where room is short, some go that a window or a limit
+//! still holds something of, and their counts begin anew: a ban may come late by what was counted, and
+//! who pauses whenever room is short may never be banned. So they go in an order: those whose ban
+//! has been set, of whom nothing counts; then those silent for a moment, least used up first.
+//!
+//! Nobody can fill the table with callers that stay: those nearest to a threshold keep their places in
+//! one quarter of it, those that owe a limit longest in another, and who is beyond goes as the others
+//! do. Where all the rest speak, as many of them go by lot as lie beyond seven eighths.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use packetwatch_abi::Caller;
@@ -20,13 +28,51 @@ use crate::{
     rules::RuleSet,
 };
 
-/// Callers that a sweep gives up, beside those that hold nothing.
-const AT_ONCE: usize = 8192;
+#[cfg(test)]
+mod tests;
+
 /// Nanoseconds from the beginning of a round: who was seen beyond was seen by nobody, but written by
 /// somebody else, and would be kept for as long. Reading a full table takes a tenth of a second.
 const AHEAD: u64 = 60_000_000_000;
-/// Who called within this time is not given up.
+/// Who called within this time is given up in the last resort only.
 const SILENT: Duration = Duration::from_secs(2);
+
+/// What a round of the sweep is to make room of, in a table of so many entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// entries to be given up if they can be
+    short_of: usize,
+    /// entries to be given up whoever they are
+    urgent: usize,
+    /// places of those nearest to a threshold, and as many of those that owe longest
+    share: usize,
+}
+
+impl Room {
+    /// Where more than three quarters of the table are taken it is brought back to five eighths, so
+    /// that the next round is not due at once; where more than seven eighths are, to a half: until the
+    /// next round, the program has places for a little less than the other half to give. The
+    /// candidates take some 60 bytes each.
+    pub(super) fn of(entries: u64, capacity: u32) -> Self {
+        let eighth = u64::from(capacity) / 8;
+        let urgent = entries.saturating_sub(eighth * 7);
+        let left = if urgent > 0 { eighth * 4 } else { eighth * 5 };
+        let short_of = match Self::is_short(entries, capacity) {
+            true => (entries - left).min(eighth * 4),
+            false => 0,
+        };
+        Self {
+            short_of: short_of as usize,
+            urgent: urgent.min(short_of) as usize,
+            share: capacity as usize / 4,
+        }
+    }
+
+    /// Whether the program might soon find none for new entries.
+    pub(super) fn is_short(entries: u64, capacity: u32) -> bool {
+        entries > u64::from(capacity) / 8 * 6
+    }
+}
 
 /// One round of the sweep: offered each caller, it keeps those that may go.
 pub(super) struct Eviction<'r> {
@@ -34,20 +80,27 @@ pub(super) struct Eviction<'r> {
     moment: Moment,
     /// callers silent for longer hold nothing in a window
     keep: Duration,
-    /// entries to be given up if they can be, least used up first
-    short_of: usize,
-    /// places of those that owe longest
-    debtors: usize,
+    room: Room,
     idle: Vec<Candidate>,
     /// the greatest on top
     spare: BinaryHeap<(Standing, Candidate)>,
-    /// who owes, and how long; the shortest on top
-    owing: BinaryHeap<Reverse<(Duration, Standing, Candidate)>>,
+    near: Share<Standing>,
+    owing: Share<Duration>,
+    /// not silent, each with its lot; the greatest on top
+    speaking: BinaryHeap<(u64, IpNet)>,
+    lots: RandomState,
 }
 
-/// How much forgetting a caller would give away, least first: what it has [`used_up`], and of those that
-/// no rule holds anything of, their packets.
-type Standing = (u64, u64);
+/// How much forgetting a caller would give away, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    /// not of one whose ban has been set: its windows are void when that ends
+    counts: bool,
+    /// what it has [`used_up`]
+    used_up: u64,
+    /// of those that no rule holds anything of
+    packets: u64,
+}
 
 /// A caller that may go, if it has been silent since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,29 +109,45 @@ pub(super) struct Candidate {
     pub(super) last_seen: u64,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Offered {
+    standing: Standing,
+    owes: Duration,
+    is_silent: bool,
+    candidate: Candidate,
+}
+
+/// Who goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Chosen {
+    /// those that hold nothing
+    pub(super) idle: Vec<Candidate>,
+    /// given up, and no rule holds anything of them
+    pub(super) void: Vec<Candidate>,
+    /// given up though one does
+    pub(super) spare: Vec<Candidate>,
+    /// likewise, and whatever they do
+    pub(super) speaking: Vec<IpNet>,
+}
+
 impl<'r> Eviction<'r> {
-    /// `crowd`: entries beyond those that there should be, of the `capacity` that there is room for.
-    pub(super) fn new(
-        rules: &'r RuleSet,
-        moment: Moment,
-        keep: Duration,
-        crowd: u64,
-        capacity: u32,
-    ) -> Self {
-        let short_of = usize::try_from(crowd).map_or(AT_ONCE, |crowd| crowd.min(AT_ONCE));
+    pub(super) fn new(rules: &'r RuleSet, moment: Moment, keep: Duration, room: Room) -> Self {
         Self {
             rules,
             moment,
             keep,
-            short_of,
-            debtors: capacity as usize / 4,
+            room,
             idle: Vec::new(),
             spare: BinaryHeap::new(),
-            owing: BinaryHeap::new(),
+            near: Share::new(room.share),
+            owing: Share::new(room.share),
+            speaking: BinaryHeap::new(),
+            lots: RandomState::new(),
         }
     }
 
-    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller) {
+    /// `is_judged`: whether a ban has been the answer to the caller's last offence.
+    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller, is_judged: bool) {
         let last_seen = caller.last_seen;
         let candidate = Candidate { unit, last_seen };
         if last_seen > self.moment.now.saturating_add(AHEAD) {
@@ -86,8 +155,9 @@ impl<'r> Eviction<'r> {
             return;
         }
         let silent = Duration::from_nanos(self.moment.now.saturating_sub(last_seen));
-        let may_be_spare = self.short_of > 0 && silent > SILENT;
-        if silent <= self.keep && !may_be_spare {
+        let is_silent = silent > SILENT;
+        let may_go = self.room.urgent > 0 || self.room.short_of > 0 && is_silent;
+        if silent <= self.keep && !may_go {
             return;
         }
         let bursts = bursts(unit, caller, self.rules, self.moment);
@@ -96,45 +166,115 @@ impl<'r> Eviction<'r> {
             self.idle.push(candidate);
             return;
         }
-        let counts = counts(unit, caller, self.rules, self.moment);
-        if !may_be_spare || is_near(caller, &counts) {
+        if !may_go {
             return;
         }
-        let standing = (used_up(&counts, &bursts), caller.packets);
-        if owes.is_zero() {
+        let is_pending = is_pending(caller) && caller.generation == self.moment.generation;
+        let counts = counts(unit, caller, self.rules, self.moment);
+        let mut standing = Standing {
+            counts: true,
+            used_up: used_up(&counts, &bursts),
+            packets: caller.packets,
+        };
+        if is_pending && is_judged {
+            (standing.counts, standing.used_up) = (false, 0);
             self.spare(standing, candidate);
-        } else {
-            self.owing.push(Reverse((owes, standing, candidate)));
+            return;
         }
-        if self.owing.len() > self.debtors
-            && let Some(Reverse((_, standing, candidate))) = self.owing.pop()
-        {
-            self.spare(standing, candidate);
+        if is_pending {
+            standing.used_up = u64::MAX;
+        }
+        let offered = Offered {
+            standing,
+            owes,
+            is_silent,
+            candidate,
+        };
+        let is_near = is_pending || counts.iter().any(is_halfway);
+        let without = if is_near {
+            self.near.offer(standing, offered)
+        } else {
+            Some(offered)
+        };
+        let without = without.and_then(|offered| match offered.owes.is_zero() {
+            true => Some(offered),
+            false => self.owing.offer(offered.owes, offered),
+        });
+        match without {
+            Some(offered) if offered.is_silent => self.spare(offered.standing, offered.candidate),
+            Some(offered) => self.draw(offered.candidate.unit),
+            None => {}
         }
     }
 
     fn spare(&mut self, standing: Standing, candidate: Candidate) {
         self.spare.push((standing, candidate));
-        if self.spare.len() > self.short_of {
+        if self.spare.len() > self.room.short_of {
             self.spare.pop();
         }
     }
 
-    /// Those that hold nothing, and those that are given up: as many as are missing.
-    pub(super) fn chosen(self) -> (Vec<Candidate>, Vec<Candidate>) {
-        let mut spare = self.spare.into_sorted_vec();
-        spare.truncate(self.short_of.saturating_sub(self.idle.len()));
-        let spare = spare.into_iter().map(|(_, candidate)| candidate);
-        (self.idle, spare.collect())
+    /// By lot: whoever speaks all the time has used up more than a newcomer, whatever that is up to.
+    fn draw(&mut self, unit: IpNet) {
+        self.speaking.push((self.lots.hash_one(unit), unit));
+        if self.speaking.len() > self.room.urgent {
+            self.speaking.pop();
+        }
+    }
+
+    pub(super) fn chosen(self) -> Chosen {
+        let Room {
+            short_of, urgent, ..
+        } = self.room;
+        let mut given_up = self.spare.into_sorted_vec();
+        given_up.truncate(short_of.saturating_sub(self.idle.len()));
+        let still = urgent.saturating_sub(self.idle.len() + given_up.len());
+        let (spare, void): (Vec<_>, Vec<_>) = given_up
+            .into_iter()
+            .partition(|(standing, _)| standing.used_up > 0);
+        let candidates = |given_up: Vec<(Standing, Candidate)>| {
+            let given_up = given_up.into_iter();
+            given_up.map(|(_, candidate)| candidate).collect()
+        };
+        let speaking = self.speaking.into_sorted_vec().into_iter();
+        Chosen {
+            idle: self.idle,
+            void: candidates(void),
+            spare: candidates(spare),
+            speaking: speaking.map(|(_, unit)| unit).take(still).collect(),
+        }
     }
 }
 
-/// Halfway to a threshold, or beyond one and not judged yet.
-fn is_near(caller: &Caller, counts: &[Count<'_>]) -> bool {
+/// The greatest that were offered, as many as there are places; the least of them on top.
+struct Share<K> {
+    places: usize,
+    kept: BinaryHeap<Reverse<(K, Offered)>>,
+}
+
+impl<K: Ord> Share<K> {
+    fn new(places: usize) -> Self {
+        let kept = BinaryHeap::new();
+        Self { places, kept }
+    }
+
+    /// Who has no place, if somebody has none.
+    fn offer(&mut self, by: K, offered: Offered) -> Option<Offered> {
+        self.kept.push(Reverse((by, offered)));
+        if self.kept.len() <= self.places {
+            return None;
+        }
+        self.kept.pop().map(|Reverse((_, without))| without)
+    }
+}
+
+/// Whether the caller went beyond a rule since its counting began.
+pub(super) fn is_pending(caller: &Caller) -> bool {
     caller.since.is_before(caller.offended_at)
-        || counts
-            .iter()
-            .any(|count| count.counted >= count.rule.trigger.count().div_ceil(2))
+}
+
+fn is_halfway(count: &Count<'_>) -> bool {
+    count.counted >= count.rule.trigger.count().div_ceil(2)
 }
 
 /// Of the rule that it has used up most of: how much, in parts of a whole that tell one packet of the
@@ -144,198 +284,4 @@ fn used_up(counts: &[Count<'_>], bursts: &[Burst<'_>]) -> u64 {
     let of_windows = counts.iter().map(|count| count.share(WHOLE));
     let of_bursts = bursts.iter().map(|burst| burst.share(WHOLE));
     of_windows.chain(of_bursts).max().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use packetwatch_abi::{Bucket, Limit, PortSeen, place};
-
-    use super::*;
-    use crate::{
-        api::windows::tests::caller,
-        rules::{Rule, Trigger},
-    };
-
-    const SECOND: u64 = 1_000_000_000;
-    const NOW: u64 = 1_000 * SECOND;
-    const MOMENT: Moment = Moment {
-        now: NOW,
-        generation: 1,
-        ended: 0,
-    };
-
-    fn unit(host: u8) -> IpNet {
-        IpNet::from(std::net::IpAddr::from([198, 18, 0, host]))
-    }
-
-    fn silent(seconds: u64, packets: u64) -> Caller {
-        Caller {
-            last_seen: NOW - seconds * SECOND,
-            packets,
-            ..caller()
-        }
-    }
-
-    fn hosts(candidates: Vec<Candidate>) -> Vec<IpNet> {
-        candidates
-            .into_iter()
-            .map(|candidate| candidate.unit)
-            .collect()
-    }
-
-    fn rules() -> RuleSet {
-        RuleSet::validate(vec![Rule::new("scan", Trigger::DistinctPorts(10))]).unwrap()
-    }
-
-    fn round(crowd: u64, callers: &[(u8, Caller)]) -> (Vec<IpNet>, Vec<IpNet>) {
-        round_of(&rules(), crowd, callers)
-    }
-
-    /// Of a table of twelve places.
-    fn round_of(rules: &RuleSet, crowd: u64, callers: &[(u8, Caller)]) -> (Vec<IpNet>, Vec<IpNet>) {
-        let keep = rules.longest_within();
-        let mut eviction = Eviction::new(rules, MOMENT, keep, crowd, 12);
-        for (host, caller) in callers {
-            eviction.offer(unit(*host), caller);
-        }
-        let (idle, spare) = eviction.chosen();
-        (hosts(idle), hosts(spare))
-    }
-
-    #[test]
-    fn where_there_is_room_those_go_that_hold_nothing() {
-        let callers = [(1, silent(61, 9)), (2, silent(60, 1)), (3, silent(0, 1))];
-        assert_eq!(round(0, &callers), (vec![unit(1)], vec![]));
-    }
-
-    #[test]
-    fn who_was_seen_in_times_to_come_goes() {
-        let seen = |ahead| Caller {
-            last_seen: NOW + ahead,
-            ..caller()
-        };
-        let callers = [
-            (1, seen(AHEAD)),
-            (2, seen(AHEAD + 1)),
-            (3, seen(u64::MAX - NOW)),
-        ];
-        assert_eq!(round(0, &callers), (vec![unit(2), unit(3)], vec![]));
-    }
-
-    #[test]
-    fn where_room_is_short_the_silent_ones_that_did_least_go_first() {
-        let callers = [
-            (1, silent(9, 5)),
-            (2, silent(9, 1)),
-            (3, silent(9, 3)),
-            (4, silent(1, 0)),
-        ];
-        assert_eq!(round(2, &callers).1, [unit(2), unit(3)]);
-        assert_eq!(round(9, &callers).1, [unit(2), unit(3), unit(1)]);
-        let with_idle = [(1, silent(99, 5)), (2, silent(9, 1)), (3, silent(9, 3))];
-        assert_eq!(round(2, &with_idle), (vec![unit(1)], vec![unit(2)]));
-    }
-
-    #[test]
-    fn what_rules_look_at_tells_who_did_least() {
-        let rules = RuleSet::validate(vec![
-            Rule::new("calls", Trigger::Connections(100)),
-            Rule::new("volume", Trigger::Packets((1 << 39) - 1)),
-        ]);
-        let rules = rules.unwrap();
-        // All within the last bucket but one.
-        let counted = |calls: u64, packets: u64| {
-            let mut caller = silent(9, packets);
-            caller.calls = calls;
-            let epoch = caller.since.epoch(NOW - 9 * SECOND, 60 * SECOND / 8);
-            for (rule, count) in [calls, packets].into_iter().enumerate() {
-                caller.windows[rule][place(epoch)] = Bucket::new(epoch, count).0;
-            }
-            caller
-        };
-        // Without a call, yet nearer to a rule; and a call of a hundred is more than many packets.
-        let callers = [
-            (1, counted(0, 1 << 37)),
-            (2, counted(20, 20)),
-            (3, counted(1, 1)),
-        ];
-        assert_eq!(round_of(&rules, 1, &callers).1, [unit(3)]);
-        assert_eq!(round_of(&rules, 9, &callers).1, [unit(3), unit(2), unit(1)]);
-        let few = [(1, counted(0, 2)), (2, counted(0, 1))];
-        assert_eq!(round_of(&rules, 1, &few).1, [unit(2)]);
-    }
-
-    #[test]
-    fn who_is_halfway_to_a_threshold_or_beyond_one_stays() {
-        let ports = |count: u16| {
-            let mut caller = silent(9, 1);
-            (1..=count).for_each(|port| {
-                caller.ports[usize::from(port)] = PortSeen::new(NOW - 9 * SECOND, port).0;
-            });
-            caller
-        };
-        let mut offender = silent(9, 1);
-        offender.offended_at = NOW - 9 * SECOND;
-        let callers = [(4, ports(4)), (5, ports(5)), (6, offender)];
-        assert_eq!(round(9, &callers).1, [unit(4)]);
-    }
-
-    /// A rule that alone has windows of a second, whatever its burst.
-    fn limiting() -> RuleSet {
-        let cap = Rule {
-            burst: 1000,
-            ..Rule::limit("cap", Trigger::Packets(10))
-        };
-        RuleSet::validate(vec![cap]).unwrap()
-    }
-
-    /// Silent for a while, and what passed before is paid for in so many seconds.
-    fn owing(seconds: u64) -> Caller {
-        let limit = Limit::new(10, 1000);
-        let mut caller = silent(9, 1);
-        let now = NOW + seconds * SECOND - SECOND / 10;
-        caller.windows[0][0] = limit.after(0, now, limit.of(1)).unwrap();
-        caller
-    }
-
-    #[test]
-    fn who_owes_a_limit_is_neither_idle_nor_spare_until_it_is_paid() {
-        let rules = limiting();
-        let callers = [(1, owing(90)), (2, silent(9, 1)), (3, owing(1))];
-        assert_eq!(round_of(&rules, 0, &callers), (vec![unit(2)], vec![]));
-        assert_eq!(round_of(&rules, 9, &callers), (vec![unit(2)], vec![]));
-        let mut paid = owing(0);
-        assert_eq!(round_of(&rules, 0, &[(1, paid)]).0, [unit(1)]);
-        paid = owing(90);
-        paid.generation = 0;
-        assert_eq!(
-            round_of(&rules, 0, &[(1, paid)]).0,
-            [unit(1)],
-            "other rules"
-        );
-    }
-
-    #[test]
-    fn a_quarter_of_the_table_is_for_those_that_owe_longest() {
-        let rules = limiting();
-        let callers: Vec<_> = (1..=6).map(|n| (n, owing(10 * u64::from(n)))).collect();
-        assert_eq!(round_of(&rules, 0, &callers), (vec![], vec![]));
-        let longest = &callers[3..];
-        assert_eq!(round_of(&rules, 9, longest), (vec![], vec![]));
-        let order = [unit(1), unit(2), unit(3)];
-        assert_eq!(round_of(&rules, 9, &callers).1, order);
-        let backwards: Vec<_> = callers.iter().rev().copied().collect();
-        assert_eq!(round_of(&rules, 9, &backwards).1, order);
-    }
-
-    #[test]
-    fn a_round_gives_up_a_bounded_number() {
-        let rules = rules();
-        let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), u64::MAX, 12);
-        for host in 0..2 * AT_ONCE as u32 {
-            let unit = IpNet::from(std::net::IpAddr::from((host + (1 << 28)).to_be_bytes()));
-            eviction.offer(unit, &silent(9, 1));
-        }
-        assert_eq!(eviction.chosen().1.len(), AT_ONCE);
-    }
 }

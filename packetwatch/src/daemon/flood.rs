@@ -141,6 +141,7 @@ impl Gauge {
     /// A look at the counts, every [`EVERY`].
     fn look(&mut self, counts: AdmissionCounts, entries: u64, now: u64) -> Option<Change> {
         let unseen = counts.sketched.saturating_sub(self.last.sketched);
+        let refused = counts.refused.saturating_sub(self.last.refused);
         let found = counts.by_count.saturating_sub(self.last.by_count);
         self.last = counts;
         let epoch = now >> SKETCH_EPOCH_SHIFT;
@@ -151,8 +152,10 @@ impl Gauge {
         self.noise = self.noise / 2f64.powi(halvings as i32) + growth;
 
         let many = unseen > self.places;
-        let crowded = entries > self.capacity / 8 * 7;
-        let calm = unseen < self.places / 2 && entries < self.capacity / 4 * 3;
+        // Whatever the table is full of.
+        let crowded = entries > self.capacity / 8 * 7 || refused > 0;
+        let is_roomy = entries < self.capacity / 4 * 3 && refused == 0;
+        let calm = unseen < self.places / 2 && is_roomy;
         self.calm = if calm { self.calm + 1 } else { 0 };
         match self.flood {
             None if many || crowded => {
@@ -265,6 +268,25 @@ mod tests {
             assert_eq!(scene.look(50_000, 0), None);
         }
         assert!(scene.gauge.threshold >= LEAST_THRESHOLD);
+    }
+
+    #[test]
+    fn a_table_that_takes_nobody_is_crowded_whatever_it_is_full_of() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.look(0, 0), None);
+        scene.counts.refused = 1;
+        assert_eq!(scene.look(0, 0), Some(Change::Began));
+        for _ in 0..2 * CALM {
+            scene.counts.refused += 1;
+            assert_eq!(scene.look(0, 0), None);
+        }
+        let calm: Vec<_> = (0..CALM).map(|_| scene.look(0, 0)).collect();
+        let not_admitted = 2 * u64::from(CALM);
+        let ended = Change::Ended {
+            admitted: 0,
+            not_admitted,
+        };
+        assert_eq!(calm.last(), Some(&Some(ended)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The daemon: puts the rooms together and keeps them running.
 //!
 //! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is
-//! the rule loop, `evict` whom its sweep forgets, `flood` the admission threshold; `calls` the call
+//! the rule loop, `sweep` what it does each second, `evict` whom that forgets and `crowd` whether it had
+//! to, `flood` the admission threshold; `calls` the call
 //! log; `control` the rules and the mode in force, `trials` the change of them or of a list that waits
 //! to be confirmed; `interfaces` attaches, `watch` sees to it that it stays so, and `reconcile` to it
 //! that the maps do; `chain` follows the program behind the filter; `reload` is SIGHUP; `process` is what
@@ -12,6 +13,7 @@ mod before;
 mod calls;
 mod chain;
 mod control;
+mod crowd;
 mod enforce;
 mod evict;
 mod flood;
@@ -27,6 +29,7 @@ mod refusals;
 mod reload;
 mod run;
 mod service;
+mod sweep;
 mod tasks;
 mod trials;
 mod watch;

@@ -31,6 +31,9 @@ pub struct AdmissionCounts {
     pub deferred: u64,
     /// packets that no rule looks at
     pub ignored: u64,
+    /// packets whose source was to get an entry and did not, as the table was full or the kernel
+    /// took none
+    pub refused: u64,
 }
 
 impl AdmissionCounts {
@@ -41,7 +44,7 @@ impl AdmissionCounts {
 
     /// Packets that were not counted exactly.
     pub fn not_admitted(&self) -> u64 {
-        self.sketched + self.ignored
+        self.sketched + self.ignored + self.refused
     }
 }
 
@@ -104,12 +107,15 @@ impl Dataplane {
             Ok::<u64, Error>(cpus.iter().sum())
         };
         let deferred = read(Admitted::Deferred)?;
+        let refused = self.faults()?.into_iter();
+        let refused = refused.filter(|(fault, _)| fault.is_of_insertion());
         Ok(AdmissionCounts {
             first_sight: read(Admitted::FirstSight)?,
             by_count: read(Admitted::ByCount)?,
             sketched: read(Admitted::Sketched)? + deferred,
             deferred,
             ignored: read(Admitted::Ignored)?,
+            refused: refused.map(|(_, packets)| packets).sum(),
         })
     }
 }

@@ -82,6 +82,11 @@ pub(super) const ACTIONS: &[Action] = &[
         ..event("flood-began", NETWORK, &["start"])
     },
     event("flood-ended", NETWORK, &["end"]),
+    Action {
+        kind: "alert",
+        ..event("crowd-began", NETWORK, &["start"])
+    },
+    event("crowd-ended", NETWORK, &["end"]),
 ];
 
 const fn event(

@@ -24,6 +24,7 @@ pub(super) struct Counted {
     pub(super) detached: BTreeMap<&'static str, u64>,
     pub(super) pins_lost: u64,
     pub(super) evicted: BTreeMap<&'static str, u64>,
+    pub(super) crowded: bool,
     pub(super) auth_failed: BTreeMap<&'static str, u64>,
 }
 
@@ -74,6 +75,16 @@ impl Counters {
     /// Callers were forgotten: they were `idle`, or the table was `crowded`.
     pub fn evicted(&self, cause: &'static str, callers: u64) {
         self.with(|counted| *counted.evicted.entry(cause).or_default() += callers);
+    }
+
+    /// Callers that a rule holds something of are forgotten for want of room, or are no more.
+    pub fn set_crowded(&self, crowded: bool) {
+        self.with(|counted| counted.crowded = crowded);
+    }
+
+    /// What [`Counters::set_crowded`] has said last.
+    pub fn is_crowded(&self) -> bool {
+        self.with(|counted| counted.crowded)
     }
 
     /// A request over the API was not let in: `no-token`, `wrong-token`, `expired-token`, `scope`

@@ -155,6 +155,10 @@ impl Collector for Snapshot {
         let words = "Sources whose counts were forgotten";
         family(encoder, ("callers_evicted", words, Counter), evicted)?;
 
+        let words = "Whether sources that a rule holds something of are forgotten for want of room";
+        let crowded = [(Vec::new(), self.counted.crowded.into())];
+        family(encoder, ("callers_crowded", words, Gauge), crowded)?;
+
         let counted = &self.counted;
         let full = [
             ("callers", self.fault(Fault::CallersFull)),

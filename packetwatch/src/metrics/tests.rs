@@ -32,6 +32,7 @@ fn names_and_labels_are_the_interface() {
     counters.detached("gone");
     counters.pins_lost();
     counters.evicted("crowded", 16);
+    counters.set_crowded(true);
     counters.auth_failed("scope");
     let text = text(Snapshot {
         outcomes: vec![
@@ -62,6 +63,7 @@ fn names_and_labels_are_the_interface() {
             first_sight: 12,
             by_count: 13,
             sketched: 14,
+            refused: 2,
             ..AdmissionCounts::default()
         },
         threshold: Some(15),
@@ -107,7 +109,8 @@ fn names_and_labels_are_the_interface() {
         "packetwatch_changes_pending 1",
         r#"packetwatch_callers_admitted_total{by="first-sight"} 12"#,
         r#"packetwatch_callers_admitted_total{by="count"} 13"#,
-        "packetwatch_callers_not_admitted_total 14",
+        "packetwatch_callers_not_admitted_total 16",
+        "packetwatch_callers_crowded 1",
         r#"packetwatch_callers_evicted_total{cause="crowded"} 16"#,
         r#"packetwatch_auth_failures_total{cause="scope"} 1"#,
         r#"packetwatch_build_info{version="1.2.3",git="abc"} 1"#,

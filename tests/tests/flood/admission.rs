@@ -50,6 +50,29 @@ fn a_tick_gives_its_places_and_no_more() {
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
+fn whom_a_full_table_does_not_take_is_counted_as_not_admitted() {
+    const PLACES: u64 = 1 << 20;
+    let kernel = kernel(Trigger::Connections(10), 1, PLACES);
+    let runner = Runner::of(&kernel);
+    let not_admitted = || {
+        let counts = kernel.dataplane.admission_counts().unwrap();
+        (counts.refused, counts.not_admitted())
+    };
+    for n in 0..CALLERS {
+        runner.run(&call(spoofed(n), 80), 1);
+    }
+    assert_eq!(
+        (counted(&kernel), not_admitted()),
+        (CALLERS as usize, (0, 0))
+    );
+    for n in 0..100 {
+        assert_eq!(runner.run(&call(spoofed(CALLERS + n), 80), 1), Action::Pass);
+    }
+    assert_eq!(not_admitted(), (100, 100));
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
 fn a_host_that_is_up_for_long_gives_places_too() {
     // Tags of ticks and of the sketch's epochs come round after 26 and 834 days. Nothing was
     // written before; then a long time passes without a flood.

@@ -14,7 +14,7 @@ use super::spoofed;
 
 const PROMPT: Duration = Duration::from_secs(20);
 
-/// Of the 200 that the rule has: who is halfway there is given up for nobody, however silent.
+/// Of the 200 that the rule has: who is halfway there has a place that the flood does not fill.
 const CALLS: u16 = 120;
 
 const RULE: &str =

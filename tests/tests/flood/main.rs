@@ -2,6 +2,7 @@
 //! and that N is N on however many CPUs a source comes.
 
 mod admission;
+mod crowd;
 mod daemon;
 mod debts;
 mod exact;
