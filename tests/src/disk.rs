@@ -55,9 +55,18 @@ impl SmallDisk {
 
     /// Fills it with a file, which is returned.
     pub fn fill(&self) -> PathBuf {
+        self.fill_but(0)
+    }
+
+    /// As [`SmallDisk::fill`], but for so many pages: small files.
+    pub fn fill_but(&self, pages: u64) -> PathBuf {
+        const PAGE: usize = 4096;
         let path = self.0.join("filler");
         let mut file = fs::File::create(&path).expect("make a file");
-        while file.write_all(&[0; 4096]).is_ok() {}
+        while file.write_all(&[0; PAGE]).is_ok() {}
+        let length = file.metadata().expect("its length").len();
+        let kept = length - length % PAGE as u64 - pages * PAGE as u64;
+        file.set_len(kept).expect("make room");
         path
     }
 }

@@ -51,12 +51,23 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Probe>, Proble
 
 fn is_ready(app: &App) -> Result<(), String> {
     app.readiness.is_ready()?;
-    app.lists.journal_fault().map_or(Ok(()), |fault| {
-        Err(format!(
+    let journal = app.lists.journal_fault().map(|fault| {
+        format!(
             "the filter works on, but writes are refused and new bans would not survive a restart, \
              since the journal cannot be written ({fault}). See to the state directory's disk"
-        ))
-    })
+        )
+    });
+    let control = app.rules.disk_fault().map(|fault| {
+        format!(
+            "the filter works on, but a restart would bring back what was said before of rules, mode, \
+             trials or bypass ({fault}). See to the state directory's disk"
+        )
+    });
+    let faults: Vec<String> = journal.into_iter().chain(control).collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(faults.join("; "))
 }
 
 /// Metrics in the OpenMetrics text format.

@@ -136,6 +136,11 @@ pub(super) fn refusal(error: RulesError, what: &'static str) -> Problem {
             tracing::error!(error.message = %detail, "API: cannot {what}");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
+        RulesError::Unwritten { .. } => {
+            let detail = format!("{error}. See to the state directory's disk");
+            tracing::error!(error.message = %detail, "API: cannot {what}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
         RulesError::Invalid(errors) => refused(faults_of(errors)),
         RulesError::TooManyLengths { .. } => {
             Problem::new(StatusCode::CONFLICT, error.to_string()).about("rules")

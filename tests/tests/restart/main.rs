@@ -18,6 +18,7 @@
 //! * `steps`: a wall clock that is set by a year.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
 //! * `clients`: clients that write over the socket while the whole daemon is killed.
+//! * `unwritten`: rules, trials and the bypass that a full disk does not take.
 //! * `writes`: writers at work while the disk fills up, or its file system turns read-only.
 //!
 //! Every test has a network and a daemon of its own: each ends or stops it.
@@ -40,5 +41,6 @@ mod streams;
 mod takeover;
 mod traffic;
 mod trials;
+mod unwritten;
 mod wire;
 mod writes;

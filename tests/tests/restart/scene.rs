@@ -82,8 +82,13 @@ impl Scene {
 
     #[track_caller]
     pub(crate) fn assert_silence(&self, n: u8) {
-        let answered = self.is_answered(n, PORTS[0], SILENCE);
-        assert!(!answered, "client {n} was answered");
+        self.assert_silence_at(n, PORTS[0]);
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_silence_at(&self, n: u8, port: u16) {
+        let answered = self.is_answered(n, port, SILENCE);
+        assert!(!answered, "client {n} was answered by {port}");
     }
 
     /// Calls until there is an answer.

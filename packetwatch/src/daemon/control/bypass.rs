@@ -23,8 +23,8 @@ impl RulesControl {
     /// CLOCK_MONOTONIC.
     ///
     /// # Errors
-    /// The kernel refuses: nothing has changed. The disk does: the bypass holds, and a restart of
-    /// the daemon would end it.
+    /// The kernel refuses: nothing has changed. The disk does ([`RulesError::Unwritten`]): it is done,
+    /// and a restart of the daemon would undo it until it can be written.
     pub fn bypass(&self, length: Option<Duration>) -> Result<u64, RulesError> {
         let now = self.clock.monotonic_ns();
         let until = length.map_or(0, |length| now + length.as_nanos() as u64);
@@ -49,8 +49,12 @@ impl RulesControl {
         } else if let Some(was) = was {
             tell_bypass_ended(self.clock, was, "asked for");
         }
-        let store = self.store();
-        self.write_control(&store)?;
+        let written = self.write_control(&mut self.store());
+        let done = match length {
+            Some(_) => "every packet passes",
+            None => "the bypass has ended",
+        };
+        written.map_err(|error| error.after(done))?;
         Ok(until)
     }
 
@@ -67,9 +71,8 @@ impl RulesControl {
         };
         if let Some(until) = ended {
             tell_bypass_ended(self.clock, until, "its time is over");
-            if let Err(error) = self.write_control(&self.store()) {
-                tracing::warn!("a bypass is over and was not cleared away: {error}");
-            }
+            // A failure is told, and tried again every second.
+            let _ = self.write_control(&mut self.store());
         }
     }
 }

@@ -35,6 +35,15 @@ pub enum RulesError {
         #[source]
         source: io::Error,
     },
+    /// It is done, and on disk as soon as the disk takes it.
+    #[error(
+        "{done}, but that is not on disk: {cause}. It is tried again every second; a restart before it is \
+         written would undo it"
+    )]
+    Unwritten {
+        done: &'static str,
+        cause: Box<RulesError>,
+    },
     #[error(
         "bans of {lengths} different prefix lengths would stand beside each other, and the kernel \
          looks under {MAX_BAN_LENGTHS}: wait for bans to end or remove some"
@@ -44,4 +53,17 @@ pub enum RulesError {
     InTheWay(#[from] InTheWay),
     #[error(transparent)]
     Kernel(#[from] dataplane::Error),
+}
+
+impl RulesError {
+    /// Of what comes after this was done: what the disk has refused is left to be written.
+    pub(super) fn after(self, done: &'static str) -> Self {
+        match self {
+            Self::Io { .. } => Self::Unwritten {
+                done,
+                cause: Box::new(self),
+            },
+            error => error,
+        }
+    }
 }

@@ -33,9 +33,9 @@ pub use error::RulesError;
 pub use state::SetBy;
 
 use policy::{check_lengths, policies};
-use record::{change_of, mode_of, mode_record, record_of, write_rules};
+use record::{change_of, mode_of, mode_record, standing_rules, trial_record, write_rules};
 use state::{Configured, Regime, State, To, Trial, tell, told};
-use store::{ControlRecord, Store, TrialRecord};
+use store::{ControlRecord, Fault, Store, TrialRecord};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.
 pub struct RulesControl {
@@ -43,6 +43,7 @@ pub struct RulesControl {
     clock: Clock,
     /// the right to change what stands; taken before the state
     store: Mutex<Store>,
+    fault: Fault,
     state: Mutex<State>,
 }
 
@@ -64,13 +65,16 @@ impl RulesControl {
     /// # Errors
     /// `rules.toml` or `control.json` cannot be read, or the kernel refuses the policy.
     pub fn new(dataplane: Dataplane, config: &Config, clock: Clock) -> Result<Self, RulesError> {
-        let store = Store::in_directory(&config.state_dir);
+        let mut store = Store::in_directory(&config.state_dir);
         let mut state = State::new(Configured::of(config));
-        if let Some(rules) = store.rules()? {
+        let record = store.control()?;
+        let (rules, is_tried) = standing_rules(store.rules()?, record.trial.as_ref())
+            .map_err(|cause| store.unusable(cause))?;
+        store.lacks_rules = is_tried;
+        if let Some(rules) = rules {
             state.standing.rules = rules;
             state.standing.rules_by = SetBy::Api;
         }
-        let record = store.control()?;
         if let Some(mode) = &record.mode {
             state.standing.mode = mode_of(mode).map_err(|cause| store.unusable(cause))?;
             state.standing.mode_by = SetBy::Api;
@@ -80,7 +84,9 @@ impl RulesControl {
             let latest = clock.monotonic_ns().saturating_add(longest);
             state.bypass_until = clock.deadline(until).min(latest);
         }
-        if let Some(TrialRecord { pending, to }) = record.trial {
+        if let Some(TrialRecord { pending, to, .. }) = record.trial {
+            // What takes it back may be another than it says, by who has edited `rules.toml`.
+            store.lacks_control = true;
             let to = change_of(to).map_err(|cause| store.unusable(cause))?;
             let regime = state.changed(&to);
             let pending = Pending::restored(pending, clock);
@@ -98,10 +104,13 @@ impl RulesControl {
         let control = Self {
             dataplane,
             clock,
+            fault: store.fault(),
             store: Mutex::new(store),
             state: Mutex::new(state),
         };
         control.settle();
+        // Of a disk that refuses, `/readyz` tells.
+        let _ = control.write_lacking(&mut control.store());
         control.refresh()?;
         Ok(control)
     }
@@ -212,14 +221,25 @@ impl RulesControl {
         self.change(mode.map_or(To::ResetMode, To::Mode), confirm)
     }
 
+    /// Why the last write of `rules.toml` or `control.json` failed, while either is not as it should be:
+    /// the file and the cause. Tried again by each [`RulesControl::settle`].
+    pub fn disk_fault(&self) -> Option<String> {
+        self.fault.told()
+    }
+
     /// Takes over what has ended by itself: a trial, a bypass. The kernel has ended them at their
-    /// time. To be called once a second; blocks on the disk when there is something to take over.
+    /// time. To be called once a second; blocks on the disk when there is something to take over, or
+    /// to write that could not be written before.
     pub fn settle(&self) {
         let now = self.clock.monotonic_ns();
-        if let Err(error) = self.end_trial(|pending| !pending.is_live(now)) {
+        let ended = self.end_trial(|pending| !pending.is_live(now));
+        if let Err(RulesError::Kernel(error)) = ended {
             tracing::warn!("a change on trial is over and was not cleared away: {error}");
         }
         self.settle_bypass(now);
+        if self.disk_fault().is_some() {
+            let _ = self.write_lacking(&mut self.store());
+        }
     }
 
     /// Takes over what a reloaded configuration says of rules, mode and budget. What the API has
@@ -256,49 +276,57 @@ impl RulesControl {
     }
 
     fn change(&self, to: To, confirm: Option<Duration>) -> Result<Option<Pending>, RulesError> {
-        let store = self.store();
-        if let Some(pending) = self.pending()
+        let mut store = self.store();
+        // One that is over and still on disk would take these rules for what was tried.
+        let now = self.clock.monotonic_ns();
+        self.end_trial_if(&mut store, |pending| !pending.is_live(now))?;
+        self.write_lacking(&mut store)?;
+        let tried = self.state().trial.as_ref().map(|t| t.pending.clone());
+        if let Some(pending) = tried
             && (confirm.is_some() || pending.object() == to.object())
         {
             return Err(pending.in_the_way().into());
         }
         let regime = self.state().changed(&to);
         check_lengths(&regime.rules, self.dataplane.ban_lengths(), [])?;
-        let Some(within) = confirm else {
-            match to.object() {
-                Object::Rules => write_rules(&store, &to)?,
-                _ => store.put_control(&ControlRecord {
-                    mode: mode_record(&regime),
-                    ..self.record()
-                })?,
-            }
-            self.enforced(|state| state.take(&to, regime))?;
-            return Ok(None);
-        };
-        let pending = Pending::new(to.object(), within, self.clock);
-        let trial = TrialRecord {
-            pending: pending.record.clone(),
-            to: record_of(&to),
-        };
-        store.put_control(&ControlRecord {
-            trial: Some(trial),
-            ..self.record()
-        })?;
+        let object = to.object();
+        let pending = confirm.map(|within| Pending::new(object, within, self.clock));
         let made = pending.clone();
-        let told = told(to.object(), &self.state().standing, &regime);
-        let put = self.enforced(|state| {
-            state.trial = Some(Trial {
-                pending,
-                to,
-                regime,
-            });
+        let told = told(object, &self.state().standing, &regime);
+        let written = match &pending {
+            None if object == Object::Rules => write_rules(&mut store, &to),
+            None => store.put_control(&ControlRecord {
+                mode: mode_record(&regime),
+                ..self.record()
+            }),
+            Some(pending) => {
+                let trial = trial_record(pending, &to, &self.state().standing);
+                store.put_control(&ControlRecord {
+                    trial: Some(trial),
+                    ..self.record()
+                })
+            }
+        };
+        let put = written.and_then(|()| {
+            self.enforced(|state| match pending {
+                None => state.take(&to, regime),
+                Some(pending) => {
+                    state.trial = Some(Trial {
+                        pending,
+                        to,
+                        regime,
+                    });
+                }
+            })
         });
-        if put.is_err() {
-            self.write_control(&store)?;
+        if let Err(error) = put {
+            self.write_again(&mut store, object);
+            return Err(error);
         }
-        put?;
-        pending::event::made(&made, &told);
-        Ok(Some(made))
+        if let Some(made) = &made {
+            pending::event::made(made, &told);
+        }
+        Ok(made)
     }
 
     /// Makes a change and puts what follows in force in the kernel: one store, or nothing has
@@ -316,10 +344,6 @@ impl RulesControl {
             tell(before.regime(now), state.regime(now));
         }
         Ok(())
-    }
-
-    fn write_control(&self, store: &Store) -> Result<(), RulesError> {
-        store.put_control(&self.record())
     }
 
     fn regime(&self) -> Regime {

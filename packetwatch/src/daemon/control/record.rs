@@ -5,16 +5,18 @@ use super::{
     state::{Regime, SetBy, To},
     store::{ChangeRecord, ControlRecord, Store, TrialRecord},
 };
-use crate::config::{Mode, Word as _};
+use crate::{
+    config::{Mode, Word as _},
+    pending::{Object, Pending},
+    rules::RuleSet,
+};
 
 impl RulesControl {
     /// What `control.json` is to hold as things stand.
     pub(super) fn record(&self) -> ControlRecord {
         let state = self.state();
-        let trial = state.trial.as_ref().map(|trial| TrialRecord {
-            pending: trial.pending.record.clone(),
-            to: record_of(&trial.to),
-        });
+        let trial = state.trial.as_ref();
+        let trial = trial.map(|trial| trial_record(&trial.pending, &trial.to, &state.standing));
         let bypass_until = match state.bypass_until {
             0 => None,
             until => self.clock.utc_of(until),
@@ -26,9 +28,78 @@ impl RulesControl {
             ..ControlRecord::default()
         }
     }
+
+    /// Writes what the files lack, as things stand. The rules first: as long as `control.json` has their
+    /// trial, those that were tried do not count.
+    ///
+    /// # Errors
+    /// Of the disk; what is lacking still is written by the next call, a second later at most.
+    pub(super) fn write_lacking(&self, store: &mut Store) -> Result<(), RulesError> {
+        if store.lacks_rules {
+            write_rules(store, &standing(&self.state().standing))?;
+        }
+        if store.lacks_control {
+            store.put_control(&self.record())?;
+        }
+        Ok(())
+    }
+
+    /// Writes `control.json`, and before it what else is lacking.
+    ///
+    /// # Errors
+    /// As [`RulesControl::write_lacking`].
+    pub(super) fn write_control(&self, store: &mut Store) -> Result<(), RulesError> {
+        store.lacks_control = true;
+        self.write_lacking(store)
+    }
+
+    /// Has the disk say again what stands, after a change of this object that was refused on its way.
+    pub(super) fn write_again(&self, store: &mut Store, object: Object) {
+        store.lacks_control = true;
+        store.lacks_rules |= object == Object::Rules;
+        // Told, and tried again every second.
+        let _ = self.write_lacking(store);
+    }
 }
 
-pub(super) fn write_rules(store: &Store, to: &To) -> Result<(), RulesError> {
+pub(super) fn trial_record(pending: &Pending, to: &To, before: &Regime) -> TrialRecord {
+    let is_of_rules = to.object() == Object::Rules;
+    TrialRecord {
+        pending: pending.record.clone(),
+        to: record_of(to),
+        back: is_of_rules.then(|| record_of(&standing(before))),
+    }
+}
+
+/// The change of rules that makes them what stands.
+fn standing(regime: &Regime) -> To {
+    match regime.rules_by {
+        SetBy::Api => To::Rules(regime.rules.clone()),
+        SetBy::Configuration(_) => To::ResetRules,
+    }
+}
+
+/// What stands by `rules.toml`, which has these rules: with a trial of just those in `control.json`, what
+/// stood before it. The second says whether they differ.
+pub(super) fn standing_rules(
+    written: Option<RuleSet>,
+    trial: Option<&TrialRecord>,
+) -> Result<(Option<RuleSet>, bool), String> {
+    let Some((to, back)) = trial.and_then(|trial| Some((&trial.to, trial.back.as_ref()?))) else {
+        return Ok((written, false));
+    };
+    let rules = |change: &ChangeRecord| match change_of(change.clone())? {
+        To::Rules(rules) => Ok(Some(rules)),
+        _ => Ok::<_, String>(None),
+    };
+    let (tried, before) = (rules(to)?, rules(back)?);
+    Ok(match written == tried {
+        true => (before, true),
+        false => (written, false),
+    })
+}
+
+pub(super) fn write_rules(store: &mut Store, to: &To) -> Result<(), RulesError> {
     match to {
         To::Rules(rules) => store.put_rules(Some(rules)),
         To::ResetRules => store.put_rules(None),

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,10 @@ pub(super) struct TrialRecord {
     #[serde(flatten)]
     pub(super) pending: PendingRecord,
     pub(super) to: ChangeRecord,
+    /// What takes rules on trial back. To confirm them, `rules.toml` is written first: rules there that
+    /// are on trial here have not been confirmed, and count for these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) back: Option<ChangeRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,10 +97,39 @@ impl Rules {
     }
 }
 
-/// The files.
+/// The files, and which of them may not hold what they should: a write that failed may have been made.
 pub(super) struct Store {
     rules: PathBuf,
     control: PathBuf,
+    pub(super) lacks_rules: bool,
+    pub(super) lacks_control: bool,
+    fault: Fault,
+}
+
+/// Why the last write failed, while something lacks: told without waiting for the disk.
+#[derive(Clone, Default)]
+pub(super) struct Fault(Arc<Mutex<Option<String>>>);
+
+impl Fault {
+    pub(super) fn told(&self) -> Option<String> {
+        let fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.clone()
+    }
+
+    /// Logs what is new.
+    fn set(&self, fault: Option<String>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == fault {
+            return;
+        }
+        match &fault {
+            Some(fault) => tracing::error!(
+                "{fault}; tried again every second: until then a restart would bring back what it says"
+            ),
+            None => tracing::info!("rules.toml and control.json are written again"),
+        }
+        *told = fault;
+    }
 }
 
 impl Store {
@@ -103,7 +137,14 @@ impl Store {
         Self {
             rules: state_dir.join(RULES_FILE),
             control: state_dir.join(CONTROL_FILE),
+            lacks_rules: false,
+            lacks_control: false,
+            fault: Fault::default(),
         }
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        self.fault.clone()
     }
 
     pub(super) fn rules(&self) -> Result<Option<RuleSet>, RulesError> {
@@ -120,11 +161,14 @@ impl Store {
     }
 
     /// Writes the rules, or with `None` removes the file.
-    pub(super) fn put_rules(&self, rules: Option<&RuleSet>) -> Result<(), RulesError> {
-        match rules {
+    pub(super) fn put_rules(&mut self, rules: Option<&RuleSet>) -> Result<(), RulesError> {
+        let written = match rules {
             Some(rules) => write(&self.rules, rules.to_toml().as_bytes()),
             None => remove(&self.rules),
-        }
+        };
+        self.lacks_rules = written.is_err();
+        self.tell(&written);
+        written
     }
 
     pub(super) fn control(&self) -> Result<ControlRecord, RulesError> {
@@ -134,14 +178,26 @@ impl Store {
         self.parsed(&text)
     }
 
-    pub(super) fn put_control(&self, record: &ControlRecord) -> Result<(), RulesError> {
-        if *record == ControlRecord::default() {
-            return remove(&self.control);
+    pub(super) fn put_control(&mut self, record: &ControlRecord) -> Result<(), RulesError> {
+        let written = if *record == ControlRecord::default() {
+            remove(&self.control)
+        } else {
+            let text = serde_json::to_vec_pretty(record);
+            let mut text = text.expect("a record is of strings and lists");
+            text.push(b'\n');
+            write(&self.control, &text)
+        };
+        self.lacks_control = written.is_err();
+        self.tell(&written);
+        written
+    }
+
+    fn tell(&self, written: &Result<(), RulesError>) {
+        match written {
+            Err(error) => self.fault.set(Some(error.to_string())),
+            Ok(()) if !self.lacks_rules && !self.lacks_control => self.fault.set(None),
+            Ok(()) => {}
         }
-        let text = serde_json::to_vec_pretty(record);
-        let mut text = text.expect("a record is of strings and lists");
-        text.push(b'\n');
-        write(&self.control, &text)
     }
 
     /// `control.json` says what cannot be: `cause`.
@@ -200,7 +256,7 @@ mod tests {
     #[test]
     fn a_record_reads_as_it_was_written_and_an_empty_one_is_no_file() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::in_directory(directory.path());
+        let mut store = Store::in_directory(directory.path());
         assert_eq!(store.control().unwrap(), ControlRecord::default());
         let pending = Pending::new(
             Object::Rules,
@@ -213,13 +269,15 @@ mod tests {
             ChangeRecord::Mode("observe".to_owned()),
             ChangeRecord::ResetMode,
         ];
-        for to in changes {
+        let backs = changes.clone().map(Some).into_iter().rev();
+        for (to, back) in changes.into_iter().zip(backs) {
             let record = ControlRecord {
                 mode: Some("observe".to_owned()),
                 bypass_until: Some(OffsetDateTime::UNIX_EPOCH),
                 trial: Some(TrialRecord {
                     pending: pending.record.clone(),
                     to,
+                    back,
                 }),
                 ..ControlRecord::default()
             };
