@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Clock,
     dataplane::{self, Dataplane},
-    lists::{BanOrder, BanOutcome, List, Lists, WriteError},
+    lists::{BanOrder, BanOutcome, Lists, WriteError},
     metrics::Counters,
     rules::{
         BanLength, Rule, Trigger,
@@ -84,15 +84,13 @@ impl Enforcer {
         let InForce {
             rules,
             generation,
-            trial_until,
+            trial,
             bypassed_until,
         } = self.rules.in_force();
         // Who asked for a bypass wants no more bans when it ends than there were before.
         if at < bypassed_until {
             return;
         }
-        // With an allow entry taken away on trial, whom it covered may be banned for the trial.
-        let trial_until = trial_until.or_else(|| self.lists.trial_until(List::Allow));
         for action in decide(offence, &rules, generation, &self.lists) {
             match action {
                 Action::Ban {
@@ -101,7 +99,9 @@ impl Enforcer {
                     rule,
                 } => {
                     let order = BanOrder {
-                        trial_until,
+                        // With an allow entry taken away on trial, whom it covered is banned for
+                        // the trial.
+                        trial: trial.clone().or_else(|| self.lists.uncovered(prefix)),
                         ..ordered(prefix, offender, rule, rules.longest_within())
                     };
                     self.ban(order);
@@ -167,7 +167,7 @@ fn ordered(prefix: IpNet, offender: IpAddr, rule: &Rule, longest_within: Duratio
         },
         // A spent ban tells the program to count anew, for as long as any window reaches back.
         within: longest_within,
-        trial_until: None,
+        trial: None,
     }
 }
 

@@ -82,13 +82,13 @@ impl Trials {
         match pending.object() {
             Object::Rules => {
                 self.rules.confirm()?;
-                self.lists.keep_bans()?;
+                self.lists.keep_bans(id)?;
             }
             Object::Mode => self.rules.confirm()?,
             Object::Deny => self.lists.confirm()?,
             Object::Allow => {
                 self.lists.confirm()?;
-                self.lists.keep_bans()?;
+                self.lists.keep_bans(id)?;
             }
         }
         Ok(pending)
@@ -103,15 +103,19 @@ impl Trials {
         let pending = self.named(id)?;
         match pending.object() {
             Object::Rules => {
-                self.rules.roll_back()?;
-                self.lists.end_bans()?;
+                let rolled_back = self.rules.roll_back();
+                // Whatever became of the disk, the rules are those before.
+                if !matches!(rolled_back, Err(RulesError::Kernel(_))) {
+                    self.lists.end_bans(id)?;
+                }
+                rolled_back?;
             }
             Object::Mode => self.rules.roll_back()?,
             Object::Deny => self.lists.roll_back()?,
             Object::Allow => {
                 let written = self.lists.roll_back();
-                // Whom the entry covers is passed again; the others were banned by rules that stay.
-                self.lists.keep_bans()?;
+                // Whom the entry covers is passed again; the rules that banned stay.
+                self.lists.keep_bans(id)?;
                 written?;
             }
         }
@@ -131,12 +135,19 @@ impl Trials {
                 _ = ticks.tick() => {}
             }
             let trials = self.clone();
-            let settled = spawn_blocking(move || {
-                trials.rules.settle();
-                trials.lists.settle();
-            });
+            let settled = spawn_blocking(move || trials.settle());
             settled.await.map_err(std::io::Error::other)?;
         }
+    }
+
+    fn settle(&self) {
+        self.rules.settle();
+        self.lists.settle();
+        // A confirmation that is under way has bans to keep.
+        let _turn = self.turn();
+        let pending = self.pending();
+        let live = pending.as_ref().map(|pending| pending.record.id.as_str());
+        self.lists.forget_tried(live);
     }
 
     fn named(&self, id: &str) -> Result<Pending, TrialError> {

@@ -23,27 +23,34 @@ impl Lists {
         Ok(outcome)
     }
 
-    /// Makes the bans that were ordered on trial what they would be without it: the rules stay.
+    /// Makes the bans that were ordered on the trial with this id what they would be without it: the
+    /// rules stay.
     ///
     /// # Errors
     /// [`WriteError::Kernel`]: those that are left end with the trial.
-    pub fn keep_bans(&self) -> Result<(), WriteError> {
+    pub fn keep_bans(&self, trial: &str) -> Result<(), WriteError> {
         let shared = &self.0.shared;
         let now = shared.clock.monotonic_ns();
-        let kept = shared.bans().keep_tried(&*shared.maps, now);
+        let kept = shared.bans().keep_tried(trial, &*shared.maps, now);
         shared.wake.unwritten();
         Ok(kept?)
     }
 
-    /// Ends the bans that were ordered on trial now: the rules are taken back.
+    /// Ends the bans that were ordered on the trial with this id now: the rules are taken back.
     ///
     /// # Errors
     /// As [`Lists::keep_bans`].
-    pub fn end_bans(&self) -> Result<(), WriteError> {
+    pub fn end_bans(&self, trial: &str) -> Result<(), WriteError> {
         let shared = &self.0.shared;
-        let ended = shared.bans().end_tried(&*shared.maps, shared.clock);
+        let ended = shared.bans().end_tried(trial, &*shared.maps, shared.clock);
         shared.wake.unwritten();
         Ok(ended?)
+    }
+
+    /// Lets go of what was kept of bans of trials that are over: all but the one with this id. To be
+    /// called once a second.
+    pub fn forget_tried(&self, but: Option<&str>) {
+        self.0.shared.bans().forget_tried(but);
     }
 
     /// Lifts a ban and forgets the offences of its prefix.

@@ -37,8 +37,8 @@ pub(super) struct Bans {
     spent: BTreeSet<(u64, IpNet)>,
     /// the same by the time to remove them
     removals: BTreeSet<(u64, IpNet)>,
-    /// bans of rules on trial
-    on_trial: BTreeMap<IpNet, Whole>,
+    /// bans on trial, each with the id of the change
+    on_trial: BTreeMap<IpNet, (String, Whole)>,
     counts: ByFamily,
     capacity: u32,
     /// rows that the journal does not have as they are here
@@ -72,6 +72,7 @@ impl Bans {
         let now = clock.monotonic_ns();
         let (within, spent) = (record.within, record.spent);
         let is_to_be_marked = record.is_to_be_marked(clock);
+        let tried = Whole::restored(&record, clock);
         let mut until = record.deadline(clock);
         let entry = record.into_entry(prefix);
         match maps.ban_until(prefix) {
@@ -91,6 +92,9 @@ impl Bans {
         }
         if is_to_be_marked {
             self.unwritten.insert(prefix);
+        }
+        if let Some(tried) = tried {
+            self.on_trial.insert(prefix, tried);
         }
         self.hold(Held {
             entry,
@@ -133,8 +137,8 @@ impl Bans {
             repeat,
             memory: order.max_ban,
         };
-        let (until, expires_at) = match order.trial_until {
-            Some(end) if end < until => (end, clock.utc_of(end)),
+        let (until, expires_at) = match &order.trial {
+            Some(trial) if trial.until < until => (trial.until, clock.utc_of(trial.until)),
             _ => (until, expires_at),
         };
         maps.ban(prefix, until)?;
@@ -159,9 +163,9 @@ impl Bans {
             within: order.within,
             spent: false,
         });
-        match order.trial_until {
-            Some(_) => {
-                self.on_trial.insert(prefix, whole);
+        match order.trial {
+            Some(trial) => {
+                self.on_trial.insert(prefix, (trial.id, whole));
             }
             None => {
                 self.on_trial.remove(&prefix);
@@ -307,7 +311,9 @@ impl Bans {
             let ban = self.held.get(prefix);
             let record = |held: &Held| {
                 let mark = clock.mark(held.until);
-                BanRecord::new(&held.entry, mark, held.within, held.spent)
+                let record = BanRecord::new(&held.entry, mark, held.within, held.spent);
+                let tried = self.on_trial.get(&prefix);
+                record.tried(tried.map(|(trial, whole)| whole.record(trial, clock)))
             };
             let ban = ban.map(record);
             batch.bans.push((prefix, ban));

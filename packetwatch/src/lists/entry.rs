@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::rules::BanLength;
+use crate::{pending::Pending, rules::BanLength};
 
 /// The lists people write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,9 +112,27 @@ pub struct BanOrder {
     pub max_ban: Duration,
     /// How far back the windows of the rules reach: so long the ended ban is kept in the kernel.
     pub within: Duration,
-    /// Of rules on trial: the ban lasts no longer than until then, in CLOCK_MONOTONIC nanoseconds,
-    /// and is no offence, unless [`Lists::keep_bans`](super::Lists::keep_bans) comes first.
-    pub trial_until: Option<u64>,
+    /// The change on trial without which there would be no such ban: it lasts no longer than that, and
+    /// is no offence, unless [`Lists::keep_bans`](super::Lists::keep_bans) comes first.
+    pub trial: Option<Tried>,
+}
+
+/// The change on trial that something ends with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// of the change
+    pub id: String,
+    /// its end, in CLOCK_MONOTONIC nanoseconds
+    pub until: u64,
+}
+
+impl From<&Pending> for Tried {
+    fn from(pending: &Pending) -> Self {
+        Self {
+            id: pending.record.id.clone(),
+            until: pending.deadline,
+        }
+    }
 }
 
 /// What became of a [`BanOrder`].

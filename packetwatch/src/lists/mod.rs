@@ -48,7 +48,7 @@ use std::{
 
 pub use entry::{
     Added, BanEntry, BanOrder, BanOutcome, BanRow, ByFamily, Capacity, Counts, Covering, Entry,
-    Expired, Force, List, NewEntry, Page, PageQuery, Put, Replaced, Row, Source,
+    Expired, Force, List, NewEntry, Page, PageQuery, Put, Replaced, Row, Source, Tried,
 };
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;

@@ -130,6 +130,21 @@ pub(super) struct BanRecord {
     pub(super) within: Duration,
     /// ended, and its end was told
     pub(super) spent: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tried: Option<TriedRecord>,
+}
+
+/// What a ban that ends with a change on trial is without it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct TriedRecord {
+    /// id of the change
+    pub(super) trial: String,
+    #[serde(with = "rfc3339::option")]
+    pub(super) expires_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<Mark>,
+    /// how long after that the offence is remembered
+    pub(super) memory: Duration,
 }
 
 /// The value of a prefix that was banned and may be again.
@@ -190,7 +205,18 @@ impl BanRecord {
             mark,
             within,
             spent,
+            tried: None,
         }
+    }
+
+    pub(super) fn tried(self, tried: Option<TriedRecord>) -> Self {
+        Self { tried, ..self }
+    }
+
+    /// When it would end without the change on trial, in CLOCK_MONOTONIC nanoseconds; and its repeat.
+    pub(super) fn whole(&self, tried: &TriedRecord, clock: Clock) -> (u64, u32) {
+        let restored = |at| clock.restored(self.created_at, at, tried.mark);
+        (tried.expires_at.map_or(FOREVER, restored), self.repeat)
     }
 
     /// When it ends, in CLOCK_MONOTONIC nanoseconds.

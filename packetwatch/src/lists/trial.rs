@@ -2,8 +2,10 @@
 //!
 //! The kernel knows no more than deadlines, and they go a long way. What a trial has put there ends
 //! with it by itself. What it has taken away cannot come back by itself: where an allow entry is
-//! missing for the time of a trial, no deny lasts longer than that, so that with the daemon dead
-//! nobody stays cut off. A deny entry that a trial has taken away stands again with the next daemon.
+//! missing for the time of a trial, no deny lasts longer than that, and no ban that is set meanwhile, so
+//! that with the daemon dead neither leaves anybody cut off. A ban that stood before the trial is left
+//! alone: a wider one is of others too, and to be there for them after the trial. A deny entry that a
+//! trial has taken away stands again with the next daemon.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Lists, Shared,
-    entry::List,
+    entry::{List, Tried},
     error::WriteError,
     event,
     journal::Batch,
@@ -269,16 +271,25 @@ impl Lists {
         }
     }
 
-    /// Of a trial of this list: its end.
-    pub fn trial_until(&self, list: List) -> Option<u64> {
+    /// The trial that has taken away what allowed this prefix, some of it, or what is around it.
+    pub fn uncovered(&self, prefix: IpNet) -> Option<Tried> {
         let shared = &self.0.shared;
         // The rule loop asks of each offence, and waits for no write.
-        if list == List::Allow && !shared.exempt.is_allow_on_trial() {
+        if !shared.exempt.is_allow_on_trial() {
             return None;
         }
+        let now = shared.clock.monotonic_ns();
         let state = shared.state();
-        let trial = state.trial.as_ref().filter(|trial| trial.list == list);
-        trial.map(|trial| trial.pending.deadline)
+        let trial = state.trial.as_ref();
+        let trial = trial.filter(|trial| trial.list == List::Allow)?;
+        let stood = |(prefix, node): (IpNet, &Node)| {
+            let former = trial.former.get(&prefix).and_then(Option::as_ref);
+            former.is_some_and(|draft| now < draft.about.until)
+                && node.shown(List::Allow, now).is_none()
+        };
+        let (mut around, mut inside) = (state.nodes.covering(prefix), state.nodes.inside(prefix));
+        let is_uncovered = around.any(stood) || inside.any(stood);
+        is_uncovered.then(|| Tried::from(&trial.pending))
     }
 }
 

@@ -188,7 +188,7 @@ fn order(prefix: IpNet) -> BanOrder {
         escalate: 1.0,
         max_ban: LONG,
         within: Duration::from_secs(5),
-        trial_until: None,
+        trial: None,
     }
 }
 

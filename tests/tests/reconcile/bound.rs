@@ -47,7 +47,7 @@ fn fill(state_dir: &Path) {
             escalate: 1.0,
             max_ban: Duration::from_secs(60),
             within: Duration::from_secs(5),
-            trial_until: None,
+            trial: None,
         };
         let outcome = lists.ban(order).expect("there is room");
         assert!(matches!(outcome, BanOutcome::Banned(_)), "{n}");

@@ -134,6 +134,11 @@ fn a_trial_goes_on_over_a_restart_and_a_reload() {
     let mut scene = Scene::new("10m");
     let path = format!("/v1/rules?confirm={TRIAL}");
     let put = scene.expect(200, "PUT", &path, Some(strict()));
+    scene.assert_served(0, &PORTS[..1]);
+    scene.assert_silence_at(0, PORTS[1]);
+    scene.daemon.wait_for(told("ban"), PROMPT);
+    // What is acknowledged has taken the ban to the disk.
+    scene.expect(201, "PUT", "/v1/deny/203.0.113.1", None);
     scene.daemon.kill();
     scene.daemon.restart();
     let rules = || scene.expect(200, "GET", "/v1/rules", None);
@@ -152,6 +157,30 @@ fn a_trial_goes_on_over_a_restart_and_a_reload() {
     // Back to what the configuration says now.
     assert_eq!(rules()["rules"][0]["distinct_ports"], 2);
     assert_eq!(rules()["pending"], Value::Null);
+    // Without its rules no ban of theirs.
+    let bans = scene.expect(200, "GET", "/v1/bans", None);
+    assert_eq!(bans["entries"], json!([]));
+}
+
+/// Only who was allowed before it is banned for the time of the trial.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_trial_of_the_allow_list_shortens_no_other_bans() {
+    let scene = Scene::new("10m");
+    let allowed = format!("/v1/allow/{}", scene.address(2));
+    scene.expect(201, "PUT", &allowed, None);
+    let unrelated = format!("/v1/allow/203.0.113.1?confirm={TRIAL}");
+    let put = scene.expect(201, "PUT", &unrelated, None);
+    let until = |value: &Value| value.as_str().expect("a time")[..19].to_owned();
+    let first = until(&scene.scan_into_ban(0)["expires_at"]);
+    assert!(first > until(&put["pending"]["until"]), "{first}");
+    let id = put["pending"]["id"].as_str().expect("an id");
+    scene.expect(204, "DELETE", &format!("/v1/pending/{id}"), None);
+    scene.expect(200, "DELETE", &format!("{allowed}?confirm={TRIAL}"), None);
+    let second = until(&scene.scan_into_ban(1)["expires_at"]);
+    assert!(second >= first, "{second} is before {first}");
+    let uncovered = until(&scene.scan_into_ban(2)["expires_at"]);
+    assert!(uncovered < first, "{uncovered} is not before {first}");
 }
 
 #[test]

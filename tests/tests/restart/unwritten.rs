@@ -132,7 +132,13 @@ fn what_a_full_disk_did_not_take_is_written_as_soon_as_it_does() {
             }
             _ => {
                 let id = on_trial(&scene, "PUT", rules("tried", 1));
-(format!("/v1/pending/{id}"), "the change is taken back")
+                // Banned by the rules on trial: at the second port.
+                scene.assert_served(0, &PORTS[..1]);
+                scene.assert_silence_at(0, PORTS[1]);
+                scene
+                    .daemon
+                    .wait_for(|line| line["event.action"] == "ban", PROMPT);
+                (format!("/v1/pending/{id}"), "the change is taken back")
             }
         };
         wait_until_ready(&scene);
@@ -142,7 +148,11 @@ fn what_a_full_disk_did_not_take_is_written_as_soon_as_it_does() {
         assert!(detail.contains(done), "{detail}");
         match what {
             "bypass" => scene.assert_silence(1),
-            _ => assert_eq!(standing(&scene).0, "port-scan"),
+            // With its rules their bans.
+            _ => {
+                scene.assert_served(0, &PORTS[..1]);
+                assert_eq!(standing(&scene).0, "port-scan");
+            }
         }
         let told = until(PROMPT, || {
             let answer = scene.daemon.api("GET", "/readyz", None);

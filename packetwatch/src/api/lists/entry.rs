@@ -132,7 +132,9 @@ fn answer(put: Put, host_bits_cleared: bool) -> WrittenEntry {
     }
 }
 
-/// Remove an entry of the {list} list.
+/// Remove an entry of the {list} list. On trial, and with the daemon dead at its end, a deny entry comes back
+/// with the next start; so does an allow entry over a ban that stood before the trial, while any other ban and
+/// every deny that the entry overruled end with the trial.
 #[utoipa::path(delete, path = "/v1/{list}/{*prefix}", operation_id = "remove_{list}", tag = "lists", security(("token" = ["lists"])),
     params(("prefix" = String, Path, description = "an address or prefix; `/` or `%2F`"), ConfirmParams),
     responses(

@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     config::{Config, Mode},
     dataplane::Dataplane,
+    lists::Tried,
     pending::{self, Object, Pending},
     rules::{Rule, RuleSet},
 };
@@ -51,9 +52,8 @@ pub struct RulesControl {
 pub struct InForce {
     pub rules: RuleSet,
     pub generation: u32,
-    /// When the rules are on trial: CLOCK_MONOTONIC nanoseconds of its end, beyond which no ban of
-    /// theirs lasts.
-    pub trial_until: Option<u64>,
+    /// When the rules are on trial: beyond its end no ban of theirs lasts.
+    pub trial: Option<Tried>,
     /// CLOCK_MONOTONIC nanoseconds: nobody is banned for what came before, during a bypass.
     pub bypassed_until: u64,
 }
@@ -144,7 +144,7 @@ impl RulesControl {
         InForce {
             rules,
             generation,
-            trial_until: trial.map(|trial| trial.pending.deadline),
+            trial: trial.map(|trial| Tried::from(&trial.pending)),
             bypassed_until: state.bypassed_until(),
         }
     }

@@ -307,7 +307,7 @@ fn order(prefix: IpNet) -> BanOrder {
         ban: BanLength::For(10 * MINUTE),
         escalate: 2.0,
         max_ban: 60 * MINUTE,
-        trial_until: None,
+        trial: None,
         within: MINUTE,
     }
 }

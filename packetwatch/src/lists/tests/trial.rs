@@ -228,7 +228,10 @@ fn bans_of_rules_on_trial_end_with_it_unless_they_are_kept() {
     let on_trial = |f: &Fixture| {
         let end = f.clock.monotonic_ns() + MINUTE.as_nanos() as u64;
         let order = BanOrder {
-            trial_until: Some(end),
+            trial: Some(Tried {
+                id: "tried".to_owned(),
+                until: end,
+            }),
             ..order(host(1))
         };
         let BanOutcome::Banned(ban) = f.lists.ban(order).unwrap() else {
@@ -253,17 +256,84 @@ fn bans_of_rules_on_trial_end_with_it_unless_they_are_kept() {
     // Taken back: over at once.
     let f = Fixture::new();
     on_trial(&f);
-    f.lists.end_bans().unwrap();
+    f.lists.end_bans("tried").unwrap();
     assert_eq!(f.lists.expire().bans.len(), 1);
     assert_eq!(repeat(&f), 1);
     // Kept: as long as the rule says, and remembered.
     let f = Fixture::new();
     on_trial(&f);
-    f.lists.keep_bans().unwrap();
+    f.lists.keep_bans("tried").unwrap();
     f.clock.advance(10 * MINUTE - SECOND);
     assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (0, 0));
     f.clock.advance(SECOND);
     assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (1, 2));
+    // Over by itself, and another change is kept: no offence either.
+    for is_noticed in [false, true] {
+        let f = Fixture::new();
+        on_trial(&f);
+        f.clock.advance(MINUTE);
+        assert_eq!(f.lists.expire().bans.len(), 1);
+        match is_noticed {
+            true => f.lists.forget_tried(None),
+            false => f.lists.keep_bans("another").unwrap(),
+        }
+        f.lists.keep_bans("tried").unwrap();
+        assert_eq!(repeat(&f), 1, "{is_noticed}");
+    }
+    // The next process knows of it: taken back there, and kept.
+    let reopened = |f: Fixture| {
+        f.lists.forget_tried(Some("tried"));
+        f.lists.flush();
+        let (maps, clock) = (f.maps.clone(), f.clock);
+        f.reopened(maps, clock)
+    };
+    let f = Fixture::new();
+    on_trial(&f);
+    let f = reopened(f);
+    f.lists.end_bans("tried").unwrap();
+    assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (1, 1));
+    let f = Fixture::new();
+    on_trial(&f);
+    let f = reopened(reopened(f));
+    f.lists.keep_bans("tried").unwrap();
+    f.clock.advance(10 * MINUTE - SECOND);
+    assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (0, 0));
+    f.clock.advance(SECOND);
+    assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (1, 2));
+    // Those that were kept are like any.
+    let f = reopened(f);
+    f.lists.end_bans("tried").unwrap();
+    assert_eq!((f.lists.expire().bans.len(), repeat(&f)), (0, 0));
+}
+
+#[test]
+fn what_a_trial_has_taken_out_of_allow_is_uncovered_and_nothing_else() {
+    let f = Fixture::new();
+    f.put(List::Allow, "192.0.2.0/28");
+    f.put(List::Allow, "192.0.2.64/28");
+    let asked = |prefix: &str| {
+        let uncovered = f.lists.uncovered(prefix.parse().unwrap());
+        uncovered.map(|trial| trial.until)
+    };
+    // One that comes uncovers nobody.
+    let tried = f.lists.confirming(TRIAL);
+    tried
+        .put(List::Allow, new("203.0.113.1/32"), Force(false))
+        .unwrap();
+    assert_eq!(asked("192.0.2.1/32"), None);
+    assert_eq!(asked("203.0.113.1/32"), None);
+    f.lists.roll_back().unwrap();
+    let tried = f.lists.confirming(TRIAL);
+    tried.remove(List::Allow, net("192.0.2.0/28")).unwrap();
+    let end = f.lists.pending().map(|pending| pending.deadline);
+    for inside_and_around in ["192.0.2.1/32", "192.0.2.0/28", "192.0.2.0/24"] {
+        assert_eq!(asked(inside_and_around), end, "{inside_and_around}");
+    }
+    for elsewhere in ["192.0.2.16/32", "192.0.2.65/32", "203.0.113.1/32"] {
+        assert_eq!(asked(elsewhere), None, "{elsewhere}");
+    }
+    f.lists.confirm().unwrap();
+    assert_eq!(asked("192.0.2.1/32"), None);
 }
 
 /// What one write changes: puts with or without an end, forced or not, or a removal.
