@@ -163,7 +163,7 @@ fn who_is_to_be_banned_waits_for_no_write() {
     thread::spawn(move || {
         let lists = of_others;
         let banned = host(1);
-        let is_on_trial = lists.trial_until(List::Allow).is_some();
+        let is_on_trial = lists.uncovered(banned).is_some();
         let may = lists.is_allowed(banned.addr()) || lists.holds_allowed(banned);
         let outcome = lists.ban(order(banned));
         let is_banned = lists.is_banned(banned.addr());
