@@ -115,8 +115,7 @@ impl Pins {
     /// Whether this process may see what is pinned; what is not there at all it may.
     ///
     /// # Errors
-    /// The kernel's refusal: bpffs lets its owner alone search it, and whoever has no CAP_BPF opens no
-    /// pin where unprivileged BPF is switched off.
+    /// The kernel's refusal: bpffs lets its owner alone search it, and pins have permissions as files do.
     pub(super) fn may_be_seen(&self) -> Result<(), AttachError> {
         let refused = |path: PathBuf, source| AttachError::Pin {
             operation: "see",

@@ -17,6 +17,20 @@ use crate::pending::Told;
 /// Lines with this target are events: they have an `event.action` and are streamed.
 const TARGET: &str = "packetwatch::event";
 
+fn added_to(list: List) -> &'static str {
+    match list {
+        List::Allow => "allow-added",
+        List::Deny => "deny-added",
+    }
+}
+
+fn removed_from(list: List) -> &'static str {
+    match list {
+        List::Allow => "allow-removed",
+        List::Deny => "deny-removed",
+    }
+}
+
 pub(super) fn added(list: List, entry: &Entry, before: Option<&Entry>) {
     let Entry {
         prefix,
@@ -32,10 +46,7 @@ pub(super) fn added(list: List, entry: &Entry, before: Option<&Entry>) {
     event!(
         target: TARGET,
         Level::INFO,
-        event.action = match list {
-            List::Allow => "allow-added",
-            List::Deny => "deny-added",
-        },
+        event.action = added_to(list),
         packetwatch.list = list.as_str(),
         packetwatch.prefix = %prefix,
         packetwatch.source = source.as_str(),
@@ -53,10 +64,7 @@ pub(super) fn added_many(list: List, before: usize, added: usize, updated: usize
     event!(
         target: TARGET,
         Level::INFO,
-        event.action = match list {
-            List::Allow => "allow-added",
-            List::Deny => "deny-added",
-        },
+        event.action = added_to(list),
         packetwatch.list = list.as_str(),
         packetwatch.added = added,
         packetwatch.updated = updated,
@@ -73,10 +81,7 @@ pub(super) fn removed(shelf: Shelf, entry: &Entry, ended: bool) {
     event!(
         target: TARGET,
         Level::INFO,
-        event.action = match list {
-            List::Allow => "allow-removed",
-            List::Deny => "deny-removed",
-        },
+        event.action = removed_from(list),
         packetwatch.list = list.as_str(),
         packetwatch.prefix = %prefix,
         packetwatch.source = entry.source.as_str(),
@@ -92,10 +97,7 @@ pub(super) fn ended_many(list: List, ended: usize, left: usize) {
     event!(
         target: TARGET,
         Level::INFO,
-        event.action = match list {
-            List::Allow => "allow-removed",
-            List::Deny => "deny-removed",
-        },
+        event.action = removed_from(list),
         packetwatch.list = list.as_str(),
         packetwatch.removed = ended,
         packetwatch.before = entries(left + ended),

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::prefix_map::PrefixMap;
 
-/// More changes than these are made on a copy: a thousand take less than a millisecond.
+/// More changes than these are made on a copy, while the rule loop goes by what was.
 const IN_PLACE: usize = 1000;
 
 /// When a prefix is exempt, in CLOCK_MONOTONIC nanoseconds.
