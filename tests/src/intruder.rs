@@ -61,12 +61,27 @@ impl Intruder {
 
     /// Writes keys among the callers, with the entry of one that is there.
     pub fn enter_callers(&self, keys: impl IntoIterator<Item = Prefix>) {
-        let callers = Map::HashMap(self.map("CALLERS"));
-        let mut callers: HashMap<MapData, Prefix, Caller> = callers.try_into().expect("a hash");
+        let mut callers = self.callers();
         let (_, entry) = callers.iter().next().expect("a caller").expect("read it");
         for key in keys {
             callers.insert(key, entry, 0).expect("write the callers");
         }
+    }
+
+    pub fn has_caller(&self, key: Prefix) -> bool {
+        self.callers().get(&key, 0).is_ok()
+    }
+
+    /// Puts the entry of one caller under the key of another too.
+    pub fn copy_caller(&self, from: Prefix, to: Prefix) {
+        let mut callers = self.callers();
+        let entry = callers.get(&from, 0).expect("a caller");
+        callers.insert(to, entry, 0).expect("write the callers");
+    }
+
+    fn callers(&self) -> HashMap<MapData, Prefix, Caller> {
+        let callers = Map::HashMap(self.map("CALLERS"));
+        callers.try_into().expect("a hash")
     }
 
     /// Writes keys among the bans of IPv4, all with the same entry: for ever, in the first slot.

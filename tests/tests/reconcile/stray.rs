@@ -1,10 +1,11 @@
 //! Keys among the bans that no ban has: no packet is dropped by them, but they take room.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use packetwatch_abi::{Ban, BanKeyV6, FOREVER, Family, Prefix, capacity};
-use packetwatch_tests::{intruder::STRAYS, patience};
+use packetwatch_tests::packet::SYN;
+use packetwatch_tests::{Frame, Frames, intruder::STRAYS, patience};
 use serde_json::Value;
 
 use super::{Scene, assert_line};
@@ -103,4 +104,28 @@ fn keys_that_no_caller_has_are_thrown_out() {
         prefix.starts_with("198.19.7.")
     };
     assert_eq!(all.filter(of_scanner).count(), 1, "{callers}");
+}
+
+/// An entry may be given to another source while a packet is judged by it. Here one stays so.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn an_entry_that_is_anothers_bans_nobody() {
+    let scene = Scene::new();
+    let link = Frames::open(&scene.lan.segment().client, "eth0");
+    let host = scene.lan.segment().host(packetwatch_tests::Family::V4);
+    let call = |n: u8, port: u16| {
+        let source = IpAddr::from([198, 19, 7, n]);
+        link.send(&Frame::new().ip(source, host).tcp(4000, port, SYN).build());
+    };
+    (80..83).for_each(|port| call(1, port));
+    let key = |n| Prefix::address_v4(u32::from_ne_bytes([198, 19, 7, n]));
+    let counted = || scene.intruder.has_caller(key(1)).then_some(());
+    patience::until(PATIENCE, counted).expect("it is counted");
+    // With as many calls as the rule lets pass.
+    scene.intruder.copy_caller(key(1), key(2));
+    call(2, 80);
+    scene.scan(3..=3);
+    scene.wait_for_bans(1);
+    let bans = scene.daemon.api("GET", "/v1/bans", None).json();
+    assert_eq!(bans["entries"][0]["prefix"], "198.19.7.3/32", "{bans}");
 }
