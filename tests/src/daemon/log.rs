@@ -1,8 +1,6 @@
 //! The daemon's standard output: one JSON object a line, each checked as it arrives.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,10 +10,8 @@ use serde_json::Value;
 
 use crate::patience::stretched;
 
-const SCHEMA_FILE: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../schemas/log-line.schema.json"
-);
+/// In the executable: an emulated machine has no file of the repository.
+const SCHEMA: &str = include_str!("../../../schemas/log-line.schema.json");
 
 /// Lines of one run that are kept. The daemon's own budget is 1000 lines a second, so that a test would
 /// have to flood it for minutes.
@@ -173,8 +169,11 @@ impl State {
 /// # Errors
 /// Each fault, with the place it is at and the line.
 pub fn validate(line: &Value) -> Result<(), String> {
-    static SCHEMA: LazyLock<Validator> = LazyLock::new(|| schema(Path::new(SCHEMA_FILE)));
-    let faults = SCHEMA.iter_errors(line);
+    static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
+        let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+        jsonschema::validator_for(&schema).expect("the schema is one")
+    });
+    let faults = VALIDATOR.iter_errors(line);
     let faults = faults.map(|error| format!("{}: {error}", error.instance_path));
     let faults: Vec<_> = faults.collect();
     if faults.is_empty() {
@@ -182,15 +181,6 @@ pub fn validate(line: &Value) -> Result<(), String> {
     } else {
         Err(format!("{}: {line}", faults.join("; ")))
     }
-}
-
-fn schema(path: &Path) -> Validator {
-    let text = fs::read_to_string(path)
-        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-    let schema = serde_json::from_str(&text)
-        .unwrap_or_else(|error| panic!("{} is not JSON: {error}", path.display()));
-    jsonschema::validator_for(&schema)
-        .unwrap_or_else(|error| panic!("{} is no schema: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -240,13 +230,5 @@ mod tests {
         timeless.as_object_mut().unwrap().remove("@timestamp");
         let fault = validate(&timeless).unwrap_err();
         assert!(fault.contains("@timestamp"), "{fault}");
-    }
-
-    #[test]
-    fn without_the_schema_no_line_is_valid() {
-        let read = catch_unwind(|| schema(Path::new("schemas/none.json")));
-        let told = read.unwrap_err();
-        let told = told.downcast_ref::<String>().expect("words");
-        assert!(told.contains("cannot read schemas/none.json"), "{told}");
     }
 }
