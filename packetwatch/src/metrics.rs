@@ -100,7 +100,7 @@ impl Snapshot {
                 .map(|admission| admission.threshold),
             lists: lists.collect(),
             maps: maps.collect(),
-            certificate: app.certificate.as_ref().and_then(|certificate| {
+            certificate: app.certificate.get().and_then(|certificate| {
                 let (at, _) = certificate.ends_at().1?;
                 Some(u64::try_from(at.unix_timestamp()).unwrap_or(0))
             }),

@@ -9,29 +9,45 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use nix::unistd::{Gid, chown};
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, TcpSocket, UnixListener},
+    time::sleep,
+};
 
 use super::{
     auth::{GROUP, group_id},
     tls::{Certificate, TlsError},
 };
-use crate::config::Api;
+use crate::{
+    config::{Api, TlsFiles},
+    daemon::{Lack, Readiness},
+    log::EVENT,
+};
+
+/// How often a place that cannot be listened on is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Connections over TCP that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Why the API cannot listen.
 #[derive(Debug, Error)]
 pub enum BindError {
-    #[error("cannot listen on {address}: {source}; choose another --api ADDR:PORT, or off")]
+    #[error(
+        "cannot listen on {address}: {source}; free it, or choose another --api ADDR:PORT, or off"
+    )]
     Tcp {
         address: SocketAddr,
         source: io::Error,
     },
     #[error("a daemon already answers on {}: stop it, or choose another --socket", .0.display())]
     Live(PathBuf),
-    #[error("{} is no socket and stays as it is: choose another --socket", .0.display())]
+    #[error("{} is no socket and stays as it is: remove it, or choose another --socket", .0.display())]
     NoSocket(PathBuf),
     #[error("cannot {verb} the API socket {}: {source}; choose another --socket, or off", path.display())]
     Unix {
@@ -44,46 +60,152 @@ pub enum BindError {
 }
 
 /// What the API listens on. Either may be off.
-#[derive(Default)]
 pub struct Listeners {
-    pub tcp: Option<TcpListener>,
-    /// What TCP shows; without one it speaks plain HTTP.
-    pub certificate: Option<Certificate>,
-    pub unix: Option<UnixListener>,
-    /// Removed at the end.
-    pub(super) file: Option<SocketFile>,
+    pub(super) tcp: Option<Door<TcpListener>>,
+    pub(super) unix: Option<Door<(UnixListener, SocketFile)>>,
+    /// What TCP shows, from when it could be read; never, where it speaks plain HTTP.
+    pub certificate: Arc<OnceLock<Certificate>>,
 }
 
 impl Listeners {
-    /// Listens; within a tokio runtime. A socket left over by a dead daemon is replaced.
+    /// Listens; within a tokio runtime. A socket left over by a dead daemon is replaced. What cannot
+    /// be listened on yet, a filter does without: it is a lack, and tried again.
     ///
     /// # Errors
-    /// [`BindError`] with the address, path or file and the remedy.
-    pub async fn bind(api: &Api) -> Result<Self, BindError> {
+    /// A daemon answers on the unix socket.
+    pub fn bind(api: &Api, readiness: &Readiness) -> Result<Self, BindError> {
         let Api {
             listen,
             tls,
             socket,
         } = api;
-        let mut listeners = Self::default();
-        if let Some(address) = *listen {
-            listeners.certificate = tls.files().map(Certificate::open).transpose()?;
-            let bound = TcpListener::bind(address).await;
-            let bound = bound.map_err(|source| BindError::Tcp { address, source })?;
-            listeners.tcp = Some(bound);
+        let certificate = Arc::<OnceLock<Certificate>>::default();
+        let tcp = listen.map(|address| {
+            let (files, shown) = (tls.files(), Arc::clone(&certificate));
+            let bind = move || bind_tcp(address, files.as_ref(), &shown);
+            Door::of(address.to_string(), Lack::Tcp, bind, readiness)
+        });
+        let unix = socket.clone().map(|path| {
+            let name = path.display().to_string();
+            Door::of(name, Lack::Socket, move || bind_unix(&path), readiness)
+        });
+        if let Some(Door {
+            bound: Err(BindError::Live(path)),
+            ..
+        }) = unix
+        {
+            return Err(BindError::Live(path));
         }
-        if let Some(path) = socket {
-            let (listener, file) = bind_unix(path)?;
-            listeners.unix = Some(listener);
-            listeners.file = Some(file);
-        }
-        Ok(listeners)
+        Ok(Self {
+            tcp,
+            unix,
+            certificate,
+        })
     }
 
     /// The address that TCP listens on, which says the port where 0 was asked for.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.local_addr().ok()
+        self.tcp.as_ref()?.bound.as_ref().ok()?.local_addr().ok()
     }
+}
+
+/// A place to listen on, which may have to be cleared first.
+pub(super) struct Door<L> {
+    /// as people know it
+    name: String,
+    lack: Lack,
+    bind: Box<dyn Fn() -> Result<L, BindError> + Send>,
+    bound: Result<L, BindError>,
+    readiness: Readiness,
+}
+
+impl<L> Door<L> {
+    fn of(
+        name: String,
+        lack: Lack,
+        bind: impl Fn() -> Result<L, BindError> + Send + 'static,
+        readiness: &Readiness,
+    ) -> Self {
+        let bound = bind();
+        let door = Self {
+            name,
+            lack,
+            bind: Box::new(bind),
+            bound,
+            readiness: readiness.clone(),
+        };
+        door.tell_if_shut();
+        door
+    }
+
+    /// The listener, as soon as there is one.
+    pub(super) async fn open(mut self) -> L {
+        loop {
+            let before = match self.bound {
+                Ok(listener) => return listener,
+                Err(error) => error.to_string(),
+            };
+            sleep(AGAIN).await;
+            self.bound = (self.bind)();
+            match &self.bound {
+                Ok(_) => self.tell_open(),
+                Err(error) if error.to_string() != before => self.tell_if_shut(),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn tell_if_shut(&self) {
+        let Err(error) = &self.bound else {
+            return;
+        };
+        let why = format!("the API does not listen on {}: {error}", self.name);
+        self.readiness.set_lack(self.lack, Some(why));
+        tracing::error!(
+            target: EVENT,
+            {
+                event.action = "listen-failed",
+                packetwatch.api = self.name.as_str(),
+                error.message = %error,
+            },
+            "API: does not listen on {}, and tries again each second; the filter does without: {error}",
+            self.name
+        );
+    }
+
+    fn tell_open(&self) {
+        self.readiness.set_lack(self.lack, None);
+        tracing::info!(
+            target: EVENT,
+            { event.action = "listening", packetwatch.api = self.name.as_str() },
+            "API: listens on {}",
+            self.name
+        );
+    }
+}
+
+fn bind_tcp(
+    address: SocketAddr,
+    files: Option<&TlsFiles>,
+    shown: &OnceLock<Certificate>,
+) -> Result<TcpListener, BindError> {
+    if let Some(files) = files
+        && shown.get().is_none()
+    {
+        // Nobody else sets it.
+        let _ = shown.set(Certificate::open(files.clone())?);
+    }
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A restart does not wait for connections of the process before to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| BindError::Tcp { address, source })
 }
 
 fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
@@ -168,18 +290,37 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
-    async fn bind(
+    fn bind(
         listen: Option<SocketAddr>,
         socket: Option<&Path>,
+        readiness: &Readiness,
     ) -> Result<Listeners, BindError> {
         let api = Api {
             listen,
             socket: socket.map(Path::to_owned),
             ..Api::default()
         };
-        Listeners::bind(&api).await
+        Listeners::bind(&api, readiness)
+    }
+
+    /// That it works, but for what it cannot listen on.
+    fn working() -> Readiness {
+        let readiness = Readiness::starting();
+        readiness.set(Ok(()));
+        readiness
+    }
+
+    /// Why it is not ready, and what comes through the door after `clear`.
+    async fn after<L>(door: Door<L>, readiness: &Readiness, clear: impl FnOnce()) -> (String, L) {
+        let why = readiness.is_ready().unwrap_err();
+        clear();
+        let listener = timeout(10 * AGAIN, door.open()).await.expect("it listens");
+        assert_eq!(readiness.is_ready(), Ok(()));
+        (why, listener)
     }
 
     #[tokio::test]
@@ -189,32 +330,38 @@ mod tests {
         // Dropped without its file: what a killed daemon leaves.
         fs::create_dir(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let first = bind(None, Some(&path)).await.unwrap();
+        let readiness = working();
+        let first = bind(None, Some(&path), &readiness).unwrap();
+        assert_eq!(readiness.is_ready(), Ok(()));
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o660
         );
-        let second = bind(None, Some(&path)).await.err().unwrap();
+        let second = bind(None, Some(&path), &readiness).err().unwrap();
         assert!(matches!(second, BindError::Live(_)), "{second}");
         drop(first);
         assert!(!path.exists());
     }
 
     #[tokio::test]
-    async fn a_file_that_is_no_socket_stays() {
+    async fn a_file_that_is_no_socket_stays_until_somebody_removes_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
         fs::write(&path, "precious").unwrap();
-        let error = bind(None, Some(&path)).await.err().unwrap();
-        assert!(matches!(error, BindError::NoSocket(_)), "{error}");
+        let readiness = working();
+        let listeners = bind(None, Some(&path), &readiness).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let clear = || fs::remove_file(&path).unwrap();
+        let (why, _listener) = after(listeners.unix.unwrap(), &readiness, clear).await;
+        assert!(why.contains("is no socket"), "{why}");
+        assert!(UnixStream::connect(&path).is_ok());
     }
 
     #[tokio::test]
     async fn a_socket_that_has_replaced_ours_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
-        let ours = bind(None, Some(&path)).await.unwrap();
+        let ours = bind(None, Some(&path), &working()).unwrap();
         fs::rename(&path, directory.path().join("old.sock")).unwrap();
         let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(ours);
@@ -222,10 +369,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let first = bind(Some(([127, 0, 0, 1], 0).into()), None).await.unwrap();
-        let address = first.tcp_address().unwrap();
-        let error = bind(Some(address), None).await.err().unwrap();
-        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    async fn a_taken_port_is_named_and_listened_on_when_it_is_free() {
+        let other = bind(Some(([127, 0, 0, 1], 0).into()), None, &working()).unwrap();
+        let address = other.tcp_address().unwrap();
+        let readiness = working();
+        let listeners = bind(Some(address), None, &readiness).unwrap();
+        assert_eq!(listeners.tcp_address(), None);
+        let (why, listener) = after(listeners.tcp.unwrap(), &readiness, || drop(other)).await;
+        assert!(why.contains(&address.to_string()), "{why}");
+        assert_eq!(listener.local_addr().unwrap(), address);
     }
 }

@@ -40,7 +40,10 @@ mod upload;
 pub mod windows;
 mod would_drop;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{Extension, Router, http::StatusCode, middleware};
 use tokio_util::sync::CancellationToken;
@@ -108,8 +111,8 @@ pub struct App {
     pub peers: Peers,
     pub readiness: Readiness,
     pub tokens: Tokens,
-    /// What the TCP listener shows; `None` without TLS.
-    pub certificate: Option<Certificate>,
+    /// What the TCP listener shows; empty without TLS, and until it can be read.
+    pub certificate: Arc<OnceLock<Certificate>>,
     pub log: LogHandle,
     pub counters: Counters,
     /// Writes that found no room.

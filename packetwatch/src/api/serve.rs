@@ -1,6 +1,13 @@
 //! Serving over the listeners until the daemon stops, each connection within its bounds.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -24,7 +31,7 @@ use tower::ServiceExt as _;
 use super::{
     App,
     connections::{Answering, Bounds, Place, Places},
-    listen::Listeners,
+    listen::{Door, Listeners, SocketFile},
     peer::{Credentials, Guarded, Peer},
     problem::Problem,
     router,
@@ -66,9 +73,8 @@ pub async fn serve(app: App, listeners: Listeners, shutdown: CancellationToken) 
     let router = router(app, shutdown.clone());
     let Listeners {
         tcp,
-        certificate,
         unix,
-        file: _file,
+        certificate,
     } = listeners;
     let connections = TaskTracker::new();
     let serving = |bounds| Serving {
@@ -78,14 +84,11 @@ pub async fn serve(app: App, listeners: Listeners, shutdown: CancellationToken) 
         shutdown: shutdown.clone(),
     };
     let mut accepting = JoinSet::new();
-    if let Some(certificate) = &certificate {
-        accepting.spawn(certificate.clone().watch(shutdown.clone()));
+    if let Some(door) = tcp {
+        accepting.spawn(accept_tcp(door, certificate, serving(TCP)));
     }
-    if let Some(listener) = tcp {
-        accepting.spawn(accept_tcp(listener, certificate, serving(TCP)));
-    }
-    if let Some(listener) = unix {
-        accepting.spawn(accept_unix(listener, serving(UNIX)));
+    if let Some(door) = unix {
+        accepting.spawn(accept_unix(door, serving(UNIX)));
     }
     let ended = async {
         while let Some(ended) = accepting.join_next().await {
@@ -122,20 +125,26 @@ struct Serving {
     shutdown: CancellationToken,
 }
 
-async fn accept_tcp(mut listener: TcpListener, certificate: Option<Certificate>, serving: Serving) {
-    let acceptor = certificate.map(|certificate| TlsAcceptor::from(certificate.config()));
-    while let Some((stream, from)) = serving.next(&mut listener).await {
-        let Some(place) = serving.places.enter(Some(site(from.ip()))) else {
-            continue;
-        };
-        let spoken = serving
-            .clone()
-            .tcp(stream, from, acceptor.clone(), place.clone());
-        serving.keep(spoken, place);
-    }
+async fn accept_tcp(
+    door: Door<TcpListener>,
+    certificate: Arc<OnceLock<Certificate>>,
+    serving: Serving,
+) {
+    let Some(listener) = serving.opened(door).await else {
+        return;
+    };
+    let Some(certificate) = certificate.get() else {
+        return serving.accept_tcp(listener, None).await;
+    };
+    let acceptor = TlsAcceptor::from(certificate.config());
+    let watching = certificate.clone().watch(serving.shutdown.clone());
+    tokio::join!(watching, serving.accept_tcp(listener, Some(acceptor)));
 }
 
-async fn accept_unix(mut listener: UnixListener, serving: Serving) {
+async fn accept_unix(door: Door<(UnixListener, SocketFile)>, serving: Serving) {
+    let Some((mut listener, _file)) = serving.opened(door).await else {
+        return;
+    };
     while let Some((stream, _)) = serving.next(&mut listener).await {
         let credentials = match Credentials::of(&stream) {
             Ok(credentials) => credentials,
@@ -157,6 +166,26 @@ async fn accept_unix(mut listener: UnixListener, serving: Serving) {
 }
 
 impl Serving {
+    /// What is listened on, as soon as it is; `None` at the order to stop.
+    async fn opened<L>(&self, door: Door<L>) -> Option<L> {
+        tokio::select! {
+            listener = door.open() => Some(listener),
+            () = self.shutdown.cancelled() => None,
+        }
+    }
+
+    async fn accept_tcp(&self, mut listener: TcpListener, acceptor: Option<TlsAcceptor>) {
+        while let Some((stream, from)) = self.next(&mut listener).await {
+            let Some(place) = self.places.enter(Some(site(from.ip()))) else {
+                continue;
+            };
+            let spoken = self
+                .clone()
+                .tcp(stream, from, acceptor.clone(), place.clone());
+            self.keep(spoken, place);
+        }
+    }
+
     /// The next connection; `None` at the order to stop.
     async fn next<L: Listener>(&self, listener: &mut L) -> Option<(L::Io, L::Addr)> {
         tokio::select! {

@@ -278,7 +278,7 @@ fn read(app: &App) -> Result<Status, Problem> {
         interfaces: interfaces.collect(),
         leftovers: leftovers.map(LeftoverStatus::from).collect(),
         chain: app.dataplane.chain().map(ChainedStatus::from),
-        certificate: app.certificate.as_ref().map(CertificateStatus::from),
+        certificate: app.certificate.get().map(CertificateStatus::from),
         lists: ListCounts {
             allow: counts.allow.total(),
             deny: counts.deny.total(),

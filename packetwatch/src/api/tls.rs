@@ -239,6 +239,13 @@ fn read_pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     });
     let chain = chain.map_err(not_pem("certificate", cert))?;
     let text = read("key", key)?;
+    let private = PrivateKeyDer::from_pem_slice(&text).map_err(not_pem("key", key))?;
+    let pair = CertifiedKey::from_der(chain, private, &ring::default_provider());
+    let pair = pair.map_err(|source| TlsError::NoPair {
+        cert: cert.clone(),
+        key: key.clone(),
+        source,
+    })?;
     let mode = fs::metadata(key).map_or(0, |found| found.permissions().mode() & 0o777);
     if mode & 0o007 != 0 {
         tracing::warn!(
@@ -246,14 +253,7 @@ fn read_pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
             key.display()
         );
     }
-    let private = PrivateKeyDer::from_pem_slice(&text).map_err(not_pem("key", key))?;
-    CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|source| {
-        TlsError::NoPair {
-            cert: cert.clone(),
-            key: key.clone(),
-            source,
-        }
-    })
+    Ok(pair)
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -18,7 +18,7 @@ struct State {
 
 /// Something without which it does not do its work. Each is told and taken back by who looks after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Lack {
+pub enum Lack {
     /// of several configured interfaces one that is not here
     Missing,
     /// a configured interface that is not filtered, or none that is
@@ -29,6 +29,10 @@ pub(super) enum Lack {
     Map(&'static str),
     /// the kernel does not take bans
     Bans,
+    /// the address that the API is to listen on
+    Tcp,
+    /// the unix socket that the API is to listen on
+    Socket,
 }
 
 impl Readiness {
@@ -64,12 +68,12 @@ impl Readiness {
         unfiltered.map_or(Ok(()), |why| Err(why.clone()))
     }
 
-    pub(super) fn set(&self, ready: Result<(), String>) {
+    pub fn set(&self, ready: Result<(), String>) {
         self.state().life = ready;
     }
 
     /// What is lacking, in words, or with `None` no longer.
-    pub(super) fn set_lack(&self, lack: Lack, why: Option<String>) {
+    pub fn set_lack(&self, lack: Lack, why: Option<String>) {
         let mut state = self.state();
         match why {
             Some(why) => state.lacks.insert(lack, why),

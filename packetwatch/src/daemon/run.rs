@@ -110,8 +110,9 @@ pub(super) async fn run(
     let protecting = lists.protect(established.clone());
     protecting.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
-    let listeners = Listeners::bind(&config.api).await?;
-    let certificate = listeners.certificate.clone();
+    let readiness = Readiness::starting();
+    let listeners = Listeners::bind(&config.api, &readiness)?;
+    let certificate = Arc::clone(&listeners.certificate);
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     if let Some(chained) = dataplane.chain() {
         chain::begin(&chained);
@@ -119,7 +120,6 @@ pub(super) async fn run(
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {
         rules.refresh()?;
-        let readiness = Readiness::starting();
         let mut tasks = Tasks::new(readiness.clone());
         let keeping = protector.run(
             established,
@@ -202,7 +202,7 @@ pub(super) async fn run(
             peers: Peers::new(sessions, tokens.clone()),
             readiness: readiness.clone(),
             tokens,
-            certificate: certificate.clone(),
+            certificate: Arc::clone(&certificate),
             log,
             counters,
             refusals: Refusals::default(),
@@ -235,9 +235,7 @@ pub(super) async fn run(
         );
         let changed = |new: &Config| {
             protect.send_replace(protected(new, &names));
-            certificate
-                .as_ref()
-                .inspect(|certificate| certificate.reload());
+            certificate.get().inspect(|shown| shown.reload());
         };
         let reload = async || {
             service.reloading();

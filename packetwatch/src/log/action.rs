@@ -66,6 +66,8 @@ pub(super) const ACTIONS: &[Action] = &[
         kind: "alert",
         ..event("certificate-ended", CONFIGURATION, &["info"])
     },
+    attempt("listen-failed", PROCESS, &["info"], "failure"),
+    event("listening", PROCESS, &["info"]),
     event("started", PROCESS, &["start"]),
     event("stopped", PROCESS, &["end"]),
     attempt("attached", NETWORK, &["start"], "success"),

@@ -5,6 +5,7 @@ mod log;
 mod process;
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -158,7 +159,21 @@ impl Daemon {
     /// As [`Daemon::restart`], and waits only until it answers: it is not to be ready yet.
     pub fn restart_lacking(&mut self) {
         drop(self.process.take());
-        self.start_until("/healthz");
+        self.start_until(|daemon| daemon.try_request(&Request::new("GET", "/healthz")).ok());
+    }
+
+    /// As [`Daemon::restart_lacking`], where it cannot be asked over its socket: waits until it answers
+    /// on this address of its namespace.
+    pub fn restart_over_tcp(&mut self, address: SocketAddr) {
+        drop(self.process.take());
+        let netns = self.netns.clone();
+        self.start_until(move |_| {
+            let stream = netns.run(|| TcpStream::connect(address)).ok()?;
+            stream
+                .set_read_timeout(Some(stretched(ANSWER_LIMIT)))
+                .ok()?;
+            Request::new("GET", "/healthz").exchange(stream).ok()
+        });
     }
 
     /// Rewrites the configuration file's text; SIGHUP or [`Daemon::restart`] makes it count.
@@ -180,17 +195,17 @@ impl Daemon {
     }
 
     fn start(&mut self) {
-        self.start_until("/readyz");
+        self.start_until(|daemon| daemon.try_request(&Request::new("GET", "/readyz")).ok());
     }
 
-    /// Waits until this path is answered with 200.
-    fn start_until(&mut self, path: &str) {
+    /// Waits until what this asks is answered with 200.
+    fn start_until(&mut self, ask: impl Fn(&Self) -> Option<Response>) {
         self.process = Some(Process::start(self.command()));
         let ready = crate::patience::until(READY_LIMIT, || {
             if let Some(status) = self.running_mut().exited() {
                 panic!("the daemon ended with {status} before it was ready");
             }
-            let answer = self.try_request(&Request::new("GET", path)).ok()?;
+            let answer = ask(self)?;
             (answer.status == 200).then_some(())
         });
         assert!(

@@ -207,18 +207,38 @@ fn off_loopback_there_is_no_start_without_tls() {
     }
     let half = "[api.tls]\ncert = \"/nowhere/cert.pem\"\n";
     refused(&["config", "check"], half, &["2:8", "api.tls.key"]);
-    let state = home.path().join("state").display().to_string();
-    let missing = format!("{half}key = \"/nowhere/key.pem\"\n");
-    let run = [
-        "run",
-        "--interface",
-        "lo",
-        "--state-dir",
-        &state,
-        "--socket",
-        "off",
-    ];
-    refused(&run, &missing, &["/nowhere/cert.pem"]);
+}
+
+/// The filter does not wait for it.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_certificate_that_is_missing_at_the_start_is_shown_when_it_comes() {
+    let mut scene = Scene::new();
+    scene.daemon.terminate();
+    fs::remove_file(scene.authority.path("key.pem")).expect("remove the key");
+    scene.daemon.restart_lacking();
+    let ready = scene.daemon.api("GET", "/readyz", None);
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let key = scene.authority.path("key.pem");
+    assert!(ready.text().contains(&key), "{}", ready.text());
+    let interface = &scene.lan.segment().interface;
+    assert!(
+        scene.lan.host.xdp(interface).is_some(),
+        "nothing is filtered"
+    );
+    assert!(connect(scene.client(), None, scene.address, ATTEMPT).is_err());
+
+    let host = scene.address.ip().to_string();
+    scene.authority.write(&scene.authority.sign(&[&host]));
+    let listens = |line: &serde_json::Value| line["event.action"] == "listening";
+    scene.daemon.wait_for(listens, PROMPT);
+    let (mut secure, _) = scene.secure();
+    assert!(is_healthy(&mut secure));
+    // It is looked after as one that was there from the start.
+    let from = scene.daemon.log().len();
+    scene.authority.write(&scene.authority.sign(&[&host]));
+    let changed = |line: &serde_json::Value| line["event.action"] == "certificate-changed";
+    scene.daemon.log().wait_from(from, changed, PROMPT);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! * `leftovers`: pins, directories and locks that nobody needs, and filters that nobody configures.
 //! * `holder`: another's program on the interface.
 //! * `refused`: a second daemon, wrong configurations, damaged state.
+//! * `listen`: an API that cannot listen yet.
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks.
 //! * `steps`: a wall clock that is set by a year.
@@ -30,6 +31,7 @@ mod inherit;
 mod inherit_strays;
 mod kill;
 mod leftovers;
+mod listen;
 mod output;
 mod refused;
 mod reload;
