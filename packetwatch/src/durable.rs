@@ -19,6 +19,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
 /// Whether what was synced before is on the disk: an error if the file system takes no more changes.
 ///
 /// # Errors
@@ -58,18 +60,41 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let file = match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // Another's, in a directory of ours: any file there can confirm that it is gone.
+        // Another's, in a directory of ours.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             absent(fs::remove_file(path))?;
-            let other = aside(path);
-            let file = File::create(&other)?;
-            absent(fs::remove_file(other))?;
-            sync_directory(path)?;
-            return confirm(&file);
+            return settle(path);
         }
         file => file?,
     };
     absent(fs::remove_file(path))?;
+    sync_directory(path)?;
+    confirm(&file)
+}
+
+/// Gives what lies there, a directory too, another name in the same directory.
+///
+/// # Errors
+/// Of the disk. It has either name.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    settle(to)
+}
+
+/// Lets two names of one directory change places in one step, whatever has them.
+///
+/// # Errors
+/// Of the disk, or EINVAL of a file system that cannot: NFS and FAT.
+pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?;
+    settle(one)
+}
+
+/// That names beside this one are on the disk as they are: any file there can confirm it.
+fn settle(path: &Path) -> io::Result<()> {
+    let other = aside(path);
+    let file = File::create(&other)?;
+    absent(fs::remove_file(other))?;
     sync_directory(path)?;
     confirm(&file)
 }
@@ -121,6 +146,20 @@ mod tests {
             assert!(!path.exists());
         }
         assert!(remove(dir.path()).is_err());
+    }
+
+    #[test]
+    fn names_change_and_change_places_whatever_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, directory, free] = ["file", "directory", "free"].map(|n| dir.path().join(n));
+        fs::write(&file, "text").unwrap();
+        fs::create_dir(&directory).unwrap();
+        exchange(&file, &directory).unwrap();
+        assert_eq!(fs::read(&directory).unwrap(), b"text");
+        rename(&file, &free).unwrap();
+        assert!(free.is_dir());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert!(exchange(&file, &directory).is_err(), "there is none");
     }
 
     #[test]

@@ -31,4 +31,5 @@ pub mod prefix;
 pub mod privileges;
 pub mod protect;
 pub mod rules;
+mod state_file;
 pub mod tokens;

@@ -115,9 +115,12 @@ impl Pending {
     }
 
     /// One from the disk. However the wall clock was set meanwhile, it waits no longer than it was
-    /// made to.
+    /// made to; and whatever the disk says, no longer than any may.
     pub fn restored(record: PendingRecord, clock: Clock) -> Self {
+        let longest = CONFIRM.end().as_nanos() as u64;
+        let latest = clock.monotonic_ns().saturating_add(longest);
         let deadline = clock.restored(record.made_at, record.until, record.mark);
+        let deadline = deadline.min(latest);
         let mark = clock.mark(deadline);
         Self {
             deadline,
@@ -264,5 +267,16 @@ mod tests {
         record.made_at -= time::Duration::days(365);
         record.until -= time::Duration::days(365);
         assert_eq!(left(&record), 0);
+    }
+
+    #[test]
+    fn nothing_that_the_disk_says_makes_a_trial_stand_for_good() {
+        let clock = Clock::new();
+        let mut record = Pending::new(Object::Rules, MINUTE, clock).record;
+        let mut mark = serde_json::to_value(record.mark.unwrap()).unwrap();
+        mark["ns"] = u64::MAX.into();
+        record.mark = serde_json::from_value(mark).unwrap();
+        let left = Pending::restored(record, clock).deadline - clock.monotonic_ns();
+        assert!(Duration::from_nanos(left) <= *CONFIRM.end(), "{left}");
     }
 }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use time::{OffsetDateTime, macros::format_description};
 
 use super::{
     Lists, Maps,
@@ -21,7 +20,7 @@ use super::{
     recover::{self, Recovered},
     tables::Contents,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, state_file};
 
 /// What became of a damaged journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +102,7 @@ fn set_aside(
         }
         Err(_) => (recovered(left()?), 0, None),
     };
-    let aside = path.with_extension(format!("redb.damaged-{}", stamp(clock.utc())));
+    let aside = state_file::aside(path, clock.utc());
     fs::hard_link(path, &aside).map_err(|source| OpenError::Directory {
         path: state_dir.to_owned(),
         source,
@@ -144,9 +143,4 @@ fn records(entries: &[(List, IpNet, EntryRecord)]) -> Vec<(List, ListRecord)> {
         (list, ListRecord::of(entries))
     };
     [List::Allow, List::Deny].map(of).into()
-}
-
-fn stamp(at: OffsetDateTime) -> String {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    at.format(&format).unwrap_or_default()
 }

@@ -53,6 +53,7 @@ pub(super) const ACTIONS: &[Action] = &[
     event("inherited", PROCESS, &["info"]),
     event("leftover-found", NETWORK, &["info"]),
     attempt("journal-set-aside", CONFIGURATION, &["info"], "failure"),
+    attempt("state-set-aside", CONFIGURATION, &["info"], "failure"),
     attempt("reloaded", CONFIGURATION, &["change"], "success"),
     attempt("reload-failed", CONFIGURATION, &["info"], "failure"),
     event("privileges-dropped", PROCESS, &["info"]),

@@ -1,8 +1,8 @@
 //! Tokens on disk: the hashes of all, and the first one in clear for whoever sets the host up.
 
 use std::{
-    fs::{File, Permissions},
-    io::{self, Read as _},
+    fs::Permissions,
+    io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Token, secret::Secret};
-use crate::durable;
+use crate::{
+    durable,
+    state_file::{self, Instead, Unread},
+};
 
 /// The file of the first token, in clear.
 pub(super) const FIRST: &str = "token";
@@ -22,6 +25,10 @@ const MODE: u32 = 0o600;
 /// 256 tokens with the longest names take a quarter of it.
 const MAX_FILE: u64 = 256 * 1024;
 const VERSION: u64 = 1;
+const FIRST_ASIDE: &str = "the tokens in tokens.json are as good as ever; without that file a new first \
+     one is made";
+const ALL_ASIDE: &str = "no token opens anything; make new ones with `packetwatch token create`, which \
+     asks over the unix socket";
 
 /// Why tokens cannot be read or written.
 #[derive(Debug, Error)]
@@ -32,10 +39,6 @@ pub enum TokenFileError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("the API token {} is damaged: move it aside; if {ALL} lies beside it the daemon starts without it, else a new one is made at the next start", .0.display())]
-    DamagedFirst(PathBuf),
-    #[error("the API tokens {} are damaged ({cause}): move the file aside, and of all tokens the one in the file {FIRST} stays good", path.display())]
-    Damaged { path: PathBuf, cause: String },
     #[error("the API tokens {} have version {version}, newer than {VERSION}, which this daemon reads: run the newer packetwatch, or put the file of the earlier one back from a backup", path.display())]
     Newer { path: PathBuf, version: u64 },
 }
@@ -64,49 +67,54 @@ pub(super) struct Record {
     pub sha256: [u8; 32],
 }
 
-/// The first token; `None` where there is no such file.
+/// The first token; `None` where there is no such file, or a damaged one, which is set aside.
 pub(super) fn read_first(directory: &Path) -> Result<Option<Secret>, TokenFileError> {
     let path = directory.join(FIRST);
-    let text = match read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
-        read => match read.map_err(failed("read", &path))? {
-            None => return Ok(None),
-            text => text,
-        },
+    match first(&path) {
+        Err(Unread::Damaged(cause)) => set_aside(&path, None, &cause, FIRST_ASIDE).map(|()| None),
+        read => read.map_err(unread(&path)),
+    }
+}
+
+/// Every token; `None` where there is no such file. In the place of a damaged one there is then one
+/// without tokens: the first, which may have been revoked, is not taken for good.
+pub(super) fn read_all(directory: &Path) -> Result<Option<Vec<Record>>, TokenFileError> {
+    let path = directory.join(ALL);
+    match all(&path) {
+        Err(Unread::Damaged(cause)) => {
+            let none = written(&[]).map_err(failed("write", &path))?;
+            set_aside(&path, Some((none.as_bytes(), MODE)), &cause, ALL_ASIDE)?;
+            Ok(Some(Vec::new()))
+        }
+        read => read.map_err(unread(&path)),
+    }
+}
+
+fn first(path: &Path) -> Result<Option<Secret>, Unread> {
+    let Some(text) = read(path)? else {
+        return Ok(None);
     };
-    let secret = text.and_then(|text| Secret::parse(text.trim()));
-    let secret = secret.ok_or(TokenFileError::DamagedFirst(path))?;
+    let secret = Secret::parse(text.trim());
+    let secret = secret.ok_or_else(|| Unread::Damaged("it is no token".to_owned()))?;
     Ok(Some(secret))
 }
 
-/// Every token; `None` where there is no such file.
-pub(super) fn read_all(directory: &Path) -> Result<Option<Vec<Record>>, TokenFileError> {
-    let path = directory.join(ALL);
-    let damaged = |cause: &dyn std::fmt::Display| TokenFileError::Damaged {
-        path: path.clone(),
-        cause: cause.to_string(),
-    };
-    let text = match read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged(&error)),
-        read => match read.map_err(failed("read", &path))? {
-            None => return Ok(None),
-            Some(text) => text,
-        },
+fn all(path: &Path) -> Result<Option<Vec<Record>>, Unread> {
+    let Some(text) = read(path)? else {
+        return Ok(None);
     };
     // What serde says of a value may quote it, and so a hash; where it is will do.
-    let unread = |error: serde_json::Error| {
-        let (line, column) = (error.line(), error.column());
-        damaged(&format_args!("at {line}:{column}"))
+    let damaged = |error: serde_json::Error| {
+        Unread::Damaged(format!("wrong at {}:{}", error.line(), error.column()))
     };
     // First: a newer one may hold what this build takes for damage.
-    let Version { version } = serde_json::from_str(&text).map_err(unread)?;
-    if version > VERSION {
-        return Err(TokenFileError::Newer { path, version });
+    let Version { version } = serde_json::from_str(&text).map_err(damaged)?;
+    match version {
+        VERSION => {}
+        newer if newer > VERSION => return Err(Unread::Newer(newer)),
+        other => return Err(Unread::Damaged(format!("version {other}"))),
     }
-    if version != VERSION {
-        return Err(damaged(&format_args!("version {version}")));
-    }
-    let contents: Contents<Record> = serde_json::from_str(&text).map_err(unread)?;
+    let contents: Contents<Record> = serde_json::from_str(&text).map_err(damaged)?;
     Ok(Some(contents.tokens))
 }
 
@@ -117,20 +125,23 @@ pub(super) fn write_first(directory: &Path, secret: &Secret) -> Result<(), Token
 
 pub(super) fn write_all(directory: &Path, tokens: &[&Record]) -> Result<(), TokenFileError> {
     let path = directory.join(ALL);
+    let text = written(tokens);
+    text.and_then(|text| write(&path, &text))
+        .map_err(failed("write", &path))
+}
+
+fn written(tokens: &[&Record]) -> io::Result<String> {
     let contents = Contents {
         version: VERSION,
         tokens: tokens.to_vec(),
     };
-    let text = serde_json::to_string_pretty(&contents)
-        .map_err(io::Error::other)
-        .map_err(failed("write", &path))?;
-    write(&path, &text).map_err(failed("write", &path))
+    serde_json::to_string_pretty(&contents).map_err(io::Error::other)
 }
 
 /// Removes the first token's file, if it holds this one.
 pub(super) fn remove_first(directory: &Path, sha256: &[u8; 32]) -> Result<(), TokenFileError> {
     let path = directory.join(FIRST);
-    match read_first(directory) {
+    match first(&path) {
         Ok(Some(first)) if first.sha256() == *sha256 => {
             durable::remove(&path).map_err(failed("remove", &path))
         }
@@ -146,10 +157,30 @@ fn failed<'p>(verb: &'static str, path: &'p Path) -> impl Fn(io::Error) -> Token
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<String>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
+fn unread(path: &Path) -> impl Fn(Unread) -> TokenFileError + '_ {
+    move |unread| match unread {
+        Unread::Newer(version) => TokenFileError::Newer {
+            path: path.to_owned(),
+            version,
+        },
+        Unread::Io(error) => failed("read", path)(error),
+        Unread::Damaged(cause) => failed("read", path)(io::Error::other(cause)),
+    }
+}
+
+fn set_aside(
+    path: &Path,
+    instead: Option<Instead<'_>>,
+    cause: &str,
+    outcome: &str,
+) -> Result<(), TokenFileError> {
+    let set_aside = state_file::set_aside(path, instead, cause, outcome);
+    set_aside.map_err(failed("set aside the damaged", path))
+}
+
+fn read(path: &Path) -> Result<Option<String>, Unread> {
+    let Some(file) = state_file::open(path)? else {
+        return Ok(None);
     };
     let mode = file.metadata()?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -160,14 +191,7 @@ fn read(path: &Path) -> io::Result<Option<String>> {
         );
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
-    let mut text = String::new();
-    match file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 {
-        0..=MAX_FILE => Ok(Some(text)),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "longer than any daemon writes it",
-        )),
-    }
+    state_file::text(file, MAX_FILE).map(Some)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

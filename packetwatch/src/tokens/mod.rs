@@ -54,7 +54,8 @@ struct Shared {
 }
 
 impl Tokens {
-    /// Reads the tokens of `state_dir`; makes the first one at the first start.
+    /// Reads the tokens of `state_dir`; makes the first one at the first start. Where the file of all is
+    /// damaged, there is none.
     ///
     /// # Errors
     /// [`TokenError`] with the file and the remedy. The text of a token is in no error.

@@ -1,4 +1,10 @@
-use std::{fs, fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    fs,
+    fs::Permissions,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
 
@@ -153,41 +159,114 @@ fn tokens_are_bounded_and_expired_ones_give_way() {
     assert_eq!(tokens.list().len(), MAX_TOKENS);
 }
 
+fn aside(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let is_aside = |file: &PathBuf| file.display().to_string().contains(".damaged-");
+    files.filter(is_aside).collect()
+}
+
 #[test]
-fn damaged_files_are_refused_without_showing_them() {
+fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
     let dir = tempfile::tempdir().unwrap();
-    let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
-    let refused = |file: &str| {
-        let error = Tokens::open(dir.path()).err().unwrap().to_string();
-        let path = dir.path().join(file).display().to_string();
-        assert!(
-            error.contains(&path) && error.contains("damaged"),
-            "{error}"
-        );
-        assert!(
-            error.contains("aside") && !error.contains("secret"),
-            "{error}"
-        );
-    };
-    for text in ["", "pw_secret", &"x".repeat(1_000_000)] {
-        write("token", text);
-        refused("token");
+    let path = dir.path().join("tokens.json");
+    let made = Tokens::open(dir.path()).unwrap();
+    let first = fs::read_to_string(dir.path().join("token")).unwrap();
+    let first = first.trim();
+    let (_, other) = made.create(new("ci", &[Scope::Read], None), now()).unwrap();
+    let whole = fs::read_to_string(&path).unwrap();
+    let mut damaged = vec![
+        "{}".to_owned(),
+        "\"secret\"".to_owned(),
+        whole.replace("\"version\": 1", "\"version\": 0"),
+        whole.replacen("\"sha256\": \"", "\"sha256\": \"secret", 1),
+        "x".repeat(1_000_000),
+    ];
+    damaged.extend((0..whole.len()).map(|length| whole[..length].to_owned()));
+    for text in damaged {
+        fs::write(&path, &text).unwrap();
+        // Neither now nor at the next start, though the text of the first lies there.
+        for _ in 0..2 {
+            let tokens = Tokens::open(dir.path()).unwrap();
+            assert_eq!(tokens.list().len(), 0, "{text}");
+            for secret in [first, other.as_str()] {
+                assert!(tokens.accept(secret, now()).is_err(), "{text}");
+            }
+        }
+        let [aside] = &aside(dir.path())[..] else {
+            panic!("{text}: {:?}", aside(dir.path()));
+        };
+        assert_eq!(fs::read_to_string(aside).unwrap(), text, "as it was");
+        assert_eq!((mode(aside), mode(&path)), (0o600, 0o600));
+        fs::remove_file(aside).unwrap();
     }
-    fs::remove_file(dir.path().join("token")).unwrap();
+    // New ones can be made.
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let (_, secret) = tokens
+        .create(new("new", &[Scope::Read], None), now())
+        .unwrap();
+    assert!(
+        Tokens::open(dir.path())
+            .unwrap()
+            .accept(secret.as_str(), now())
+            .is_ok()
+    );
+    // A directory holds none either.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(Tokens::open(dir.path()).unwrap().list().len(), 0);
+    assert!(aside(dir.path())[0].is_dir() && path.is_file());
+}
+
+#[test]
+fn a_bit_that_flips_lets_nobody_in_whom_no_token_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.json");
     Tokens::open(dir.path()).unwrap();
-    let whole = fs::read_to_string(dir.path().join("tokens.json")).unwrap();
-    for text in [
-        "",
-        "{}",
-        "\"secret\"",
-        &whole[..whole.len() - 2],
-        &whole.replace("\"version\": 1", "\"version\": 0"),
-        &whole.replace("\"sha256\": \"", "\"sha256\": \"secret"),
-        &"x".repeat(1_000_000),
-    ] {
-        write("tokens.json", text);
-        refused("tokens.json");
+    let whole = fs::read(&path).unwrap();
+    let stranger = Secret::random().unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &bytes).unwrap();
+        match Tokens::open(dir.path()) {
+            Ok(tokens) => assert!(tokens.accept(stranger.as_str(), now()).is_err()),
+            Err(error) => assert!(error.to_string().contains("newer than 1"), "{bit}: {error}"),
+        }
     }
+}
+
+#[test]
+fn a_damaged_first_token_is_set_aside_and_the_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    for text in ["", "pw_secret", &"x".repeat(1_000_000)] {
+        let of_all = Tokens::open(dir.path()).unwrap().list().len();
+        fs::write(&path, text).unwrap();
+        assert_eq!(Tokens::open(dir.path()).unwrap().list().len(), of_all);
+        assert!(!path.exists());
+    }
+    assert_eq!(aside(dir.path()).len(), 3);
+    // Where there are no others, it is a first start.
+    fs::write(&path, "pw_secret").unwrap();
+    fs::remove_file(dir.path().join("tokens.json")).unwrap();
+    let tokens = Tokens::open(dir.path()).unwrap();
+    let first = fs::read_to_string(&path).unwrap();
+    assert!(tokens.accept(first.trim(), now()).is_ok());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused_and_left() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["token", "tokens.json"] {
+        let path = dir.path().join(file);
+        symlink(&path, &path).unwrap();
+        let error = Tokens::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert!(error.contains("check the state directory"), "{error}");
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(aside(dir.path()).len(), 0);
 }
 
 #[test]

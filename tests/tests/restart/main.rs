@@ -12,7 +12,8 @@
 //!   written there.
 //! * `leftovers`: pins, directories and locks that nobody needs, and filters that nobody configures.
 //! * `holder`: another's program on the interface.
-//! * `refused`: a second daemon, wrong configurations, damaged state.
+//! * `refused`: a second daemon, wrong configurations, state that may be sound.
+//! * `damaged`: state that is not.
 //! * `listen`: an API that cannot listen yet.
 //! * `reload`: SIGHUP.
 //! * `output`: a stdout that closes or blocks.
@@ -26,6 +27,7 @@
 
 mod chain;
 mod clients;
+mod damaged;
 mod holder;
 mod inherit;
 mod inherit_strays;

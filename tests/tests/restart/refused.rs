@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -90,43 +91,46 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
-fn damaged_state_is_refused_by_name_and_left_as_it_is() {
+fn state_of_a_newer_version_or_that_cannot_be_read_is_refused_by_name_and_left_as_it_is() {
     let mut scene = Scene::new("10m");
     scene.expect(201, "PUT", "/v1/deny/192.0.2.1", None);
     let state = scene.daemon.state_dir();
     scene.daemon.terminate();
-    let whole = |name: &str| fs::read(state.join(name)).expect("read what is there");
-    let token = whole("token");
 
-    let damaged = |name: &str, text: &[u8], words: &[&str]| {
+    let newer: [(&str, &[u8]); 2] = [
+        (
+            "tokens.json",
+            b"{\"version\": 2, \"tokens\": {\"kept\": \"otherwise\"}}",
+        ),
+        ("control.json", b"{\"v\": 2, \"kept\": \"otherwise\"}"),
+    ];
+    for (name, text) in newer {
         let path = state.join(name);
+        let before = fs::read(&path).ok();
         fs::write(&path, text).expect("write into the state directory");
-        let path = path.display().to_string();
-        refused(scene.daemon.command(), &[&[path.as_str()], words].concat());
-        assert_eq!(whole(name), text, "{name} was touched");
+        let shown = path.display().to_string();
+        refused(
+            scene.daemon.command(),
+            &[&shown, "newer", "run the newer packetwatch"],
+        );
+        assert_eq!(
+            fs::read(&path).expect("read it"),
+            text,
+            "{name} was touched"
+        );
         assert!(!scene.is_filtered());
-    };
-    let newer = b"{\"version\": 2, \"tokens\": {\"kept\": \"otherwise\"}}";
-    let all = whole("tokens.json");
-    damaged(
-        "tokens.json",
-        newer,
-        &["newer", "run the newer packetwatch"],
-    );
-    fs::write(state.join("tokens.json"), &all).expect("put the tokens back");
-    damaged("token", b"pw_secret\n", &["damaged", "move it aside"]);
-    fs::write(state.join("token"), &token).expect("put the token back");
-    damaged(
-        "rules.toml",
-        b"[[rules]]\nname = \"a\"\nports = 3\n",
-        &[
-            "3:1",
-            "mend the file, or remove it",
-            "while the daemon runs",
-        ],
-    );
-    damaged("rules.toml", b"\xff\xfe", &["rules.toml"]);
-    fs::remove_file(state.join("rules.toml")).expect("remove the rules");
+        match before {
+            Some(before) => fs::write(&path, before).expect("put it back"),
+            None => fs::remove_file(&path).expect("remove it"),
+        }
+    }
+    // What leads nowhere may be sound elsewhere.
+    let path = state.join("rules.toml");
+    symlink(&path, &path).expect("a link to itself");
+    let shown = path.display().to_string();
+    refused(scene.daemon.command(), &[&shown, "cannot read"]);
+    assert!(!scene.is_filtered());
+    fs::remove_file(path).expect("remove the link");
 
     let mut file = scene.daemon.command();
     let no_directory = state.join("token");
@@ -142,35 +146,6 @@ fn damaged_state_is_refused_by_name_and_left_as_it_is() {
     let deny = scene.expect(200, "GET", "/v1/deny", None);
     assert_eq!(deny["entries"][0]["prefix"], "192.0.2.1/32");
     scene.assert_served(0, &PORTS);
-}
-
-/// The daemon starts without what it cannot read, and says where that lies.
-#[test]
-#[ignore = "needs root: network namespaces and BPF"]
-fn a_damaged_journal_is_set_aside_and_told() {
-    let mut scene = Scene::new("10m");
-    scene.expect(201, "PUT", "/v1/deny/192.0.2.1", None);
-    scene.daemon.terminate();
-    let journal = scene.daemon.state_dir().join("journal.redb");
-    let whole = fs::read(&journal).expect("read the journal");
-    // An empty file is none that a daemon has begun.
-    for damaged in [&whole[..whole.len() / 2], &[]] {
-        fs::write(&journal, damaged).expect("damage the journal");
-        scene.daemon.restart();
-        let set_aside = |line: &Value| line["event.action"] == "journal-set-aside";
-        let line = scene.daemon.wait_for(set_aside, PROMPT);
-        let aside = line["file.path"].as_str().expect("a path");
-        assert_eq!(fs::read(aside).expect("read what was set aside"), damaged);
-        fs::remove_file(aside).expect("make room for the next, of the same second");
-        let deny = scene.expect(200, "GET", "/v1/deny", None);
-        assert_eq!(deny["entries"], serde_json::json!([]));
-        scene.daemon.terminate();
-    }
-    // Put back, it is all there again.
-    fs::write(&journal, &whole).expect("put the journal back");
-    scene.daemon.restart();
-    let deny = scene.expect(200, "GET", "/v1/deny", None);
-    assert_eq!(deny["entries"][0]["prefix"], "192.0.2.1/32");
 }
 
 #[test]

@@ -1,33 +1,24 @@
 //! Why rules, mode or bypass were not changed.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use packetwatch_abi::MAX_BAN_LENGTHS;
 
-use crate::{
-    dataplane,
-    pending::InTheWay,
-    rules::{RuleErrors, RulesTextError},
-};
+use crate::{dataplane, pending::InTheWay, rules::RuleErrors, state_file::Unread};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     #[error(transparent)]
     Invalid(#[from] RuleErrors),
     #[error(
-        "{}: {source}; mend the file, or remove it, and the rules are those of the configuration (while \
-         the daemon runs, `packetwatch rules reset` does)", path.display()
+        "{} has version {version}, newer than this packetwatch knows: run the newer packetwatch, or move \
+         the file aside, and mode and rules are those of the configuration and of rules.toml, with no \
+         bypass and nothing on trial", path.display()
     )]
-    File {
-        path: PathBuf,
-        #[source]
-        source: Box<RulesTextError>,
-    },
-    #[error(
-        "{}: {cause}; remove the file, and mode and rules are those of the configuration and of \
-         rules.toml, with no bypass and nothing on trial", path.display()
-    )]
-    Control { path: PathBuf, cause: String },
+    Newer { path: PathBuf, version: u64 },
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         operation: &'static str,
@@ -56,6 +47,21 @@ pub enum RulesError {
 }
 
 impl RulesError {
+    /// Of a file that is not damaged.
+    pub(super) fn unread(path: &Path, unread: Unread) -> Self {
+        let path = path.to_owned();
+        let source = match unread {
+            Unread::Newer(version) => return Self::Newer { path, version },
+            Unread::Io(error) => error,
+            Unread::Damaged(cause) => io::Error::new(io::ErrorKind::InvalidData, cause),
+        };
+        Self::Io {
+            operation: "read",
+            path,
+            source,
+        }
+    }
+
     /// Of what comes after this was done: what the disk has refused is left to be written.
     pub(super) fn after(self, done: &'static str) -> Self {
         match self {

@@ -1,11 +1,12 @@
 //! The rules and the mode in force, changes of them on trial, and the bypass; the kernel's policy
 //! follows from them.
 //!
-//! `state` is what holds, `policy` what the kernel is told of it, `store` and `record` what is on disk;
-//! `trial` and `bypass` are what ends by itself.
+//! `state` is what holds, `policy` what the kernel is told of it, `store` and `record` what is on disk,
+//! `kept` what a start makes of that; `trial` and `bypass` are what ends by itself.
 
 mod bypass;
 mod error;
+mod kept;
 mod policy;
 mod record;
 mod state;
@@ -33,10 +34,11 @@ pub use bypass::BYPASS;
 pub use error::RulesError;
 pub use state::SetBy;
 
+use kept::{Kept, KeptTrial};
 use policy::{check_lengths, policies};
-use record::{change_of, mode_of, mode_record, standing_rules, trial_record, write_rules};
-use state::{Configured, Regime, State, To, Trial, tell, told};
-use store::{ControlRecord, Fault, Store, TrialRecord};
+use record::{mode_record, trial_record, write_rules};
+use state::{Configured, Regime, State, To, Trial, last_bypass, tell, told};
+use store::{ControlRecord, Fault, Store};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.
 pub struct RulesControl {
@@ -63,31 +65,33 @@ impl RulesControl {
     /// returns. A change whose trial ended while no daemon ran is taken back.
     ///
     /// # Errors
-    /// `rules.toml` or `control.json` cannot be read, or the kernel refuses the policy.
+    /// `rules.toml` or `control.json` cannot be read or is a newer build's, or the kernel refuses the
+    /// policy.
     pub fn new(dataplane: Dataplane, config: &Config, clock: Clock) -> Result<Self, RulesError> {
         let mut store = Store::in_directory(&config.state_dir);
         let mut state = State::new(Configured::of(config));
-        let record = store.control()?;
-        let (rules, is_tried) = standing_rules(store.rules()?, record.trial.as_ref())
-            .map_err(|cause| store.unusable(cause))?;
-        store.lacks_rules = is_tried;
-        if let Some(rules) = rules {
+        let left = dataplane.inherited_policies();
+        let kept = Kept::read(&store, left.as_ref())?;
+        store.lacks_rules = kept.is_rules_file_ahead;
+        // What takes a trial back may be another than it says, by who has edited `rules.toml`.
+        store.lacks_control = kept.control.trial.is_some() || kept.is_control_lost;
+        if let Some(rules) = kept.rules {
             state.standing.rules = rules;
             state.standing.rules_by = SetBy::Api;
         }
-        if let Some(mode) = &record.mode {
-            state.standing.mode = mode_of(mode).map_err(|cause| store.unusable(cause))?;
+        if let Some(mode) = kept.control.mode {
+            state.standing.mode = mode;
             state.standing.mode_by = SetBy::Api;
         }
-        if let Some(until) = record.bypass_until {
+        let now = clock.monotonic_ns();
+        let told = left.as_ref().filter(|_| kept.is_control_lost);
+        let told = told.and_then(last_bypass).filter(|until| now < *until);
+        let written = kept.control.bypass_until.map(|at| clock.deadline(at));
+        if let Some(until) = written.or(told) {
             let longest = BYPASS.end().as_nanos() as u64;
-            let latest = clock.monotonic_ns().saturating_add(longest);
-            state.bypass_until = clock.deadline(until).min(latest);
+            state.bypass_until = until.min(now.saturating_add(longest));
         }
-        if let Some(TrialRecord { pending, to, .. }) = record.trial {
-            // What takes it back may be another than it says, by who has edited `rules.toml`.
-            store.lacks_control = true;
-            let to = change_of(to).map_err(|cause| store.unusable(cause))?;
+        if let Some(KeptTrial { pending, to, .. }) = kept.control.trial {
             let regime = state.changed(&to);
             let pending = Pending::restored(pending, clock);
             state.trial = Some(Trial {
@@ -96,7 +100,7 @@ impl RulesControl {
                 regime,
             });
         }
-        if let Some(left) = dataplane.inherited_policies() {
+        if let Some(left) = left {
             let drawn = RandomState::new().hash_one(()) as u32;
             state.go_on(&left, drawn);
             state.spare_since(&left, clock.monotonic_ns());

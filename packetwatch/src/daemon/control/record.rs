@@ -8,7 +8,6 @@ use super::{
 use crate::{
     config::{Mode, Word as _},
     pending::{Object, Pending},
-    rules::RuleSet,
 };
 
 impl RulesControl {
@@ -77,26 +76,6 @@ fn standing(regime: &Regime) -> To {
         SetBy::Api => To::Rules(regime.rules.clone()),
         SetBy::Configuration(_) => To::ResetRules,
     }
-}
-
-/// What stands by `rules.toml`, which has these rules: with a trial of just those in `control.json`, what
-/// stood before it. The second says whether they differ.
-pub(super) fn standing_rules(
-    written: Option<RuleSet>,
-    trial: Option<&TrialRecord>,
-) -> Result<(Option<RuleSet>, bool), String> {
-    let Some((to, back)) = trial.and_then(|trial| Some((&trial.to, trial.back.as_ref()?))) else {
-        return Ok((written, false));
-    };
-    let rules = |change: &ChangeRecord| match change_of(change.clone())? {
-        To::Rules(rules) => Ok(Some(rules)),
-        _ => Ok::<_, String>(None),
-    };
-    let (tried, before) = (rules(to)?, rules(back)?);
-    Ok(match written == tried {
-        true => (before, true),
-        false => (written, false),
-    })
 }
 
 pub(super) fn write_rules(store: &mut Store, to: &To) -> Result<(), RulesError> {

@@ -72,7 +72,7 @@ impl Configured {
 }
 
 /// A change of rules or mode.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum To {
     Rules(RuleSet),
     ResetRules,
@@ -176,11 +176,9 @@ impl State {
         self.bypass_until.max(ended)
     }
 
-    /// Takes over when the last bypass of an earlier process ended. Observe mode does not tell.
+    /// Takes over when the last bypass of an earlier process ended.
     pub(super) fn spare_since(&mut self, left: &[Policy; 2], now: u64) {
-        let ends = left.iter().map(|policy| policy.observe_until);
-        let ended = ends.filter(|until| *until != FOREVER).max();
-        let ended = ended.filter(|until| *until != 0);
+        let ended = last_bypass(left);
         self.spared_until = ended.map_or(0, |until| (until + COARSEST_TICK).min(now));
     }
 
@@ -297,6 +295,12 @@ pub(super) fn tell(before: &Regime, after: &Regime) {
             "{} rules in force", after.rules.len()
         );
     }
+}
+
+/// When the last bypass ends or ended, by these policies. Observe mode does not tell.
+pub(super) fn last_bypass(left: &[Policy; 2]) -> Option<u64> {
+    let ends = left.iter().map(|policy| policy.observe_until);
+    ends.filter(|until| ![0, FOREVER].contains(until)).max()
 }
 
 /// For the log: what of a regime a change of this object is about.

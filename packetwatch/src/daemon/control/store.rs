@@ -2,7 +2,7 @@
 //! may read and write, and `control.json`.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,17 +10,20 @@ use std::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::error::RulesError;
+use super::{error::RulesError, kept::Control};
 use crate::{
     durable,
     pending::PendingRecord,
     rules::{RuleSet, RuleText},
+    state_file::{self, Unread},
 };
 
 const RULES_FILE: &str = "rules.toml";
 const CONTROL_FILE: &str = "control.json";
 /// Nothing in them is secret.
-const MODE: u32 = 0o666;
+pub(super) const MODE: u32 = 0o666;
+/// Eight rules that say everything take 4 KiB; the rest is room for what people write beside them.
+const MAX_FILE: u64 = 1024 * 1024;
 /// Of `control.json`.
 const VERSION: u64 = 1;
 
@@ -147,17 +150,22 @@ impl Store {
         self.fault.clone()
     }
 
-    pub(super) fn rules(&self) -> Result<Option<RuleSet>, RulesError> {
+    pub(super) fn rules_path(&self) -> &Path {
+        &self.rules
+    }
+
+    pub(super) fn control_path(&self) -> &Path {
+        &self.control
+    }
+
+    /// # Errors
+    /// What is wrong with the file, which has no version.
+    pub(super) fn rules(&self) -> Result<Option<RuleSet>, Unread> {
         let Some(text) = read(&self.rules)? else {
             return Ok(None);
         };
-        match RuleSet::from_toml(&text) {
-            Ok(rules) => Ok(Some(rules)),
-            Err(source) => Err(RulesError::File {
-                path: self.rules.clone(),
-                source: Box::new(source),
-            }),
-        }
+        let rules = RuleSet::from_toml(&text);
+        rules.map(Some).map_err(|e| Unread::Damaged(e.to_string()))
     }
 
     /// Writes the rules, or with `None` removes the file.
@@ -171,11 +179,26 @@ impl Store {
         written
     }
 
-    pub(super) fn control(&self) -> Result<ControlRecord, RulesError> {
+    /// # Errors
+    /// What is wrong with the file.
+    pub(super) fn control(&self) -> Result<Control, Unread> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u64,
+        }
         let Some(text) = read(&self.control)? else {
-            return Ok(ControlRecord::default());
+            return Ok(Control::default());
         };
-        self.parsed(&text)
+        let damaged = |error: serde_json::Error| Unread::Damaged(error.to_string());
+        // First: a newer one may hold what this build takes for damage.
+        let Version { v } = serde_json::from_str(&text).map_err(damaged)?;
+        match v {
+            VERSION => {}
+            newer if newer > VERSION => return Err(Unread::Newer(newer)),
+            other => return Err(Unread::Damaged(format!("version {other}"))),
+        }
+        let record: ControlRecord = serde_json::from_str(&text).map_err(damaged)?;
+        Control::try_from(record).map_err(Unread::Damaged)
     }
 
     pub(super) fn put_control(&mut self, record: &ControlRecord) -> Result<(), RulesError> {
@@ -199,34 +222,12 @@ impl Store {
             Ok(()) => {}
         }
     }
-
-    /// `control.json` says what cannot be: `cause`.
-    pub(super) fn unusable(&self, cause: String) -> RulesError {
-        let path = self.control.clone();
-        RulesError::Control { path, cause }
-    }
-
-    fn parsed(&self, text: &str) -> Result<ControlRecord, RulesError> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u64,
-        }
-        let unusable = |error: serde_json::Error| self.unusable(error.to_string());
-        let Version { v } = serde_json::from_str(text).map_err(unusable)?;
-        if v > VERSION {
-            let cause = format!("version {v} is newer than {VERSION}: run the newer packetwatch");
-            return Err(self.unusable(cause));
-        }
-        serde_json::from_str(text).map_err(unusable)
-    }
 }
 
-fn read(path: &Path) -> Result<Option<String>, RulesError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("read", path, error)),
-    }
+fn read(path: &Path) -> Result<Option<String>, Unread> {
+    let file = state_file::open(path)?;
+    file.map(|file| state_file::text(file, MAX_FILE))
+        .transpose()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), RulesError> {
@@ -257,12 +258,7 @@ mod tests {
     fn a_record_reads_as_it_was_written_and_an_empty_one_is_no_file() {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::in_directory(directory.path());
-        assert_eq!(store.control().unwrap(), ControlRecord::default());
-        let pending = Pending::new(
-            Object::Rules,
-            std::time::Duration::from_secs(60),
-            Clock::new(),
-        );
+        assert_eq!(store.control().unwrap(), Control::default());
         let changes = [
             ChangeRecord::Rules(Rules::from(&RuleSet::default())),
             ChangeRecord::ResetRules,
@@ -271,39 +267,23 @@ mod tests {
         ];
         let backs = changes.clone().map(Some).into_iter().rev();
         for (to, back) in changes.into_iter().zip(backs) {
+            let object = match to {
+                ChangeRecord::Rules(_) | ChangeRecord::ResetRules => Object::Rules,
+                ChangeRecord::Mode(_) | ChangeRecord::ResetMode => Object::Mode,
+            };
+            let within = std::time::Duration::from_secs(60);
+            let pending = Pending::new(object, within, Clock::new()).record;
             let record = ControlRecord {
                 mode: Some("observe".to_owned()),
                 bypass_until: Some(OffsetDateTime::UNIX_EPOCH),
-                trial: Some(TrialRecord {
-                    pending: pending.record.clone(),
-                    to,
-                    back,
-                }),
+                trial: Some(TrialRecord { pending, to, back }),
                 ..ControlRecord::default()
             };
             store.put_control(&record).unwrap();
-            assert_eq!(store.control().unwrap(), record);
+            let read = store.control().unwrap();
+            assert_eq!(read, Control::try_from(record).unwrap());
         }
         store.put_control(&ControlRecord::default()).unwrap();
         assert!(!store.control.exists());
-    }
-
-    #[test]
-    fn an_unusable_record_is_named_with_the_remedy() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::in_directory(directory.path());
-        for (text, cause) in [
-            ("{", "EOF"),
-            ("{\"v\":2}", "newer"),
-            ("{\"v\":1,\"x\":1}", "x"),
-        ] {
-            fs::write(&store.control, text).unwrap();
-            let error = store.control().unwrap_err().to_string();
-            assert!(
-                error.contains("control.json") && error.contains(cause),
-                "{error}"
-            );
-            assert!(error.contains("remove the file"), "{error}");
-        }
     }
 }
