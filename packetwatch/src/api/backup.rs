@@ -1,16 +1,16 @@
-//! `/v1/backup` and `/v1/restore`: everything that people and rules have made, in JSON lines. Tokens
-//! are never in it.
+//! `/v1/backup`: everything that people and rules have made, in JSON lines. Tokens are never in it.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod read;
+pub(super) mod restore;
 
 use std::{convert::Infallible, sync::LazyLock};
 
 use axum::{
-    Extension, Json,
+    Extension,
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -18,27 +18,22 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use utoipa::ToSchema;
 
 use super::{
-    App, blocking,
+    App,
     caller::Caller,
-    extract::{NoParams, Params, media_type, unsupported},
-    lists,
+    extract::{NoParams, Params},
     pending::in_the_way,
     problem::Problem,
-    refusals::{BadBody, BadParameter, Failed, Full, Gated, NoPlace, Protected, Slow},
-    rules,
+    refusals::{BadParameter, Failed, Gated, NoPlace, Slow},
     shares::Shares,
-    upload::{BACKUP_BODY, Uploads},
 };
 use crate::{
     config::Word as _,
     daemon::SetBy,
-    lists::{List, Lists, Restored as Done, SavedBan, SavedEntries, SavedOffence},
+    lists::{List, Lists, SavedBan, SavedEntries, SavedOffence},
     rules::RuleText,
 };
-use read::{Backup, read};
 
 /// Of the form of a backup.
 const VERSION: u64 = 1;
@@ -92,19 +87,6 @@ struct SavedMode {
 struct End {
     /// those before it
     lines: usize,
-}
-
-/// What a backup has put back.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct RestoreAnswer {
-    pub allow: usize,
-    pub deny: usize,
-    pub bans: usize,
-    /// Entries and bans that have ended since the backup.
-    pub ended: usize,
-    /// Where the rules in force come from now.
-    pub rules_from: String,
-    pub mode: String,
 }
 
 /// Everything that a restore needs: lists, bans, offences, rules and mode. It is read by pieces: what
@@ -197,69 +179,4 @@ fn write_lists(lists: &Lists, put: &mut dyn FnMut(Line) -> Option<()>) -> Option
     }
     let mut offences = lists.saved_offences().into_iter();
     offences.try_for_each(|offence| put(Line::Offence(offence)))
-}
-
-/// Put everything back as a backup has it, in the place of what there is. All or nothing: every bad
-/// line is named.
-#[utoipa::path(post, path = "/v1/restore", tag = "backup", security(("token" = ["admin"])),
-    request_body(content((String = "application/jsonl"))),
-    responses(
-    (status = 200, description = "what is in force now", body = RestoreAnswer),
-    BadBody, Protected, NoPlace, Full, Gated, Failed, Slow,
-))]
-pub(super) async fn restore(
-    State(app): State<App>,
-    Extension(uploads): Extension<Uploads>,
-    Params(NoParams {}): Params<NoParams>,
-    request: Request,
-) -> Result<Json<RestoreAnswer>, Problem> {
-    let media = media_type(request.headers());
-    if media.as_deref() != Some(MEDIA) {
-        return Err(unsupported(media.as_deref(), MEDIA));
-    }
-    let body = uploads.read_list(request, BACKUP_BODY).await?;
-    let place = uploads.place(&body).await?;
-    blocking(move || {
-        let read = read(body.bytes())?;
-        drop(body);
-        let restored = put_back(&app, read);
-        drop(place);
-        restored.map(Json)
-    })
-    .await
-}
-
-fn put_back(app: &App, backup: Backup) -> Result<RestoreAnswer, Problem> {
-    let Backup { saved, rules, mode } = backup;
-    let _turn = app
-        .trials
-        .begin(Some(crate::pending::CONFIRM.start().to_owned()))
-        .map_err(|error| in_the_way(&error))?;
-    let bans = saved.bans.iter().map(|ban| ban.prefix);
-    app.rules
-        .check_bans(rules.clone(), bans)
-        .map_err(|error| rules::refusal(error, "restore bans"))?;
-    let Done {
-        allow,
-        deny,
-        bans,
-        ended,
-    } = app
-        .lists
-        .restore(saved)
-        .map_err(|error| lists::refusal(app, error))?;
-    let put = match rules {
-        Some(rules) => app.rules.put(rules, None),
-        None => app.rules.reset(None),
-    };
-    let put = put.and_then(|_| app.rules.put_mode(mode, None));
-    put.map_err(|error| rules::refusal(error, "restore rules and mode; the lists are restored"))?;
-    Ok(RestoreAnswer {
-        allow,
-        deny,
-        bans,
-        ended,
-        rules_from: app.rules.current().1.to_string(),
-        mode: app.rules.mode().word().to_owned(),
-    })
 }

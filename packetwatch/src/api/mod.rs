@@ -58,7 +58,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use backup::RestoreAnswer;
+pub use backup::restore::RestoreAnswer;
 pub use bans::{Ban, BanPage};
 pub use callers::{CallerEntry, CallerState, Callers, Sort};
 pub use explain::{Because, Explanation, RuleCount, Verdict};
@@ -193,7 +193,7 @@ fn answering() -> OpenApiRouter<App> {
             rules::reset_rules
         ))
         .routes(routes!(backup::backup))
-        .routes(routes!(backup::restore))
+        .routes(routes!(backup::restore::restore))
         .routes(routes!(pending::list_pending))
         .routes(routes!(pending::confirm_pending))
         .routes(routes!(pending::roll_back_pending))

@@ -74,6 +74,12 @@ refusals! {
         409: "it is protected: a deny of exactly that takes force, and its allow entry cannot be \
               removed; or another change waits to be confirmed, which detail names",
     }
+    /// Of calls that put a backup back.
+    CutsOff {
+        409: "it cuts off peers, which errors names and which takes force; or it denies exactly a \
+              protected prefix, has bans of too many different prefix lengths, or another change waits to \
+              be confirmed; detail says which",
+    }
     /// Of calls that change what may be on trial.
     InTheWay {
         409: "another change waits to be confirmed; detail names it",

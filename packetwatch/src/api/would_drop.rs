@@ -1,6 +1,10 @@
 //! Whom a change cuts off: said in its answer, before it is too late to take it back.
 
-use std::{cmp::Reverse, collections::HashSet, net::IpAddr};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
@@ -20,6 +24,7 @@ use super::{
     windows::{Moment, counts, distinct_ports},
 };
 use crate::{
+    lists::Saved,
     prefix,
     protect::Sessions,
     rules::{Rule, RuleSet, Trigger},
@@ -111,6 +116,21 @@ impl Watched {
     /// All of them, where nobody was dropped before.
     pub(super) fn by_nobody(app: &App, asker: Asker) -> Self {
         Self(app.peers.known(asker))
+    }
+
+    /// Those whom these lists and bans would drop, if they took the place of what there is.
+    pub(super) fn dropped_by(self, app: &App, saved: &Saved) -> Vec<WouldDrop> {
+        let addresses = self.0.iter().map(|(address, _)| *address);
+        let dropped = app.lists.would_drop(saved, addresses).into_iter();
+        let mut peers: HashMap<IpAddr, String> = self.0.into_iter().collect();
+        let told = dropped.map(|(address, rule)| WouldDrop {
+            prefix: IpNet::from(address),
+            peer: peers.remove(&address),
+            rule,
+            counted: None,
+            limit: None,
+        });
+        told.take(SHOWN).collect()
     }
 
     /// Those whose next call would be dropped now.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use reqwest::Method;
 
-use super::{Asking, client::Client, input, output::Format};
+use super::{Asking, client::Client, input, output::Format, trials};
 use crate::api::RestoreAnswer;
 
 /// As much as the daemon takes.
@@ -32,6 +32,9 @@ pub(super) struct BackupArgs {
 pub(super) struct RestoreArgs {
     /// What `packetwatch backup` has written; - for stdin
     file: PathBuf,
+    /// Restore also what cuts off a session, an API client or whoever asks
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     asking: Asking,
 }
@@ -81,9 +84,14 @@ async fn read(client: &Client, to: &mut dyn Write) -> anyhow::Result<()> {
 pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let (client, mut out) = args.asking.open()?;
     let body = input::read(&args.file, MAX_FILE, ", more than the daemon takes")?;
+    let path = match args.force {
+        true => "/v1/restore?force=true",
+        false => "/v1/restore",
+    };
     let answer: RestoreAnswer = client
-        .send_text(Method::POST, "/v1/restore", body, "application/jsonl")
+        .send_text(Method::POST, path, body, "application/jsonl")
         .await?;
+    trials::warn(&answer.would_drop);
     match out.format {
         Format::Json | Format::Jsonl => out.json(&answer)?,
         Format::Table => {
@@ -94,6 +102,7 @@ pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
                 ended,
                 rules_from,
                 mode,
+                would_drop: _,
             } = &answer;
             out.line(&format!(
                 "{allow} allowed, {deny} denied, {bans} banned; {ended} have ended since"

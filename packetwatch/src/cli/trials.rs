@@ -49,6 +49,13 @@ pub(super) fn tell(would_drop: &[WouldDrop], pending: Option<&PendingChange>) {
         .for_each(|line| eprintln!("{line}"));
 }
 
+/// Says on stderr whom a change cuts off that is never on trial.
+pub(super) fn warn(would_drop: &[WouldDrop]) {
+    would_drop
+        .iter()
+        .for_each(|one| eprintln!("{}", warning(one)));
+}
+
 fn warnings(would_drop: &[WouldDrop], pending: Option<&PendingChange>) -> Vec<String> {
     let mut lines: Vec<String> = would_drop.iter().map(warning).collect();
     match pending {

@@ -18,6 +18,7 @@ mod error;
 mod event;
 mod exempt;
 mod flusher;
+mod forecast;
 mod journal;
 mod maps;
 mod offences;

@@ -167,3 +167,68 @@ fn what_is_on_trial_while_a_backup_is_read_is_not_in_it() {
         "without what may not stay"
     );
 }
+
+/// Somebody who works on the host from elsewhere.
+const PEER: &str = "192.0.2.7";
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_backup_that_cuts_off_who_works_on_the_host_is_refused_unless_that_is_meant() {
+    let mut stage = Stage::with("[protect]\nsessions = false\n");
+    stage
+        .daemon
+        .set_env("SSH_CONNECTION", &format!("{PEER} 1 192.0.2.1 22"));
+    stage.daemon.restart();
+    let empty = stage.expect(200, "GET", "/v1/backup").text().to_owned();
+    let head = empty.lines().next().expect("a first line").to_owned();
+    let backup = |lines: &[Value]| {
+        let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+        let end = json!({"kind": "end", "lines": lines.len() + 1}).to_string();
+        [std::slice::from_ref(&head), &lines[..], &[end]]
+            .concat()
+            .join("\n")
+    };
+    let restore = |backup: &str, query: &str| {
+        let path = format!("/v1/restore{query}");
+        stage.send("POST", &path, MEDIA, backup.as_bytes())
+    };
+    let made = "2026-01-01T00:00:00Z";
+    let entries = |list: &str, prefix: &str| json!({"kind": "entries", "list": list, "created_at": made, "prefixes": [prefix]});
+    let deny = entries("deny", "192.0.2.0/24");
+    let ban = json!({
+        "kind": "ban", "prefix": format!("{PEER}/32"), "rule": "scan", "reason": "ports",
+        "offender": PEER, "repeat": 1, "within_seconds": 60, "created_at": made,
+    });
+    for (line, words) in [(&deny, "is denied"), (&ban, "the rule scan")] {
+        let refused = restore(&backup(std::slice::from_ref(line)), "");
+        let refused = problem(&refused, 409, Some("force"));
+        assert!(text(&refused["detail"]).contains("--force"), "{refused}");
+        let fault = text(&refused["errors"][0]["detail"]);
+        assert!(fault.contains(PEER) && fault.contains(words), "{fault}");
+        assert_eq!(refused["errors_total"], 1);
+        assert_eq!(stage.listed("deny"), [""; 0]);
+    }
+    // Nobody is cut off by what an allow entry of the same backup overrules, or who was before, or
+    // while nothing is dropped.
+    let allow = entries("allow", PEER);
+    let restored = restore(&backup(&[deny.clone(), ban.clone(), allow]), "");
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert!(restored.json()["would_drop"].is_null());
+    let observe = json!({"kind": "mode", "mode": "observe"});
+    let restored = restore(&backup(&[observe, deny.clone()]), "");
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert_eq!(
+        restored.json()["would_drop"][0]["prefix"],
+        format!("{PEER}/32")
+    );
+    let refused = restore(&backup(std::slice::from_ref(&deny)), "");
+    problem(&refused, 409, Some("force"));
+
+    let restored = restore(&backup(std::slice::from_ref(&deny)), "?force=true");
+    assert_eq!(restored.status, 200, "{restored:?}");
+    let peer = &restored.json()["would_drop"][0];
+    assert!(text(&peer["peer"]).contains("SSH"), "{peer}");
+    assert_eq!(stage.listed("deny"), ["192.0.2.0/24"]);
+    let restored = restore(&backup(&[deny]), "");
+    assert_eq!(restored.status, 200, "who is cut off already: {restored:?}");
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use packetwatch_tests::http::Request;
 use packetwatch_tests::patience::until;
 use serde_json::{Value, json};
 
@@ -315,4 +316,48 @@ fn observe_mode_says_who_would_be_dropped() {
     let status = scene.expect(200, "GET", "/v1/status", None);
     assert_eq!(status.get("observed"), None, "{status}");
     assert_eq!(status["mode_from"], "api");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_restore_says_whom_its_rules_would_drop_and_is_refused_for_who_works_on_the_host() {
+    let unprotected = "[protect]\nsessions = false\n";
+    let mut scene = Scene::with("10m", |builder| builder.config_toml(unprotected));
+    let restore = |scene: &Scene, ports: u32| {
+        let backup = scene.daemon.request(&Request::new("GET", "/v1/backup"));
+        let head = backup.text().lines().next().expect("a line").to_owned();
+        let rule = json!({"name": "few", "distinct_ports": ports, "within": "60s"});
+        let rules = json!({"kind": "rules", "rules": [rule]}).to_string();
+        let end = json!({"kind": "end", "lines": 2}).to_string();
+        scene.daemon.request(&Request {
+            headers: vec![("Content-Type", "application/jsonl")],
+            body: [head, rules, end].join("\n").into_bytes(),
+            ..Request::new("POST", "/v1/restore")
+        })
+    };
+    // Whoever is nobody's peer keeps no restore from being made.
+    scene.assert_served(1, &PORTS[..2]);
+    let caller = json!([{
+        "prefix": format!("{}/32", scene.address(1)),
+        "rule": "few",
+        "counted": 2,
+        "limit": 2,
+    }]);
+    let restored = restore(&scene, 2);
+    assert_eq!(restored.status, 200, "{restored:?}");
+    assert_eq!(restored.json()["would_drop"], caller);
+    // The same rules drop nobody whom they did not before.
+    let again = restore(&scene, 2).json();
+    assert!(again["would_drop"].is_null(), "{again}");
+
+    let session = format!("{} 1 198.18.0.1 22", scene.address(2));
+    scene.daemon.set_env("SSH_CONNECTION", &session);
+    scene.daemon.restart();
+    scene.assert_served(2, &PORTS[..1]);
+    let refused = restore(&scene, 1);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let fault = refused.json()["errors"][0]["detail"].to_string();
+    assert!(fault.contains("exceeds the rule few"), "{fault}");
+    let rules = scene.expect(200, "GET", "/v1/rules", None);
+    assert_eq!(rules["rules"][0]["distinct_ports"], 2, "{rules}");
 }

@@ -2,7 +2,10 @@
 
 use time::OffsetDateTime;
 
-use super::{Backup, End, Head, Line, Rules, SavedMode, VERSION, read};
+use super::{
+    End, Head, Line, Rules, SavedMode, VERSION,
+    read::{Backup, read},
+};
 use crate::{
     api::fuzz::{assert_reason, assert_told},
     config::Word as _,

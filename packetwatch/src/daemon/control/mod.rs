@@ -60,6 +60,12 @@ pub struct InForce {
     pub bypassed_until: u64,
 }
 
+/// Rules and mode that stand or would.
+pub struct Standing {
+    pub rules: RuleSet,
+    pub mode: Mode,
+}
+
 impl RulesControl {
     /// What the state directory says, else the configuration; in force in the kernel when this
     /// returns. A change whose trial ended while no daemon ran is taken back.
@@ -188,21 +194,38 @@ impl RulesControl {
         self.change(To::Rules(RuleSet::validate(rules)?), confirm)
     }
 
-    /// Whether bans of these prefixes may stand beside those that do, under these rules; `None` for the
-    /// configuration's.
+    /// What would stand with these rules and this mode of the API; `None` for the configuration's.
+    ///
+    /// # Errors
+    /// With all that is wrong with the rules.
+    pub fn would_stand(
+        &self,
+        rules: Option<Vec<Rule>>,
+        mode: Option<Mode>,
+    ) -> Result<Standing, RulesError> {
+        let rules = rules.map(RuleSet::validate).transpose()?;
+        let state = self.state();
+        let Configured {
+            rules: configured,
+            mode: otherwise,
+            ..
+        } = &state.configured;
+        Ok(Standing {
+            rules: rules.unwrap_or_else(|| configured.clone()),
+            mode: mode.unwrap_or(*otherwise),
+        })
+    }
+
+    /// Whether bans of these prefixes may stand beside those that do, under these rules.
     ///
     /// # Errors
     /// [`RulesError::TooManyLengths`].
     pub fn check_bans(
         &self,
-        rules: Option<Vec<Rule>>,
+        rules: &RuleSet,
         bans: impl IntoIterator<Item = IpNet>,
     ) -> Result<(), RulesError> {
-        let rules = match rules {
-            Some(rules) => RuleSet::validate(rules)?,
-            None => self.state().configured.rules.clone(),
-        };
-        check_lengths(&rules, self.dataplane.ban_lengths(), bans)
+        check_lengths(rules, self.dataplane.ban_lengths(), bans)
     }
 
     /// Back to the configuration's rules, as [`RulesControl::put`].

@@ -4,6 +4,7 @@ mod algebra;
 mod bans;
 mod disk;
 mod faults;
+mod forecast;
 mod journal;
 mod life;
 mod many;

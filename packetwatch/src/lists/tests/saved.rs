@@ -3,7 +3,7 @@
 use super::*;
 
 /// Everything that a backup of these lists has.
-fn saved(f: &Fixture) -> Saved {
+pub(super) fn saved(f: &Fixture) -> Saved {
     let entries = [List::Allow, List::Deny].map(|list| {
         let (mut all, mut cursor) = (Vec::new(), None);
         loop {
