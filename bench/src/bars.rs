@@ -7,6 +7,7 @@ use crate::{
     family::Family,
     path::{NFTABLES, OURS_V6, XDP_FILTER},
     report::Report,
+    start::Full,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,9 +163,9 @@ fn sources(report: &Report, bars: &mut Vec<Bar>) {
 }
 
 fn daemon(report: &Report, bars: &mut Vec<Bar>) {
+    let million = |n: f64| n / 1e6;
     if let Some(laden) = &report.laden {
         let load = &laden.load;
-        let million = |n: f64| n / 1e6;
         let prefixes = million(load.prefixes as f64);
         let what = format!("load of {prefixes} M prefixes through REST");
         bars.push(at_most(what, laden.list_seconds, 3.0, "s"));
@@ -184,6 +185,24 @@ fn daemon(report: &Report, bars: &mut Vec<Bar>) {
             10.0,
             "ms",
         ));
+    }
+    if let Some(start) = &report.start {
+        let Full {
+            prefixes,
+            bans: banned,
+            starts,
+        } = start.full;
+        let (prefixes, banned) = (million(prefixes as f64), banned / 1000);
+        for (times, from, most) in [
+            (&start.from_pins, "pins", 2.0),
+            (&start.from_disk, "disk alone", 6.0),
+        ] {
+            let what = format!(
+                "start with {prefixes} M prefixes and {banned} k bans to all in force, from {from}, \
+                 worst of {starts}"
+            );
+            bars.push(at_most(what, times.worst(), most, "s"));
+        }
     }
     if let Some(ban) = &report.ban_latency {
         let others = format!("with {} k other sources", ban.active_sources / 1000);
@@ -220,7 +239,10 @@ fn daemon(report: &Report, bars: &mut Vec<Bar>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::curve::Line;
+    use crate::{
+        curve::Line,
+        start::{Start, Times},
+    };
 
     fn curve(points: &[(Family, Contestant, u64, f64)]) -> Curve {
         let mut curve = Curve { lines: Vec::new() };
@@ -279,6 +301,30 @@ mod tests {
             ratio("IPv6 against IPv4: random sources", 0.5, true),
         ];
         assert_eq!(bars, expected);
+    }
+
+    #[test]
+    fn the_worst_start_of_each_kind_is_held_against_its_bar() {
+        let times = |seconds: [f64; 3]| Times {
+            seconds: seconds.to_vec(),
+        };
+        let report = Report {
+            start: Some(Start {
+                full: Full {
+                    prefixes: 1_000_000,
+                    bans: 100_000,
+                    starts: 3,
+                },
+                from_pins: times([1.0, 2.1, 1.1]),
+                from_disk: times([5.0, 4.0, 6.0]),
+            }),
+            ..Report::default()
+        };
+        let bars: Vec<_> = of(&report)
+            .into_iter()
+            .map(|bar| (bar.found, bar.bar, bar.is_met))
+            .collect();
+        assert_eq!(bars, [(2.1, 2.0, false), (6.0, 6.0, true)]);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! * [`program`], [`path`]: beside [`peers`], in the [`scene`] of a real daemon.
 //! * [`prefixes`], [`sources`], [`policy`]: [`curve`]s of the program, beside [`references`].
-//! * [`idle`], [`latency`], [`laden`]: the daemon. [`exact`], [`limit`]: that N is N.
+//! * [`idle`], [`latency`], [`laden`], [`start`]: the daemon, which [`fill`] fills. [`exact`], [`limit`]:
+//!   that N is N.
 //! * [`bars`]: what is promised of all that; [`missed`]: why some of it cannot be; [`publish`]: how it
 //!   gets into the documentation.
 
@@ -15,6 +16,7 @@ mod bars;
 mod curve;
 mod exact;
 mod family;
+mod fill;
 mod idle;
 mod instructions;
 mod laden;
@@ -38,6 +40,7 @@ mod report;
 mod scene;
 mod show;
 mod sources;
+mod start;
 mod statistic;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -162,6 +165,9 @@ fn measure(extent: &Extent, parts: &[Part]) -> Result<Report> {
     }
     if wanted(Part::Laden) {
         report.laden = Some(laden::measure(extent.laden)?);
+    }
+    if wanted(Part::Start) {
+        report.start = Some(start::measure(extent.start)?);
     }
     if wanted(Part::Exact) {
         report.exact = Some(exact::measure(extent.exact_rounds)?);

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::laden::Load;
+use crate::{laden::Load, start::Full};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -24,6 +24,8 @@ pub(crate) enum Part {
     Interfaces,
     /// the daemon with a million prefixes and sources
     Laden,
+    /// a start with a million prefixes, from pins and from the disk
+    Start,
     /// calls beyond the N-th on two CPUs
     Exact,
     /// what a limit passes on two CPUs
@@ -43,6 +45,7 @@ pub(crate) struct Extent {
     pub(crate) path_packets: u32,
     pub(crate) ban_samples: usize,
     pub(crate) laden: Load,
+    pub(crate) start: Full,
     pub(crate) exact_rounds: usize,
     pub(crate) limit_seconds: u64,
 }
@@ -55,7 +58,10 @@ impl Extent {
         program_repeat: 500_000,
         curve_repeat: 200_000,
         prefixes: &[0, 1, 1000, 10_000, 100_000, 1_000_000, 4_000_000],
-        sources: &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000],
+        // Up to 32 k sources each has an entry; those of more than some 10 k lie in no cache of a CPU.
+        sources: &[
+            1, 10, 100, 1000, 10_000, 16_000, 20_000, 32_000, 100_000, 1_000_000, 10_000_000,
+        ],
         path_packets: 2_000_000,
         ban_samples: 400,
         laden: Load {
@@ -64,6 +70,11 @@ impl Extent {
             sources: 1_000_000,
             seconds: 60,
             ban_samples: 300,
+        },
+        start: Full {
+            prefixes: 1_000_000,
+            bans: 100_000,
+            starts: 3,
         },
         exact_rounds: 20,
         limit_seconds: 10,
@@ -84,6 +95,11 @@ impl Extent {
             sources: 100_000,
             seconds: 6,
             ban_samples: 100,
+        },
+        start: Full {
+            prefixes: 100_000,
+            bans: 5000,
+            starts: 1,
         },
         exact_rounds: 5,
         limit_seconds: 3,

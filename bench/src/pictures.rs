@@ -42,6 +42,17 @@ impl Scale {
             Self::Logarithmic => value.max(0.1).log10(),
         }
     }
+
+    /// Of places in order those whose names have room beside each other: the first, and each that is far
+    /// enough behind the one before.
+    fn apart(self, mut places: Vec<f64>) -> Vec<f64> {
+        if self == Self::Logarithmic {
+            // Of a decade, which has some 90 points on the longest axis.
+            const ROOM: f64 = 0.4;
+            places.dedup_by(|next, before| self.place(*next) - self.place(*before) < ROOM);
+        }
+        places
+    }
 }
 
 /// The names of the files and what is in them.
@@ -128,7 +139,8 @@ impl Picture<'_> {
         area: &DrawingArea<DB, plotters::coord::Shift>,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
         let lines = self.lines();
-        let places = ticks_of_places(&lines);
+        let all = places(&lines);
+        let places = self.scale.apart(all.clone());
         let costs = self.ticks_of_costs(&lines);
         let range = |ticks: &[f64], margin| {
             let at = |tick: Option<&f64>| self.scale.place(tick.copied().unwrap_or(1.0));
@@ -139,7 +151,7 @@ impl Picture<'_> {
             at: ticks.iter().map(|tick| self.scale.place(*tick)).collect(),
         };
         let x = Ticks {
-            range: range(&places, 0.2),
+            range: range(&all, 0.2),
             ..points(&places)
         };
         let y = Ticks {
@@ -227,7 +239,7 @@ impl Picture<'_> {
     }
 }
 
-fn ticks_of_places(lines: &[&Line]) -> Vec<f64> {
+fn places(lines: &[&Line]) -> Vec<f64> {
     let mut places: Vec<u64> = (lines.iter())
         .flat_map(|line| line.points.iter().map(|point| point.at))
         .collect();
@@ -330,6 +342,15 @@ mod tests {
         }
         // Twice the same: pictures are compared byte by byte.
         assert_eq!(draw(&report()).unwrap(), pictures);
+    }
+
+    #[test]
+    fn places_that_are_close_to_each_other_are_not_all_named() {
+        let close = vec![0.0, 1.0, 10_000.0, 16_000.0, 20_000.0, 32_000.0, 100_000.0];
+        let named = [0.0, 1.0, 10_000.0, 32_000.0, 100_000.0];
+        assert_eq!(Scale::Logarithmic.apart(close), named);
+        let each: Vec<f64> = (0..8).map(f64::from).collect();
+        assert_eq!(Scale::Linear.apart(each.clone()), each);
     }
 
     #[test]

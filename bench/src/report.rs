@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     curve::Curve, exact::Exactness, idle::Idle, instructions::Instructions, laden::Laden,
     latency::BanLatency, limit::Limited, machine::Machine, path::Speed, program::Cost,
+    start::Start,
 };
 
 /// What was measured: parts that were not asked for are left out.
@@ -33,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) interfaces: Option<Curve>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) laden: Option<Laden>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<Start>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exact: Option<Exactness>,
     #[serde(skip_serializing_if = "Option::is_none")]

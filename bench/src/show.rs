@@ -11,6 +11,7 @@ use crate::{
     latency::BanLatency,
     machine::Machine,
     report::{Report, Size},
+    start::Full,
 };
 
 impl fmt::Display for Report {
@@ -191,6 +192,23 @@ fn daemon(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 free.seconds, free.slowest_ms, free.slowest_after_ms
             )?;
         }
+    }
+    if let Some(start) = &report.start {
+        let Full {
+            prefixes,
+            bans,
+            starts,
+        } = start.full;
+        let [pins, disk] = [&start.from_pins, &start.from_disk];
+        writeln!(
+            f,
+            "From exec to {prefixes} prefixes and {bans} bans in force: median {:.2} s, worst {:.2} s from \
+             pins; {:.2} s, {:.2} s from disk alone\n({starts} starts each, after SIGKILL)",
+            pins.median(),
+            pins.worst(),
+            disk.median(),
+            disk.worst()
+        )?;
     }
     if let Some(exact) = &report.exact {
         writeln!(

@@ -3,8 +3,8 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use anyhow::Result;
-use packetwatch_abi::Admission;
+use anyhow::{Result, ensure};
+use packetwatch_abi::{Admission, capacity};
 
 use crate::{
     bpf,
@@ -16,8 +16,9 @@ use crate::{
     references::{Lru, nothing},
 };
 
-/// So many have entries of their own, from before the flood; of more the sketch counts most.
-const KNOWN: u32 = 10_000;
+/// As many as the table has room for by default have entries of their own, from before the flood; of
+/// more the sketch counts most.
+const KNOWN: u32 = capacity::CALLERS;
 
 /// Measures with as many different sources as each of `counts` says, 2^24 at most.
 ///
@@ -56,6 +57,11 @@ pub(crate) fn measure(counts: &[u32], rounds: usize, repeat: u32) -> Result<Curv
                     })?;
                     let front = reel.in_front_of(program.as_fd())?;
                     bpf::run(front.program(), &frame, count)?;
+                    let known = kernel.dataplane.callers()?.len();
+                    ensure!(
+                        known == count as usize,
+                        "{known} of {count} sources have an entry"
+                    );
                     kernel.dataplane.set_admission(FLOOD)?;
                 }
                 put(Contestant::Packetwatch, packets, program.as_fd(), frame)?;
