@@ -13,7 +13,7 @@
 //! * [`daemon`]: starts, asks and stops the daemon; checks every line it logs.
 //! * [`disk`]: file systems of their own, small ones and one that fails.
 //! * [`environment`]: how often, and from which seed, as the caller wants it.
-//! * [`mod@skip`]: what a test says that cannot be run where it is.
+//! * [`notes`]: what a test says that does not fail: that it cannot be run where it is, or what it did.
 //! * [`intruder`]: somebody else with root, who meddles with the daemon's maps and links.
 //! * [`programs`]: somebody else's XDP programs, of a few instructions.
 //! * [`systemd`]: a service manager of the test's own.
@@ -39,6 +39,7 @@ pub mod http;
 pub mod intruder;
 pub mod kernel;
 pub mod netns;
+pub mod notes;
 pub mod packet;
 pub mod patience;
 pub mod programs;
@@ -46,7 +47,6 @@ pub mod random;
 pub mod reference;
 pub mod runner;
 pub mod seccomp;
-pub mod skip;
 pub mod systemd;
 pub mod topology;
 pub mod traffic;
@@ -56,9 +56,9 @@ pub use disk::{FailingDisk, SmallDisk};
 pub use frames::Frames;
 pub use kernel::Kernel;
 pub use netns::Netns;
+pub use notes::{skip, tell};
 pub use packet::Frame;
 pub use programs::{Program, Runs};
 pub use runner::Runner;
-pub use skip::skip;
 pub use topology::{Family, Lan, Segment};
 pub use traffic::{Server, answered, call, connect, serve_http};

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use packetwatch_tests::packet::{ACK, HOP_BY_HOP, RST, SYN};
-use packetwatch_tests::{Family, Frame, Frames, Lan, Netns, answered, call, serve_http, skip};
+use packetwatch_tests::{
+    Family, Frame, Frames, Lan, Netns, answered, call, serve_http, skip, tell,
+};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const PROMPT: Duration = Duration::from_secs(5);
@@ -269,28 +271,33 @@ fn sees_tcp(link: &Frames, source_port: u16, destination_port: u16, flags: u8) -
 }
 
 #[test]
-fn a_test_that_is_skipped_tells_the_runner_its_name_and_why() {
+fn a_test_that_is_skipped_or_has_something_to_say_tells_the_runner() {
     const AGAIN: &str = "PACKETWATCH_TEST_SKIPS";
-    let this = "a_test_that_is_skipped_tells_the_runner_its_name_and_why";
+    let this = "a_test_that_is_skipped_or_has_something_to_say_tells_the_runner";
     if std::env::var_os(AGAIN).is_some() {
+        tell("3 cases");
         skip("nothing to run it with");
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("skipped");
+    let file = directory.path().join("notes");
     // libtest gives a test a thread of its name only where there is more than one.
     for threads in ["2", "1"] {
         let mut again = Command::new(std::env::current_exe().expect("it knows its path"));
         again.args(["--exact", this, "--test-threads", threads]);
-        again.env(AGAIN, "1").env("SKIPPED_TESTS", &file);
+        again.env(AGAIN, "1").env("TEST_NOTES", &file);
         let output = again.output().expect("run this executable");
         assert!(output.status.success(), "{output:?}");
     }
     let told = std::fs::read_to_string(&file).expect("it was written");
     let lines: Vec<_> = told.lines().collect();
-    assert_eq!(lines.len(), 2, "{told}");
-    assert_eq!(lines[0], format!("{this}\tnothing to run it with"));
-    let (name, reason) = lines[1].split_once('\t').expect("name and reason");
-    assert!(name == this || name == file!(), "{told}");
-    assert_eq!(reason, "nothing to run it with");
+    let kinds = [("told", "3 cases"), ("skipped", "nothing to run it with")];
+    assert_eq!(lines.len(), 2 * kinds.len(), "{told}");
+    for (line, (kind, words)) in lines.iter().zip(kinds) {
+        assert_eq!(*line, format!("{kind}\t{this}\t{words}"));
+    }
+    for (line, (kind, words)) in lines[kinds.len()..].iter().zip(kinds) {
+        let [this, place] = [this, file!()].map(|name| format!("{kind}\t{name}\t{words}"));
+        assert!([this, place].contains(&(*line).to_owned()), "{told}");
+    }
 }

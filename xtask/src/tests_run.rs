@@ -1,4 +1,5 @@
-//! `xtask test`: `cargo test` with everything this user may run, and a last word on what was not.
+//! `xtask test`: `cargo test` with everything this user may run, and a last word on what was not, and on
+//! what tests that passed have to say.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +12,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::install::{cargo, is_root};
 
-/// Names the file to which tests that find that they cannot be run add a line each
-/// (`tests/src/skip.rs`).
-const SKIPPED: &str = "SKIPPED_TESTS";
+/// Names the file to which tests add a line that find that they cannot be run, or have something to say
+/// (`tests/src/notes.rs`).
+const NOTES: &str = "TEST_NOTES";
 
 /// Runs every test of the default members; those marked as needing root only as root.
 ///
@@ -21,11 +22,9 @@ const SKIPPED: &str = "SKIPPED_TESTS";
 ///
 /// A test failed, or there was none to run.
 pub(crate) fn test() -> Result<()> {
-    let skipped = env::temp_dir().join(format!("packetwatch-skipped-{}", process::id()));
+    let notes = env::temp_dir().join(format!("packetwatch-notes-{}", process::id()));
     let mut command = cargo();
-    command
-        .args(["test", "--no-fail-fast"])
-        .env(SKIPPED, &skipped);
+    command.args(["test", "--no-fail-fast"]).env(NOTES, &notes);
     if is_root() {
         command.args(["--", "--include-ignored"]);
     }
@@ -41,13 +40,13 @@ pub(crate) fn test() -> Result<()> {
         tally.read(&line);
     }
     let status = cargo.wait().context("cannot wait for `cargo test`")?;
-    match fs::read_to_string(&skipped) {
+    match fs::read_to_string(&notes) {
         Ok(lines) => {
-            fs::remove_file(&skipped)?;
-            tally.read_skipped(&lines);
+            fs::remove_file(&notes)?;
+            tally.read_notes(&lines);
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(skipped.display().to_string()),
+        Err(error) => return Err(error).context(notes.display().to_string()),
     }
     println!("\n{tally}");
     if !status.success() {
@@ -66,6 +65,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Names of tests that were not run, by the reason: that of their attribute, or their own.
     skipped: BTreeMap<String, Vec<String>>,
+    /// What tests have to say, with their names before it.
+    told: Vec<String>,
 }
 
 impl Tally {
@@ -91,12 +92,21 @@ impl Tally {
         }
     }
 
-    /// Lines of tests that returned because they cannot be run, which libtest counts as passed.
-    fn read_skipped(&mut self, lines: &str) {
-        for (name, reason) in lines.lines().filter_map(|line| line.split_once('\t')) {
-            self.skip(name, reason);
-            self.passed = self.passed.saturating_sub(1);
+    /// Lines of tests that returned because they cannot be run, which libtest counts as passed, and of
+    /// those that say what they have done.
+    fn read_notes(&mut self, lines: &str) {
+        for line in lines.lines() {
+            let parts: Vec<&str> = line.splitn(3, '\t').collect();
+            match parts[..] {
+                ["skipped", name, reason] => {
+                    self.skip(name, reason);
+                    self.passed = self.passed.saturating_sub(1);
+                }
+                ["told", name, words] => self.told.push(format!("{name}: {words}")),
+                _ => {}
+            }
         }
+        self.told.sort();
     }
 
     fn skip(&mut self, name: &str, reason: &str) {
@@ -105,14 +115,19 @@ impl Tally {
     }
 }
 
-/// The last lines of a run: the totals, then each reason with the tests that were not run for it.
+/// The last lines of a run: what tests have told, the totals, then each reason with the tests that were
+/// not run for it.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             passed,
             failed,
             skipped,
+            told,
         } = self;
+        for line in told {
+            writeln!(f, "test: {line}")?;
+        }
         let count: usize = skipped.values().map(Vec::len).sum();
         write!(f, "test: {passed} passed, {failed} failed, {count} skipped")?;
         for (reason, tests) in skipped {
@@ -160,13 +175,27 @@ mod tests {
         tally.read("test made_up::requests ... ok");
         tally.read("test prefix::parse ... ok");
         tally.read("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
-        tally.read_skipped("steps::year\tno libfaketime\nmade_up::requests\tno schemathesis\n");
+        tally.read_notes(
+            "skipped\tsteps::year\tno libfaketime\nskipped\tmade_up::requests\tno schemathesis\n",
+        );
         assert_eq!(
             tally.to_string(),
             "test: 1 passed, 0 failed, 3 skipped\n\
              test: skipped, needs root: verdicts::drop\n\
              test: skipped, no libfaketime: steps::year\n\
              test: skipped, no schemathesis: made_up::requests"
+        );
+    }
+    #[test]
+    fn what_a_test_tells_is_told_again_and_it_has_passed() {
+        let mut tally = Tally::default();
+        tally.read("test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        tally.read_notes("told\tlookups\tLISTS_SEED=2\ntold\tagree\tDIFFERENTIAL_SEED=1: a\ttab\n");
+        assert_eq!(
+            tally.to_string(),
+            "test: agree: DIFFERENTIAL_SEED=1: a\ttab\n\
+             test: lookups: LISTS_SEED=2\n\
+             test: 2 passed, 0 failed, 0 skipped"
         );
     }
 }

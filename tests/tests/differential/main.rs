@@ -1,10 +1,10 @@
 //! The real bytecode against the plain reference: generated and mutated packets, and sequences of
 //! them with lists, bans, rules and time changing in between.
 //!
-//! `DIFFERENTIAL_SEED=N` replays a run (a failure names the seed of its sequence) and
-//! `DIFFERENTIAL_PACKETS=N` sets how many packets are judged. A failure is shrunk and printed as
-//! Rust, to be pasted into `regressions`. The names have no `PACKETWATCH_` in front, because a
-//! daemon that another test starts would refuse them as unknown keys.
+//! `DIFFERENTIAL_SEED=N` replays a run (`make test` tells its seed at the end, a failure that of its
+//! sequence) and `DIFFERENTIAL_PACKETS=N` sets how many packets are judged. A failure is shrunk and
+//! printed as Rust, to be pasted into `regressions`. The names have no `PACKETWATCH_` in front,
+//! because a daemon that another test starts would refuse them as unknown keys.
 
 mod counters;
 mod generate;
@@ -22,7 +22,7 @@ use std::{
 };
 
 use packetwatch_abi::Reason;
-use packetwatch_tests::{environment::number, random::Random};
+use packetwatch_tests::{environment::number, random::Random, tell};
 
 use rig::{Care, Rig};
 
@@ -57,18 +57,25 @@ fn program_and_reference_agree() {
         workers.into_iter().map(ScopedJoinHandle::join).collect()
     });
     let workers: Vec<thread::Result<_>> = workers;
+    let mut failures = Vec::new();
     for worker in workers {
-        let judged = worker.expect("it does not panic");
-        for (reason, count) in judged.unwrap_or_else(|failure| panic!("{failure}")) {
-            *reasons.entry(reason).or_default() += count;
+        match worker.expect("it does not panic") {
+            Ok(judged) => judged.into_iter().for_each(|(reason, count)| {
+                *reasons.entry(reason).or_default() += count;
+            }),
+            Err(failure) => failures.push(failure),
         }
     }
-    println!(
-        "{} packets in {} sequences agreed in {:.1?}: {reasons:?}",
+    // That of the lowest seed: where a run begins with a failure's seed, it is the same failure.
+    if let Some((_, failure)) = failures.into_iter().min() {
+        panic!("{failure}");
+    }
+    println!("in {:.1?}: {reasons:?}", started.elapsed());
+    tell(&format!(
+        "DIFFERENTIAL_SEED={seed}: {} packets in {} sequences agreed",
         reasons.values().sum::<u64>(),
         run.next.into_inner().wrapping_sub(seed),
-        started.elapsed(),
-    );
+    ));
     if packets >= ENOUGH_FOR_EACH_REASON {
         for reason in Reason::ALL {
             assert!(
@@ -91,8 +98,8 @@ impl Run {
     /// Judges sequences until there are enough. Returns how many packets by reason.
     ///
     /// # Errors
-    /// What disagreed, as a test.
-    fn work(&self) -> Result<BTreeMap<&'static str, u64>, String> {
+    /// The seed of a sequence, and what disagreed in it, as a test.
+    fn work(&self) -> Result<BTreeMap<&'static str, u64>, (u64, String)> {
         let mut rig = Rig::new();
         while self.left.load(Ordering::Relaxed) > 0 {
             let seed = self.next.fetch_add(1, Ordering::Relaxed);
@@ -103,9 +110,10 @@ impl Run {
                 println!("{mismatch}; shrinking");
                 let (steps, mismatch) = shrink::shrink(&mut rig, steps);
                 let test = step::as_test(&steps);
-                return Err(format!(
+                let failure = format!(
                     "program and reference disagree, DIFFERENTIAL_SEED={seed}:\n{mismatch}\n{test}"
-                ));
+                );
+                return Err((seed, failure));
             }
             let judged = (rig.packets() - before) as i64;
             self.left.fetch_sub(judged, Ordering::Relaxed);

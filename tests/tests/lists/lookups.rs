@@ -15,7 +15,7 @@ use packetwatch::{
     lists::{Capacity, Force, List, Lists, NewEntry},
 };
 use packetwatch_abi::{Action, capacity};
-use packetwatch_tests::{Kernel, Runner, random::Random};
+use packetwatch_tests::{Kernel, Runner, random::Random, tell};
 
 use super::{Frames, counts, kernel};
 
@@ -203,7 +203,9 @@ fn a_million_look_ups_find_what_a_scan_finds() {
         let found = look_ups(&kernel, &lists, seed);
         totals.iter_mut().zip(found).for_each(|(sum, n)| *sum += n);
     }
-    println!("allowed, denied, passed: {totals:?}");
+    tell(&format!(
+        "LISTS_SEED={seed}: allowed, denied, passed: {totals:?}"
+    ));
     assert_eq!(totals.iter().sum::<u64>(), LOOK_UPS);
     // Each answer is a good part of them, or the generator misses what it is for.
     assert!(totals.iter().all(|n| *n > LOOK_UPS / 20), "{totals:?}");

@@ -18,6 +18,7 @@ use packetwatch_tests::environment::number;
 use packetwatch_tests::http::{Request, Response};
 use packetwatch_tests::patience::{Raised, until};
 use packetwatch_tests::random::Random;
+use packetwatch_tests::tell;
 use serde_json::Value;
 
 use self::found::{assert_verdicts, banned, pending, stranger};
@@ -188,8 +189,9 @@ fn what_clients_were_answered_survives_the_kill_of_the_daemon() {
             "calls by the rule {name}"
         );
     }
-    println!(
-        "{kills} kills, {} writes acknowledged, none lost; {cut_short} cut short, {there} of them there",
+    tell(&format!(
+        "{SEED}={seed}: {kills} kills, {} writes acknowledged, none lost; {cut_short} cut short, {there} of \
+         them there",
         acknowledged.into_inner()
-    );
+    ));
 }
