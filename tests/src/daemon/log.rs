@@ -171,7 +171,9 @@ impl State {
 pub fn validate(line: &Value) -> Result<(), String> {
     static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
         let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-        jsonschema::validator_for(&schema).expect("the schema is one")
+        // Else what a format names, such as an address or a time, would be any text.
+        let options = jsonschema::options().should_validate_formats(true);
+        options.build(&schema).expect("the schema is one")
     });
     let faults = VALIDATOR.iter_errors(line);
     let faults = faults.map(|error| format!("{}: {error}", error.instance_path));

@@ -3,6 +3,7 @@
 mod builder;
 mod log;
 mod process;
+mod refused;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -21,10 +22,10 @@ use crate::patience::stretched;
 
 pub use builder::Builder;
 pub use log::{Log, validate};
-pub use process::{PinDirectory, binary};
+pub use process::{PinDirectory, Process, binary};
+pub use refused::refused;
 
 use builder::{config_path, socket_path};
-use process::Process;
 
 /// Until the first `200` of `/readyz`. Building maps and attaching takes well under a second; putting
 /// 65 536 bans in force takes some, in an unoptimised build beside others.

@@ -63,9 +63,10 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A process that does not outlive its value.
+/// A daemon's process, which does not outlive its value. Each line that it logs is checked: an invalid one
+/// fails the test when the value is dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     child: Child,
     /// Once it has ended and its output was read.
     ended: Option<ExitStatus>,
@@ -74,7 +75,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(mut command: Command) -> Self {
+    /// Starts `packetwatch run`, by whatever command.
+    pub fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,7 +99,8 @@ impl Process {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    /// Its id, also when it has ended.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -112,7 +115,7 @@ impl Process {
     }
 
     /// The exit status if it has ended.
-    pub(super) fn exited(&mut self) -> Option<ExitStatus> {
+    pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().expect("wait for the daemon");
             if self.ended.is_some() {
@@ -123,7 +126,7 @@ impl Process {
     }
 
     /// Sends the signal and waits for the end; kills and panics when that takes too long.
-    pub(super) fn stop(&mut self, signal: Signal) -> ExitStatus {
+    pub fn stop(&mut self, signal: Signal) -> ExitStatus {
         if let Some(status) = self.exited() {
             return status;
         }
@@ -136,10 +139,15 @@ impl Process {
         panic!("the daemon did not end by {signal} in {STOP_LIMIT:?}; SIGKILL: {ended:?}");
     }
 
+    /// What it has said on the standard error, once it has ended; the first who asks is told.
+    pub(super) fn stderr(&mut self) -> String {
+        let read = self.stderr.take().and_then(|reader| reader.join().ok());
+        read.unwrap_or_default()
+    }
+
     fn report(&mut self) {
-        let stderr = self.stderr.take().and_then(|reader| reader.join().ok());
         eprintln!("--- the daemon's log ends with\n{}", self.log.tail());
-        eprintln!("--- its standard error\n{}---", stderr.unwrap_or_default());
+        eprintln!("--- its standard error\n{}---", self.stderr());
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use packetwatch_tests::daemon::binary;
+use packetwatch_tests::daemon::{binary, validate};
 use packetwatch_tests::{Daemon, Lan};
 use serde_json::Value;
 
@@ -44,6 +44,7 @@ fn read_to(events: &Receiver<String>, action: &str, prefix: Option<&str>) -> usi
     for n in 1..1000 {
         let line = events.recv_timeout(PROMPT).expect("an event in time");
         let event: Value = serde_json::from_str(&line).expect("a line of JSON");
+        validate(&event).expect("a line of the log");
         assert!(event["event.action"].is_string(), "{event}");
         let is_it = prefix.is_none_or(|prefix| event["packetwatch.prefix"] == prefix);
         if event["event.action"] == action && is_it {

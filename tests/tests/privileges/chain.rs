@@ -27,10 +27,8 @@ fn wait_for(daemon: &Daemon, state: &str) -> Value {
 #[track_caller]
 fn refused(daemon: &Daemon, chain: &Path) -> String {
     let mut start = daemon.command();
-    let output = start.env("PACKETWATCH_CHAIN", chain).output();
-    let output = output.expect("run nsenter (package util-linux)");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    start.env("PACKETWATCH_CHAIN", chain);
+    packetwatch_tests::daemon::refused(start, &[])
 }
 
 /// Where the daemon's user sees what root pins, and a start as root gives it.

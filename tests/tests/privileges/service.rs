@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use packetwatch_tests::daemon::{Builder, binary};
+use packetwatch_tests::daemon::{Builder, binary, refused};
 use packetwatch_tests::{Daemon, Lan};
 use tempfile::TempDir;
 
@@ -140,8 +140,7 @@ fn a_start_that_fails_is_never_ready() {
         .arg("--state-dir")
         .arg(home.path())
         .envs(manager.environment());
-    let output = command.output().expect("run nsenter (package util-linux)");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    refused(command, &["nope0"]);
     let mut told = Vec::new();
     while let Some(lines) = manager.next(Instant::now()) {
         told.push(lines);

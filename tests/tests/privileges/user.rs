@@ -3,13 +3,13 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
-use packetwatch_tests::daemon::{Builder, binary};
+use packetwatch_tests::daemon::{Builder, binary, refused};
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Daemon, Family, Lan, answered, serve_http};
 use serde_json::Value;
@@ -246,14 +246,12 @@ fn a_user_that_is_not_there_or_cannot_reach_its_state_is_told_with_the_remedy() 
             .arg(bpffs.path())
             .arg("--state-dir")
             .arg(state)
-            .env("PACKETWATCH_USER", user)
-            .stdout(Stdio::null());
-        let output = command.output().expect("run nsenter (package util-linux)");
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+            .env("PACKETWATCH_USER", user);
+        let words = refused(command, &[]);
         assert!(lan.host.xdp("pw0").is_none());
         let left = fs::read_dir(bpffs.path().join("packetwatch"));
         assert_eq!(left.into_iter().flatten().count(), 0, "directories of pins");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        words
     };
     let missing = start("no-such-user", &home.path().join("state"));
     for word in ["no user no-such-user", "useradd --system no-such-user"] {

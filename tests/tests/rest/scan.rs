@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use packetwatch_tests::daemon::validate;
 use packetwatch_tests::{Daemon, Family, Lan, Server, answered, serve_http};
 use serde_json::Value;
 
@@ -134,6 +135,7 @@ pub(crate) fn event(events: &mut BufReader<UnixStream>, action: &str) -> Value {
             continue;
         };
         let event: Value = serde_json::from_str(data).expect("an event is a line of the log");
+        validate(&event).expect("a line of the log");
         if event["event.action"] == action {
             return event;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use packetwatch_tests::daemon::binary;
+use packetwatch_tests::daemon::{binary, refused};
 use packetwatch_tests::http::{Request, Response};
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Daemon, Family, Lan, Netns, connect};
@@ -176,37 +176,30 @@ fn off_loopback_there_is_no_start_without_tls() {
     let home = TempDir::new().expect("a directory");
     let path = home.path().join("packetwatch.toml");
     let file = path.display().to_string();
-    let refused = |command: &[&str], text: &str, words: &[&str]| {
+    let with = |text: &str, command: &[&str]| {
         fs::write(&path, text).expect("write the configuration");
         let mut program = netns.command(binary());
-        let output = program
-            .args(command)
-            .args(["--config", &file])
-            .output()
-            .expect("run it");
-        assert!(!output.status.success(), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        for word in words {
-            assert!(said.contains(word), "{word}: {said}");
-        }
+        program.args(command).args(["--config", &file]);
+        program
     };
     for listen in ["0.0.0.0:7300", "[::]:7300", "198.18.0.1:7300"] {
         for command in [&["config", "check"][..], &["run"]] {
             let text = format!("[api]\nlisten = {listen:?}\n");
-            refused(
-                command,
-                &text,
-                &["2:10", listen, "api.tls.cert", "loopback"],
-            );
+            let words = ["2:10", listen, "api.tls.cert", "loopback"];
+            refused(with(&text, command), &words);
         }
-        refused(
-            &["run", "--api", listen],
-            "",
-            &["--api", listen, "api.tls.cert"],
-        );
+        // A flag is wrong in itself, which is another status.
+        let flag = with("", &["run", "--api", listen]).output();
+        let flag = flag.expect("run nsenter (package util-linux)");
+        assert_eq!(flag.status.code(), Some(2), "{flag:?}");
+        assert!(flag.stdout.is_empty(), "{flag:?}");
+        let said = String::from_utf8_lossy(&flag.stderr).into_owned();
+        for word in ["--api", listen, "api.tls.cert"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
     }
     let half = "[api.tls]\ncert = \"/nowhere/cert.pem\"\n";
-    refused(&["config", "check"], half, &["2:8", "api.tls.key"]);
+    refused(with(half, &["config", "check"]), &["2:8", "api.tls.key"]);
 }
 
 /// The filter does not wait for it.

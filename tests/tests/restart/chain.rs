@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use packetwatch_tests::daemon::refused;
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Program, Runs};
 use serde_json::{Value, json};
 
-use crate::refused::refused;
 use crate::scene::{PORTS, PROMPT, Scene};
 
 /// A daemon before a program, by its pin, that closes the first port. `frags`: it takes frames of

@@ -5,10 +5,11 @@ use std::process::Command;
 
 use aya::programs::loaded_links;
 use packetwatch_tests::Program;
+use packetwatch_tests::daemon::refused;
 use packetwatch_tests::intruder::occupy;
 use packetwatch_tests::programs::pin;
 
-use crate::scene::{Scene, ended, failed};
+use crate::scene::{Scene, ended};
 
 struct Held {
     scene: Scene,
@@ -41,14 +42,9 @@ impl Held {
 
     #[track_caller]
     fn refused_by(&self, command: Command, words: &[&str]) -> String {
-        let stderr = failed(&ended(command));
         let program = format!("program id {}", self.program());
-        for word in ["another XDP program holds pw0", &program]
-            .iter()
-            .chain(words)
-        {
-            assert!(stderr.contains(word), "{word:?} is not in: {stderr}");
-        }
+        let held = ["another XDP program holds pw0", &program];
+        let stderr = refused(command, &[&held, words].concat());
         let remedy = stderr.split('`').nth(1);
         remedy.expect("a remedy").to_owned()
     }

@@ -1,10 +1,13 @@
 //! Consumers that fail the daemon: the filter goes on.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
+use packetwatch_tests::daemon::validate;
 use packetwatch_tests::http::Request;
 use packetwatch_tests::patience::until;
+use serde_json::Value;
 
 use crate::scene::{PROMPT, Running, Scene};
 
@@ -23,6 +26,14 @@ fn start(scene: &mut Scene) -> Running {
     running
 }
 
+/// A line that the daemon has written, which is as promised.
+#[track_caller]
+fn valid(line: &str) -> Value {
+    let line = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    validate(&line).expect("a line of the log");
+    line
+}
+
 /// Many times what a pipe holds.
 fn make_lines(scene: &Scene) {
     for n in 0..600 {
@@ -37,7 +48,14 @@ fn make_lines(scene: &Scene) {
 fn a_stdout_that_closes_does_not_stop_the_filter() {
     let mut scene = Scene::new("10m");
     let mut running = start(&mut scene);
-    drop(running.0.stdout.take());
+    let stdout = running.0.stdout.take().expect("stdout is piped");
+    for line in BufReader::new(stdout).lines() {
+        let line = valid(&line.expect("a line"));
+        if line["event.action"] == "started" {
+            break;
+        }
+    }
+    // It is closed now.
     make_lines(&scene);
     scene.scan_into_ban(0);
     scene.assert_silence(0);
@@ -52,12 +70,18 @@ fn a_stdout_that_blocks_does_not_stop_the_filter() {
     let mut scene = Scene::new("10m");
     let mut running = start(&mut scene);
     // Held open and never read.
-    let unread = running.0.stdout.take();
+    let mut unread = running.0.stdout.take().expect("stdout is piped");
     make_lines(&scene);
     scene.scan_into_ban(0);
     scene.assert_silence(0);
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait().code(), Some(0));
     assert!(!scene.is_filtered());
-    drop(unread);
+    let mut held = String::new();
+    unread
+        .read_to_string(&mut held)
+        .expect("what the pipe holds");
+    // The last is cut off where the pipe was full.
+    let (whole, _) = held.rsplit_once('\n').expect("lines");
+    whole.lines().for_each(|line| drop(valid(line)));
 }

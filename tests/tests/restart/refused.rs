@@ -3,33 +3,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use packetwatch_tests::daemon::binary;
+use packetwatch_tests::daemon::{Process, binary, refused};
 use packetwatch_tests::netns::Netns;
 use packetwatch_tests::patience::until;
 use packetwatch_tests::seccomp::{Lacking, deprive};
 
-use crate::scene::{PORTS, PROMPT, Running, Scene, ended, failed};
-
-/// A start that must fail, with what its last words must hold. Nothing but JSON lines goes to stdout.
-#[track_caller]
-pub(crate) fn refused(command: Command, words: &[&str]) -> String {
-    let output = ended(command);
-    let stderr = failed(&output);
-    for word in words {
-        assert!(stderr.contains(word), "{word:?} is not in: {stderr}");
-    }
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let line = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        packetwatch_tests::daemon::validate(&line).expect("a line of the log");
-    }
-    stderr
-}
+use crate::scene::{PORTS, PROMPT, Scene};
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -320,15 +305,14 @@ fn a_bpffs_is_mounted_on_an_empty_directory_and_on_a_new_one() {
             true => path.as_os_str(),
             false => argument,
         }));
-        alone.stdout(Stdio::null()).args(["--on-exit", "keep"]);
-        let mut running = Running(alone.spawn().expect("run nsenter (package util-linux)"));
+        alone.args(["--on-exit", "keep"]);
+        let mut running = Process::start(alone);
         let filtered = until(PROMPT, || scene.is_filtered().then_some(()));
         assert!(filtered.is_some(), "{}", path.display());
-        let mounts = fs::read_to_string(format!("/proc/{}/mounts", running.0.id()));
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", running.pid()));
         let line = format!("bpf {} bpf ", path.display());
         assert!(mounts.expect("it runs").contains(&line), "{line}");
-        running.signal(Signal::SIGTERM);
-        assert_eq!(running.wait().code(), Some(0));
+        assert_eq!(running.stop(Signal::SIGTERM).code(), Some(0));
         let gone = until(PROMPT, || (!scene.is_filtered()).then_some(()));
         assert!(gone.is_some(), "the pin went with its file system");
     }

@@ -3,9 +3,9 @@
 use std::fs;
 
 use packetwatch_tests::SmallDisk;
+use packetwatch_tests::daemon::refused;
 use serde_json::json;
 
-use crate::refused::refused;
 use crate::scene::{PORTS, Scene};
 
 #[test]

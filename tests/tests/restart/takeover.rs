@@ -3,10 +3,11 @@
 use aya::programs::loaded_links;
 use packetwatch_abi::VERSION;
 use packetwatch_tests::Netns;
+use packetwatch_tests::daemon::refused;
 use packetwatch_tests::intruder::occupy;
 use serde_json::{Value, json};
 
-use crate::scene::{PORTS, PROMPT, Scene, ended, failed};
+use crate::scene::{PORTS, PROMPT, Scene, failed};
 
 /// A client that is denied, until the daemon dies.
 fn killed() -> Scene {
@@ -104,7 +105,7 @@ fn a_mode_that_the_driver_refuses_leaves_the_former_one() {
 
     let mut native = scene.daemon.command();
     native.args(["--xdp-mode", "native"]);
-    let words = failed(&ended(native));
+    let words = refused(native, &[]);
     for word in [
         "lo",
         "native",
@@ -136,7 +137,7 @@ fn a_start_that_fails_leaves_the_other_filters() {
     };
     let other = occupied(&scene);
     scene.set("interfaces", "[\"pw0\", \"pw1\"]");
-    let words = failed(&ended(scene.daemon.command()));
+    let words = refused(scene.daemon.command(), &[]);
     assert!(words.contains("another XDP program holds pw1"), "{words}");
     assert_eq!(link_on(&scene.lan.host, "pw0").1, before);
     scene.assert_silence(1);
@@ -148,7 +149,7 @@ fn a_start_that_fails_leaves_the_other_filters() {
     scene.daemon.terminate();
     let _other = occupied(&scene);
     scene.set("interfaces", "[\"pw0\", \"pw1\"]");
-    failed(&ended(scene.daemon.command()));
+    refused(scene.daemon.command(), &[]);
     assert!(!scene.is_filtered());
     assert!(!scene.daemon.bpffs().join("packetwatch").exists());
 }
@@ -172,7 +173,7 @@ fn a_filter_of_another_abi_version_is_taken_over_in_one_step() {
     let state = scene.daemon.state_dir().with_file_name("other");
     let mut second = scene.daemon.command();
     second.args(["--socket", "off", "--state-dir"]).arg(&state);
-    let words = failed(&ended(second));
+    let words = refused(second, &[]);
     assert!(words.contains("another packetwatch process"), "{words}");
     // Beside the one that the daemon has made anew.
     assert!(scene.pins().contains(&older), "{:?}", scene.pins());
