@@ -16,10 +16,20 @@ use crate::api::Problem;
 pub(super) const DEFAULT_SOCKET: &str = "/run/packetwatch/api.sock";
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// More than the daemon takes for any request that changes something.
-const ANSWER: Duration = Duration::from_secs(150);
-/// More than it takes to tell what there is, of a million sources too.
-const TELLING: Duration = Duration::from_secs(20);
+
+/// How long the daemon has for a whole answer. A stream has no limit.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// more than it takes to tell what there is, of a million sources too
+    telling: Duration,
+    /// more than it takes for any request that changes something
+    changing: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    telling: Duration::from_secs(20),
+    changing: Duration::from_secs(150),
+};
 
 /// How to reach the daemon.
 #[derive(Clone, Debug, clap::Args)]
@@ -139,6 +149,7 @@ pub(super) struct Client {
     /// For messages.
     at: String,
     socket: Option<PathBuf>,
+    limits: Limits,
 }
 
 impl Client {
@@ -199,12 +210,14 @@ impl Client {
             token,
             at,
             socket,
+            limits: LIMITS,
         })
     }
 
     /// Asks for JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.read(self.request(Method::GET, path), TELLING).await
+        self.read(self.request(Method::GET, path), self.limits.telling)
+            .await
     }
 
     /// Sends a body of JSON.
@@ -214,8 +227,8 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        self.read(self.request(method, path).json(body), ANSWER)
-            .await
+        let request = self.request(method, path).json(body);
+        self.read(request, self.limits.changing).await
     }
 
     /// Sends a body of text.
@@ -229,12 +242,13 @@ impl Client {
         let request = self
             .request(method, path)
             .header(header::CONTENT_TYPE, media);
-        self.read(request.body(body), ANSWER).await
+        self.read(request.body(body), self.limits.changing).await
     }
 
     /// Deletes; whatever the answer says is dropped.
     pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        let request = self.request(Method::DELETE, path).timeout(ANSWER);
+        let request = self.request(Method::DELETE, path);
+        let request = request.timeout(self.limits.changing);
         self.answer(request).await.map(drop)
     }
 
@@ -249,7 +263,8 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<T, ClientError> {
-        self.read(self.request(method, path), ANSWER).await
+        self.read(self.request(method, path), self.limits.changing)
+            .await
     }
 
     /// What the daemon said, or why it broke off.
@@ -401,6 +416,54 @@ mod tests {
             assert!(matches!(error, ClientError::NotRunning { .. }), "{error:?}");
             assert!(error.to_string().contains("packetwatch run"), "{error}");
         }
+    }
+
+    /// Of each request that the daemon takes and never answers, whatever the other limit is.
+    #[tokio::test]
+    async fn a_daemon_that_says_nothing_is_given_up_by_the_limit_of_what_it_is_asked() {
+        assert_eq!(LIMITS.telling, Duration::from_secs(20));
+        assert_eq!(LIMITS.changing, Duration::from_secs(150));
+        const SHORT: Duration = Duration::from_millis(100);
+        const NEVER: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let silent = tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                open.push(listener.accept().await.unwrap());
+            }
+        });
+        let within = |telling, changing| Client {
+            limits: Limits { telling, changing },
+            ..client(over(&socket, None)).unwrap()
+        };
+        let (asking, ordering) = (within(SHORT, NEVER), within(NEVER, SHORT));
+        let nothing = serde_json::json!({});
+        type Answer = Result<serde_json::Value, ClientError>;
+        let ended: [Answer; 5] = tokio::time::timeout(Duration::from_secs(60), async {
+            [
+                asking.get("/v1/status").await,
+                ordering.ask(Method::POST, "/v1/confirm").await,
+                ordering.send(Method::PUT, "/v1/mode", &nothing).await,
+                ordering
+                    .send_text(Method::PUT, "/v1/deny", Vec::new(), "text/plain")
+                    .await,
+                ordering
+                    .delete("/v1/deny/192.0.2.1")
+                    .await
+                    .map(|()| nothing.clone()),
+            ]
+        })
+        .await
+        .expect("each has its limit");
+        for answer in ended {
+            let error = answer.unwrap_err();
+            assert!(matches!(error, ClientError::Slow { .. }), "{error:?}");
+            let socket = socket.display().to_string();
+            assert!(error.to_string().starts_with(&socket), "{error}");
+        }
+        silent.abort();
     }
 
     #[test]
