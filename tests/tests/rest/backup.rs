@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use packetwatch_tests::http::Response;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, problem, text};
+use crate::stage::{PROMPT, Stage, problem, text};
 
 const MEDIA: &str = "application/jsonl";
 
@@ -132,7 +132,8 @@ fn bans_of_more_lengths_than_are_looked_under_are_refused_and_stop_no_start() {
     stage.daemon.restart();
     let told =
         |line: &Value| text(&line["message"]).contains("prefix lengths [16] are not in force");
-    assert!(stage.daemon.lines().iter().any(told));
+    // It was logged before the daemon was ready, and is read a little later.
+    stage.daemon.wait_for(told, PROMPT);
     assert_eq!(verdict(&stage, 22), "drop");
     stage.expect(204, "DELETE", "/v1/bans/10.22.0.0/22");
 }

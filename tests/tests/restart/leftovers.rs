@@ -59,7 +59,7 @@ fn a_pin_of_something_else_gives_way_and_is_told() {
         let message = line["message"].as_str().unwrap_or_default();
         message.contains("a pin of no XDP link") && message.contains(&path.display().to_string())
     };
-    assert!(scene.daemon.lines().iter().any(told));
+    scene.daemon.wait_for(told, PROMPT);
     scene.daemon.kill();
     assert!(
         scene.is_filtered(),
@@ -156,5 +156,5 @@ fn a_filter_that_nobody_configures_stays_alone_and_is_told() {
         let message = line["message"].as_str().unwrap_or_default();
         line["event.action"] == "inherited" && message.contains("its callers and bans go on")
     };
-    assert!(scene.daemon.lines().iter().any(told));
+    scene.daemon.wait_for(told, PROMPT);
 }
