@@ -130,7 +130,9 @@ pub(super) fn set_aside(salvage: &Salvage) {
         lost,
     } = salvage;
     let lost = match lost {
-        Some(lost) => format!("{lost} rows could not be read"),
+        Some(lost) => {
+            format!("{lost} rows could not be read, and the last writes may be missing too")
+        }
         None => "nothing of it could be read: restore a backup".to_owned(),
     };
     event!(

@@ -33,7 +33,7 @@ use super::{
 const ROWS_BESIDE: u64 = 1000;
 
 /// The lists are in memory as it is; redb's default of 1 GiB would hold them twice.
-const CACHE_BYTES: usize = 8 << 20;
+pub(super) const CACHE_BYTES: usize = 8 << 20;
 
 /// What a file may have beyond twice its contents when a daemon has started. A new one has 1 MiB.
 pub(super) const SLACK: u64 = 2 << 20;
@@ -143,24 +143,6 @@ impl Journal {
             event::not_compacted(&error);
         }
         Ok((journal, contents))
-    }
-
-    /// What can be read of a damaged file, and how many rows cannot.
-    ///
-    /// # Errors
-    /// redb's own check of the file fails.
-    pub(super) fn readable(path: &Path) -> Result<(Contents, usize), OpenError> {
-        let opened = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(stored(path).map_err(|error| unopened(path, error))?);
-        let database = opened.map_err(|error| unopened(path, error))?;
-        let mut unread = Unread::Skip(0);
-        let (contents, _) = load(&database, path, &mut unread)?;
-        match unread {
-            Unread::Skip(skipped) => Ok((contents, skipped)),
-            Unread::Refuse => Ok((contents, 0)),
-        }
     }
 
     /// Makes a new `journal.redb` that holds this, in the place of one that may be there, and the
@@ -284,6 +266,9 @@ impl Journal {
         let stored = self.stored()?;
         let mut transaction = stored.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        // In one phase a commit that rots on the disk looks like one that a crash cut short, and is gone
+        // without a word. A second sync is the price.
+        transaction.set_two_phase_commit(true);
         let mut outgrown = Vec::new();
         for (list, record) in &batch.lists {
             stored.recorded.insert(*list, record.prefixes());

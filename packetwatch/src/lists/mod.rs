@@ -29,6 +29,7 @@ mod reads;
 mod reconcile;
 mod record;
 mod recover;
+mod remains;
 mod salvage;
 mod saved;
 mod schedule;

@@ -1,6 +1,7 @@
 //! A damaged journal: set aside under another name, and a new one begun with what could be read.
 //!
-//! Where redb's own check fails, no page can be trusted and nothing is kept. Where single rows
+//! Where redb's own check fails for the last commit and the one before, no page can be trusted and nothing is
+//! kept. Where single rows
 //! cannot be read, the others are.
 
 use std::{
@@ -18,6 +19,7 @@ use super::{
     journal::{Batch, Journal},
     record::{EntryRecord, ListRecord},
     recover::{self, Recovered},
+    remains,
     tables::Contents,
 };
 use crate::{clock::Clock, state_file};
@@ -95,7 +97,7 @@ fn set_aside(
     left: impl FnOnce() -> Result<recover::Entries, OpenError>,
     clock: Clock,
 ) -> Result<Salvage, OpenError> {
-    let (batch, kept, lost) = match Journal::readable(path) {
+    let (batch, kept, lost) = match remains::read(path) {
         Ok((contents, lost)) => {
             let kept = contents.entries.len() + contents.bans.len();
             (batch(contents), kept, Some(lost))

@@ -53,6 +53,76 @@ fn a_row_that_cannot_be_read_costs_that_row() {
     }
 }
 
+/// A journal of a daemon that was killed, with 60 denies and a ban, of which the deny of `host(59)` came
+/// last.
+fn killed() -> Vec<u8> {
+    let Fixture { lists, dir, .. } = Fixture::new();
+    lists.ban(order(host(7))).unwrap();
+    lists.flush();
+    for i in 0..60 {
+        let entry = new(&host(i).to_string());
+        lists.put(List::Deny, entry, Force(false)).unwrap();
+    }
+    // Not closed yet.
+    fs::read(dir.path().join("journal.redb")).unwrap()
+}
+
+/// Opens a journal of these bytes; the denies and bans that it has, and whether one was set aside.
+fn opened(bytes: &[u8]) -> (usize, usize, bool) {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("journal.redb"), bytes).unwrap();
+    let (lists, aside) = salvaged(&dir);
+    if let [aside] = &aside[..] {
+        assert_eq!(
+            fs::read(dir.path().join(aside)).unwrap(),
+            bytes,
+            "as it was"
+        );
+    }
+    let counts = lists.counts();
+    (counts.deny.total(), counts.bans.total(), !aside.is_empty())
+}
+
+#[test]
+fn a_bit_that_flips_in_the_header_costs_the_last_commit_at_most_and_is_told() {
+    let whole = killed();
+    assert_eq!(opened(&whole), (60, 1, false));
+    // The magic, the flags but for which slot is the last one's, and both slots.
+    let flips = (0..9).map(|byte| (byte, 0)).chain([(9, 1), (9, 2)]);
+    let flips = flips.chain((64..320).map(|byte| (byte, byte % 8)));
+    let mut told = 0;
+    for (byte, bit) in flips {
+        let mut bytes = whole.clone();
+        bytes[byte] ^= 1 << bit;
+        let (denies, bans, aside) = opened(&bytes);
+        assert_eq!(bans, 1, "byte {byte}");
+        assert!(
+            denies == 60 || denies == 59 && aside,
+            "byte {byte}: {denies} of 60, set aside: {aside}"
+        );
+        told += usize::from(aside);
+    }
+    assert!(told > 64, "of {told} something was to be told");
+}
+
+#[test]
+fn a_commit_that_rots_is_told() {
+    let whole = killed();
+    let mut lost = 0;
+    for (byte, bit) in (4096..whole.len()).step_by(1021).zip((0..8).cycle()) {
+        let mut bytes = whole.clone();
+        bytes[byte] ^= 1 << bit;
+        let (denies, bans, aside) = opened(&bytes);
+        let is_whole = (denies, bans) == (60, 1);
+        assert!(
+            is_whole || aside,
+            "byte {byte}: {denies} denies, {bans} bans"
+        );
+        lost += usize::from(!is_whole);
+    }
+    assert!(lost > 0, "no byte of them is one that counts");
+}
+
 #[test]
 fn a_file_that_is_no_journal_any_more_is_set_aside_whole() {
     type Damage = fn(&mut Vec<u8>);
