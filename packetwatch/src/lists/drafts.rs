@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use packetwatch_abi::FOREVER;
+use time::OffsetDateTime;
 
 use super::{
     Shared,
@@ -17,6 +18,9 @@ use super::{
 /// As many carved-out prefixes are named in an answer.
 const CARVED_OUT_SHOWN: usize = 100;
 
+/// Reason, length and beginning of entries.
+type Known = (Option<String>, Option<Duration>, OffsetDateTime);
+
 impl Shared {
     /// Checks new entries and makes changes of them, one a prefix, in order.
     pub(super) fn drafted(
@@ -28,8 +32,9 @@ impl Shared {
     ) -> Result<Vec<Change>, WriteError> {
         let (now, utc) = (self.clock.monotonic_ns(), self.clock.utc());
         let shelf = Shelf::from(list);
-        // What is known of new entries, by the reason and the end that they were given.
-        let mut known: HashMap<(Option<String>, Option<Duration>), Arc<About>> = HashMap::new();
+        // What is known of entries is kept once for all that have it in common: of a feed that is sent
+        // again, too.
+        let mut known: HashMap<Known, Arc<About>> = HashMap::new();
         let mut drafts: Vec<(IpNet, Draft)> = Vec::with_capacity(entries.len());
         let mut protected = Vec::new();
         for NewEntry {
@@ -58,33 +63,26 @@ impl Shared {
                 .filter(|listed| listed.is_live(now));
             // Once a deny was forced, the prefix is not protected: changing it needs no force.
             let was_forced = former.is_some_and(|listed| listed.forced);
-            let about = |reason, created_at| {
-                Arc::new(About {
-                    record: Arc::new(AboutRecord {
-                        reason,
-                        source: Source::Api,
-                        created_at,
-                        expires_at,
-                        mark: self.clock.mark(until),
-                    }),
-                    until,
-                })
-            };
             let about = match former {
                 Some(listed) if listed.about.is(reason.as_deref(), until) => {
                     Arc::clone(&listed.about)
                 }
-                Some(listed) => about(reason, listed.about.record.created_at),
-                None => {
-                    let key = (reason, ttl);
-                    match known.get(&key) {
-                        Some(about) => Arc::clone(about),
-                        None => {
-                            let about = about(key.0.clone(), utc);
-                            known.insert(key, Arc::clone(&about));
-                            about
-                        }
-                    }
+                _ => {
+                    let created_at = former.map_or(utc, |former| former.about.record.created_at);
+                    let about = known.entry((reason, ttl, created_at));
+                    Arc::clone(about.or_insert_with_key(|(reason, ..)| {
+                        let record = AboutRecord {
+                            reason: reason.clone(),
+                            source: Source::Api,
+                            created_at,
+                            expires_at,
+                            mark: self.clock.mark(until),
+                        };
+                        Arc::new(About {
+                            record: Arc::new(record),
+                            until,
+                        })
+                    }))
                 }
             };
             let draft = Draft {

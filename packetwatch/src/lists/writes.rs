@@ -22,7 +22,8 @@ use crate::{
     pending::{self, Pending},
 };
 
-/// So many entries that went are worth the time that it takes to give their memory back.
+/// So many entries that came or went are worth the time that it takes to give back the memory that they, or
+/// the change, had.
 pub(super) const MANY: usize = 10_000;
 
 /// How the kernel is told of changes.
@@ -186,6 +187,10 @@ impl Writing<'_> {
         };
         shared.write(&mut journal, changes, trial, Switch::ByPrefix)?;
         event::added_many(list, before, answer.added, answer.updated);
+        drop(journal);
+        if answer.added + answer.updated >= MANY {
+            memory::give_back();
+        }
         Ok(answer)
     }
 
@@ -238,7 +243,7 @@ impl Writing<'_> {
         )?;
         event::replaced(list, answer.added, answer.updated, answer.removed);
         drop(journal);
-        if answer.removed + answer.updated >= MANY {
+        if answer.added + answer.updated + answer.removed >= MANY {
             memory::give_back();
         }
         Ok(answer)

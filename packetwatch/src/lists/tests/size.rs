@@ -1,11 +1,11 @@
 //! The size of the file over a long life.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend as _};
 
 use super::{disk::Disk, life::journal, *};
-use crate::lists::{journal::SLACK, tables::rows_of};
+use crate::lists::{journal::SLACK, state::Shelf, tables::rows_of};
 
 const ROOM: Capacity = Capacity {
     lists: 50_000,
@@ -84,6 +84,44 @@ fn churn_does_not_make_the_file_grow() {
         longest = longest.max(disk.len().unwrap());
     }
     assert_bounded(longest, full, 4);
+}
+
+/// What is known of its entries is there once, in memory as on disk.
+#[test]
+fn a_feed_that_is_sent_again_is_no_larger() {
+    let disk = Disk::new(0);
+    let lists = lists_on(&disk);
+    let feed = |reason: &str| -> Vec<NewEntry> {
+        let entries = (0..10_000).map(|i| NewEntry {
+            reason: Some(reason.to_owned()),
+            ttl: Some(24 * 60 * MINUTE),
+            ..entry(i)
+        });
+        entries.collect()
+    };
+    let kinds = || {
+        let state = lists.0.shared.state();
+        let listed = state.on(Shelf::Deny);
+        let kinds = listed.map(|(_, listed)| Arc::as_ptr(&listed.about));
+        kinds.collect::<HashSet<_>>().len()
+    };
+    lists.replace(List::Deny, feed("one")).unwrap();
+    let (first, at_first) = (compacted(&disk), kinds());
+    assert_eq!(at_first, 1);
+    for reason in ["one", "two", "one"] {
+        lists.replace(List::Deny, feed(reason)).unwrap();
+        assert_eq!(kinds(), 1, "replaced");
+        assert_bounded(compacted(&disk), first, 2);
+        lists.add(List::Deny, feed(reason)).unwrap();
+        assert_eq!(kinds(), 1, "added to");
+    }
+    // What was there keeps its beginning, and so a kind of its own beside what is new.
+    let more = (5_000..15_000).map(|i| NewEntry {
+        ttl: Some(MINUTE),
+        ..entry(i)
+    });
+    lists.replace(List::Deny, more.collect()).unwrap();
+    assert_eq!(kinds(), 2);
 }
 
 #[test]
