@@ -27,7 +27,7 @@ impl Shared {
         &self,
         state: &State,
         list: List,
-        entries: Vec<NewEntry>,
+        mut entries: Vec<NewEntry>,
         force: Force,
     ) -> Result<Vec<Change>, WriteError> {
         let (now, utc) = (self.clock.monotonic_ns(), self.clock.utc());
@@ -37,6 +37,8 @@ impl Shared {
         let mut known: HashMap<Known, Arc<About>> = HashMap::new();
         let mut drafts: Vec<(IpNet, Draft)> = Vec::with_capacity(entries.len());
         let mut protected = Vec::new();
+        // In order, a million are looked up much faster. Those of one prefix keep theirs.
+        entries.sort_by_key(|entry| entry.prefix.trunc());
         for NewEntry {
             prefix,
             reason,
@@ -96,7 +98,6 @@ impl Shared {
             return Err(WriteError::Protected { list, prefixes });
         }
         // Of several with one prefix the last counts.
-        drafts.sort_by_key(|(prefix, _)| *prefix);
         drafts.dedup_by(|later, kept| {
             let is_same = later.0 == kept.0;
             if is_same {

@@ -207,17 +207,18 @@ impl Writing<'_> {
             let mut changes = shared.drafted(&state, list, entries, Force(false))?;
             let added = count_new(&state, &changes);
             let updated = changes.len() - added;
-            let kept: std::collections::HashSet<IpNet> =
-                changes.iter().map(|change| change.prefix).collect();
-            let gone = state
+            let is_kept =
+                |prefix: &IpNet| changes.binary_search_by_key(prefix, |c| c.prefix).is_ok();
+            let gone: Vec<Change> = state
                 .on(shelf)
                 .map(|(prefix, _)| prefix)
-                .filter(|prefix| !kept.contains(prefix))
+                .filter(|prefix| !is_kept(prefix))
                 .map(|prefix| Change {
                     shelf,
                     prefix,
                     to: None,
-                });
+                })
+                .collect();
             changes.extend(gone);
             let removed = changes.len() - added - updated;
             shared.see_to_room(&state, added.saturating_sub(removed))?;
