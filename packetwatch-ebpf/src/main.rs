@@ -64,13 +64,13 @@ pub fn packetwatch(ctx: XdpContext) -> u32 {
 /// With a program behind it that takes frames of several buffers, too.
 #[xdp(frags)]
 pub fn packetwatch_mb(ctx: XdpContext) -> u32 {
-    chain::go_on(&ctx, filter(&ctx))
+    chain::go_on(&ctx, &chain::CHAIN, filter(&ctx))
 }
 
 /// With one behind it that takes frames of a single buffer alone.
 #[xdp]
 pub fn packetwatch_sb(ctx: XdpContext) -> u32 {
-    chain::go_on(&ctx, filter(&ctx))
+    chain::go_on(&ctx, &chain::CHAIN_SB, filter(&ctx))
 }
 
 /// What becomes of a packet as far as the filter is concerned.

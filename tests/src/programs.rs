@@ -1,6 +1,7 @@
 //! Somebody else's XDP programs, of a few instructions, loaded and pinned as their owner would.
 
 use std::ffi::{CStr, CString};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -97,6 +98,31 @@ impl Program {
             EXIT,
         ];
         Self::new("closing", code)
+    }
+
+    /// Drops what an address sends over IPv4, and passes the rest.
+    pub fn refusing(source: Ipv4Addr) -> Self {
+        const TYPE: i16 = 12;
+        const SOURCE: i16 = 26;
+        let half = |value: u16| i32::from(value.to_be());
+        let [a, b, c, d] = source.octets().map(u16::from);
+        let code = vec![
+            insn(LOAD_WORD, 2, 1, 0, 0),
+            insn(LOAD_WORD, 3, 1, 4, 0),
+            insn(MOV, 0, 0, 0, XDP_PASS),
+            insn(MOVE, 4, 2, 0, 0),
+            insn(ADD, 4, 0, 0, i32::from(SOURCE) + 4),
+            insn(JUMP_GT, 4, 3, 7, 0),
+            insn(LOAD_HALF, 5, 2, TYPE, 0),
+            insn(JUMP_NE, 5, 0, 5, half(0x0800)),
+            insn(LOAD_HALF, 5, 2, SOURCE, 0),
+            insn(JUMP_NE, 5, 0, 3, half(a << 8 | b)),
+            insn(LOAD_HALF, 5, 2, SOURCE + 2, 0),
+            insn(JUMP_NE, 5, 0, 1, half(c << 8 | d)),
+            insn(MOV, 0, 0, 0, XDP_DROP),
+            EXIT,
+        ];
+        Self::new("refusing", code)
     }
 
     /// A filter of sockets, which is no XDP program.

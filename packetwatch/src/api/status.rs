@@ -116,7 +116,7 @@ pub struct ChainedStatus {
     /// Where the configuration says that it is pinned.
     pub path: String,
     /// `up`: its verdict counts; `gone`: nothing is pinned there; `refused`: what is pinned there cannot
-    /// be chained, see `error`. But for `up`, what passes goes to the kernel; it is tried again every
+    /// be chained, see `error`. But for `up`, what passes goes to the kernel; the pin is looked at every
     /// second.
     #[schema(example = "up")]
     pub state: String,

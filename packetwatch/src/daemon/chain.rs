@@ -1,17 +1,28 @@
 //! The user's own program behind the filter, as the daemon tells of it.
 //!
 //! Its pin is somebody else's: it may be taken away, and another program may be pinned in its place.
-//! The kernel tells nobody, so it is looked at once a second, in the round of the interfaces.
+//! The kernel tells nobody, so it is looked at once a second, in the round of the interfaces. What is
+//! pinned and cannot be chained is a lack, since it is there to be run; a pin that is not there is none.
 
+use super::{Readiness, readiness::Lack};
 use crate::{
     dataplane::{ChainState, ChainStatus, Dataplane},
     log::EVENT,
 };
 
 /// Follows the pin, and tells what has changed.
-pub(super) fn follow(dataplane: &Dataplane) {
+pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness) {
     match dataplane.follow_chain() {
-        Ok(Some(chain)) => tell(&chain),
+        Ok(Some(chain)) => {
+            tell(&chain);
+            let lacks = match chain.state {
+                ChainState::Refused(why) => {
+                    Some(format!("the chained program does not run: {why}"))
+                }
+                ChainState::Up { .. } | ChainState::Gone => None,
+            };
+            readiness.set_lack(Lack::Chain, lacks);
+        }
         Ok(None) => {}
         Err(error) => tracing::error!(
             error.message = %error,

@@ -33,6 +33,8 @@ pub enum Lack {
     Tcp,
     /// the unix socket that the API is to listen on
     Socket,
+    /// a program that is pinned behind the filter and does not run
+    Chain,
 }
 
 impl Readiness {

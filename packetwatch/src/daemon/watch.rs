@@ -94,9 +94,18 @@ impl Watch {
                 Err(error) => tracing::warn!("interfaces are not watched: {error}"),
             }
             pins::keep(&self.dataplane, &self.counters);
-            chain::follow(&self.dataplane);
+            self.follow_chain().await;
         }
         Ok(())
+    }
+
+    async fn follow_chain(&self) {
+        let (dataplane, readiness) = (self.dataplane.clone(), self.readiness.clone());
+        // A driver takes its time here, too, where a program of the other kind is pinned.
+        let followed = spawn_blocking(move || chain::follow(&dataplane, &readiness));
+        if let Err(error) = followed.await {
+            tracing::error!("the chain is not looked at: {error}");
+        }
     }
 
     async fn round(&self, links: Vec<Link>) {

@@ -103,7 +103,7 @@ impl Dataplane {
             mode,
             present,
             pins: links.pins.as_ref(),
-            has_frags: self.has_frags(),
+            has_frags: self.variant().has_frags(),
             holder: present.and_then(|present| links.holder(name, present.program_id)),
         };
         let (former, hold, was_kept) = match ours {

@@ -10,35 +10,32 @@
 //! | 6.3 | neither is bound to a device |
 //! | 6.18 (4540aed51b12), and stable releases of 6.1 to 6.17 since October 2025 | `expected_attach_type` |
 //!
-//! `bpf_prog_info` tells neither frags nor attach type. So the chained program goes into the fresh
-//! array first, which makes it the owner, and ours is tried after that: with frags, then without. The
+//! `bpf_prog_info` tells neither frags nor attach type. So there are two arrays, of which each is owned by
+//! one of our two programs, since that was loaded first: with frags, and without. Into which of them the
+//! chained program goes tells what it is, and so which of ours is to be in force (`variant.rs`). The
 //! attach type of ours is always `BPF_XDP`, since `BPF_LINK_UPDATE` puts no program of another under
 //! a link that is there (`bpf_xdp_link_update`).
 //!
-//! The array is emptied when the last descriptor and pin of it go (`bpf_map_put_uref`): what keeps
-//! the chain in place when the process is gone is its pin.
+//! An array is emptied when the last descriptor and pin of it go (`bpf_map_put_uref`): what keeps
+//! the chain in place when the process is gone are their pins.
 
 use std::{
     io,
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, Map, MapData, ProgramArray},
-};
+use aya::{Ebpf, maps::MapData};
 
 use super::{
     ChainError, Dataplane, Error,
+    chain_place::Place,
     chained::Chained,
-    error::{Errno as _, is_absent, map_error},
     lock,
-    object::{data, second, take},
+    variant::{self, Variant},
 };
 
-pub(super) const MAP: &str = "CHAIN";
-const PLACE: u32 = 0;
+/// The arrays, by the names of their pins.
+pub(super) const MAPS: [&str; 2] = ["CHAIN", "CHAIN_SB"];
 
 /// What becomes of the packets that pass, where a chain is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,126 +72,81 @@ pub struct ChainStatus {
 }
 
 pub(super) struct Chain {
-    /// The array as `bpf(2)` has it: a descriptor of a program is written, its id is read.
-    place: Array<MapData, u32>,
-    /// The same, of which entries can be removed.
-    programs: ProgramArray<MapData>,
-    map: MapData,
+    /// behind each of [`Variant::CHAINING`]
+    places: [Place; 2],
     status: ChainStatus,
+    objected: Option<Objected>,
+}
+
+/// A program that was pinned, and interfaces one of which could not have the filter that fits before it.
+/// Until either changes it is not tried again: the others would change their program to and fro.
+struct Objected {
+    program_id: u32,
+    /// index and MTU
+    interfaces: Vec<(u32, Option<u32>)>,
+    state: ChainState,
 }
 
 impl Chain {
-    /// Chains what is pinned at `path`. The program before it is not loaded yet.
+    /// Loads our two programs, and chains what is pinned at `path`. Returns which of them is to be in
+    /// force.
     ///
-    /// Where nothing is pinned the place stays empty: after a boot nothing is, and a host had better be
+    /// Where nothing is pinned the places stay empty: after a boot nothing is, and a host had better be
     /// filtered while it waits for what is to come.
     ///
     /// # Errors
     /// [`Error::Chain`]: what is wrong with it.
-    pub(super) fn new(ebpf: &mut Ebpf, path: &Path) -> Result<Self, Error> {
+    pub(super) fn new(ebpf: &mut Ebpf, path: &Path) -> Result<(Self, Variant), Error> {
         let program = match Chained::open(path) {
             Err(ChainError::Missing { .. }) => None,
             opened => Some(opened?),
         };
-        let map = data(ebpf, MAP)?;
-        let place = Map::Array(second(&map, MAP)?).try_into();
+        // Before the places are filled: it makes them theirs.
+        variant::load(ebpf, &Variant::CHAINING)?;
+        let [frags, single] = MAPS;
         let mut chain = Self {
-            place: place.map_err(map_error(MAP, "open", 1))?,
-            programs: take(ebpf, MAP)?,
-            map,
+            places: [Place::new(ebpf, frags)?, Place::new(ebpf, single)?],
             status: ChainStatus {
                 path: path.to_owned(),
                 state: ChainState::Gone,
             },
+            objected: None,
         };
+        let mut in_force = Variant::Frags;
         if let Some(program) = program {
-            chain.put(&program)?;
+            in_force = chain.put(&program, in_force)?;
             chain.status.state = up(&program);
         }
-        Ok(chain)
+        Ok((chain, in_force))
     }
 
-    /// For its pin.
-    pub(super) fn map(&self) -> Result<MapData, Error> {
-        second(&self.map, MAP)
+    /// For their pins.
+    pub(super) fn maps(&self) -> Result<Vec<(&'static str, MapData)>, Error> {
+        self.places.iter().map(Place::map).collect()
     }
 
-    /// What is pinned now, if that is another or none: it is taken, or the place emptied. Returns the chain
-    /// if it has changed.
-    fn follow(&mut self) -> Result<Option<ChainStatus>, Error> {
-        let state = match self.taken() {
-            Ok(state) => state,
-            // Of this process's want of descriptors or memory, and not of the pin.
-            Err(Error::Chain(error)) if matches!(*error, ChainError::Unreadable { .. }) => {
-                return Err(Error::Chain(error));
-            }
-            Err(Error::Chain(error)) => {
-                self.empty()?;
-                match *error {
-                    ChainError::Missing { .. } => ChainState::Gone,
-                    other => ChainState::Refused(other.to_string()),
-                }
-            }
-            Err(error) => return Err(error),
-        };
-        if state == self.status.state {
-            return Ok(None);
+    fn place(&mut self, variant: Variant) -> &mut Place {
+        let [frags, single] = &mut self.places;
+        if variant.has_frags() { frags } else { single }
+    }
+
+    /// Puts a program where the kernel takes it: behind the one that is in force, or else the other.
+    /// Returns which that is.
+    fn put(&mut self, program: &Chained, in_force: Variant) -> Result<Variant, Error> {
+        let mut variant = in_force;
+        let mut refused = self.place(variant).put(program)?;
+        if refused == Some(libc::EINVAL) {
+            variant = in_force.other();
+            refused = self.place(variant).put(program)?;
         }
-        self.status.state = state;
-        Ok(Some(self.status.clone()))
-    }
-
-    fn taken(&mut self) -> Result<ChainState, Error> {
-        let program = Chained::open(&self.status.path)?;
-        if self.holds()? != Some(program.id) {
-            self.put(&program)?;
+        match refused.map(io::Error::from_raw_os_error) {
+            None => Ok(variant),
+            Some(source) => Err(ChainError::unlike(&self.status.path, program, source).into()),
         }
-        Ok(up(&program))
-    }
-
-    /// The id of the program in the place.
-    fn holds(&self) -> Result<Option<u32>, Error> {
-        match self.place.get(&PLACE, 0) {
-            Ok(id) => Ok(Some(id)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(map_error(MAP, "read", 1)(error)),
-        }
-    }
-
-    fn put(&mut self, program: &Chained) -> Result<(), Error> {
-        let fd = program.fd.as_raw_fd() as u32;
-        self.place
-            .set(PLACE, fd, 0)
-            .map_err(|error| match error.errno() {
-                // EBUSY: another program extends it (6.13), as those of libxdp do their dispatcher.
-                Some(errno @ (libc::EINVAL | libc::EBUSY)) => {
-                    self.unlike(program, io::Error::from_raw_os_error(errno))
-                }
-                _ => map_error(MAP, "write", 1)(error),
-            })
     }
 
     fn empty(&mut self) -> Result<(), Error> {
-        match self.programs.clear_index(&PLACE) {
-            Err(error) if !is_absent(&error) => Err(map_error(MAP, "clear", 1)(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn unlike(&self, program: &Chained, source: io::Error) -> Error {
-        let Chained { id, name, .. } = program;
-        let path = &self.status.path;
-        ChainError::unlike(path, *id, name, source).into()
-    }
-
-    /// Why neither of our two programs is taken before the one that is chained.
-    pub(super) fn refused(&self, source: io::Error) -> Error {
-        let ChainStatus { path, state } = &self.status;
-        let (id, name) = match state {
-            ChainState::Up { program_id, name } => (*program_id, &**name),
-            ChainState::Gone | ChainState::Refused(_) => (0, ""),
-        };
-        ChainError::unlike(path, id, name, source).into()
+        self.places.iter_mut().try_for_each(Place::empty)
     }
 }
 
@@ -212,15 +164,82 @@ impl Dataplane {
         Some(lock(chain).status.clone())
     }
 
-    /// Looks at the pin, and takes what is there now: a program, or none. Returns the chain if it has
-    /// changed.
+    /// Looks at the pin, and takes what is there now: a program, or none. One that takes frames as the
+    /// one before did not changes the filter on each interface, for which drivers may take their time.
+    /// Returns the chain if it has changed.
     ///
     /// # Errors
     /// The kernel refuses to read or to write the place.
     pub fn follow_chain(&self) -> Result<Option<ChainStatus>, Error> {
-        match &self.0.chain {
-            Some(chain) => lock(chain).follow(),
-            None => Ok(None),
+        let Some(chain) = &self.0.chain else {
+            return Ok(None);
+        };
+        let mut chain = lock(chain);
+        let state = match self.take_chained(&mut chain) {
+            Ok(state) => state,
+            // Of this process's want of descriptors or memory, and not of the pin.
+            Err(Error::Chain(error)) if matches!(*error, ChainError::Unreadable { .. }) => {
+                return Err(Error::Chain(error));
+            }
+            Err(Error::Chain(error)) => match *error {
+                ChainError::Missing { .. } => ChainState::Gone,
+                other => ChainState::Refused(other.to_string()),
+            },
+            Err(error) => return Err(error),
+        };
+        if !state.is_up() {
+            chain.empty()?;
         }
+        if state == chain.status.state {
+            return Ok(None);
+        }
+        chain.status.state = state;
+        Ok(Some(chain.status.clone()))
+    }
+
+    fn take_chained(&self, chain: &mut Chain) -> Result<ChainState, Error> {
+        let program = Chained::open(&chain.status.path)?;
+        let in_force = self.variant();
+        if chain.place(in_force).holds()? == Some(program.id) {
+            chain.place(in_force.other()).empty()?;
+            return Ok(up(&program));
+        }
+        if let Some(objected) = &chain.objected
+            && objected.program_id == program.id
+            && objected.interfaces == self.filtered()
+        {
+            return Ok(objected.state.clone());
+        }
+        chain.objected = None;
+        let fit = chain.put(&program, in_force)?;
+        if fit == in_force {
+            return Ok(up(&program));
+        }
+        // It is behind the other already when that comes into force. Who was behind the one before gets the
+        // packets that are on their way through it, and goes at the next look.
+        let Some(objection) = self.put_in_force(fit)? else {
+            return Ok(up(&program));
+        };
+        let is_passing = objection.is_passing();
+        let path = &chain.status.path;
+        let state =
+            ChainState::Refused(ChainError::unfit(path, &program, fit, objection).to_string());
+        if !is_passing {
+            chain.objected = Some(Objected {
+                program_id: program.id,
+                interfaces: self.filtered(),
+                state: state.clone(),
+            });
+        }
+        Ok(state)
+    }
+
+    /// Index and MTU of each filtered interface.
+    fn filtered(&self) -> Vec<(u32, Option<u32>)> {
+        let interfaces = self.interfaces().into_iter();
+        let filtered = interfaces.filter(|interface| interface.state.is_filtered());
+        filtered
+            .map(|interface| (interface.ifindex, interface.mtu))
+            .collect()
     }
 }

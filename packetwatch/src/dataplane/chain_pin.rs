@@ -1,46 +1,58 @@
-//! The pin of the chain, beside that of the link: it keeps the kernel from emptying the program array
+//! The pins of the chain, beside that of the link: they keep the kernel from emptying the program arrays
 //! when the process is gone.
 //!
-//! The array of the filter that is about to be attached is pinned before, so that at no moment the one
-//! in force is without a pin; the pin of the one before gives way afterwards.
+//! Those of the filter that is about to be attached are pinned before, so that at no moment the one in
+//! force is without a pin; the pins of the one before give way afterwards.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::maps::MapData;
 
 use super::{chain, links::Links, pinned, pins};
 
-/// Of a filter that is about to be attached.
-const NEXT: &str = "CHAIN~next";
+/// Where an array of a filter that is about to be attached is pinned.
+fn next(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}~next"))
+}
 
 impl Links {
     /// Before the filter of an interface is attached, or another put in its place.
     pub(super) fn announce_chain(&self, interface: &str) {
-        let Some(chain) = &self.chain else {
+        if self.chain.is_empty() {
             return;
-        };
+        }
         self.in_maps_of(interface, |directory| {
             fs::create_dir_all(directory)?;
-            let next = directory.join(NEXT);
-            pins::unlink(&next)?;
-            pin(chain, &next)
+            self.chain.iter().try_for_each(|(name, map)| {
+                let next = next(directory, name);
+                pins::unlink(&next)?;
+                pin(map, &next)
+            })
         });
     }
 
     /// It is in force.
     pub(super) fn adopt_chain(&self, interface: &str) {
         self.in_maps_of(interface, |directory| {
-            let (next, path) = (directory.join(NEXT), directory.join(chain::MAP));
-            let Some(chain) = &self.chain else {
-                pins::unlink(&path)?;
+            if self.chain.is_empty() {
+                for name in chain::MAPS {
+                    pins::unlink(&directory.join(name))?;
+                }
                 return leave(directory);
-            };
-            if !next.exists() {
-                // It went with the pins of a filter in another mode, which this one could not follow at once.
-                fs::create_dir_all(directory)?;
-                pin(chain, &next)?;
             }
-            fs::rename(&next, &path)
+            self.chain.iter().try_for_each(|(name, map)| {
+                let next = next(directory, name);
+                if !next.exists() {
+                    // It went with the pins of a filter in another mode, which this one could not follow at
+                    // once.
+                    fs::create_dir_all(directory)?;
+                    pin(map, &next)?;
+                }
+                fs::rename(&next, directory.join(name))
+            })
         });
     }
 
@@ -58,19 +70,21 @@ impl Links {
             return;
         };
         let directory = directory.display();
-        match self.chain {
-            Some(_) => tracing::warn!(
+        match &*self.chain {
+            [_, ..] => tracing::warn!(
                 "what is chained on {interface} ends with this process: cannot keep a pin at \
                  {directory}: {error}"
             ),
-            None => tracing::warn!("cannot remove what is left of a chain at {directory}: {error}"),
+            [] => tracing::warn!("cannot remove what is left of a chain at {directory}: {error}"),
         }
     }
 }
 
 /// Without the announcement, and without the directory if nothing else is in it.
 fn leave(directory: &Path) -> io::Result<()> {
-    pins::unlink(&directory.join(NEXT))?;
+    for name in chain::MAPS {
+        pins::unlink(&next(directory, name))?;
+    }
     let _ = fs::remove_dir(directory);
     Ok(())
 }

@@ -8,7 +8,12 @@ use std::{
 
 use aya::programs::{ProgramError, ProgramInfo};
 
-use super::{Error, bpffs, error::Errno as _, link::Pinned};
+use super::{
+    Error, bpffs,
+    error::Errno as _,
+    link::Pinned,
+    variant::{Objection, Variant},
+};
 use crate::privileges;
 
 /// `bpf_prog_type`: programs that replace a function of another, as `xdp-loader` loads them.
@@ -55,13 +60,31 @@ pub enum ChainError {
         "{name:?}, program id {program_id}, pinned at {}, cannot stand behind the filter ({source}). The \
          kernel takes it if it is compiled (net.core.bpf_jit_enable), bound to no device, extended by \
          no other program and loaded for XDP (expected_attach_type BPF_XDP), as libbpf, `bpftool prog \
-         load` and aya do. While the daemon runs, it is to take frames as the one before did: from a \
-         section `xdp.frags`, or from `xdp`; a restart takes either", path.display()
+         load` and aya do", path.display()
     )]
     Unlike {
         path: PathBuf,
         program_id: u32,
         name: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The filter that fits before it is refused by the driver of an interface.
+    #[error(
+        "{name:?}, program id {program_id}, pinned at {}, cannot stand behind the filter: it takes frames \
+         of {}, so the filter must, and the driver of {interface}{} refuses one that does ({source}). {}. It \
+         is tried again when an interface has another MTU, or another program is pinned",
+        path.display(), taken(*frags), with_mtu(*mtu), remedy(*frags, interface)
+    )]
+    Unfit {
+        path: PathBuf,
+        program_id: u32,
+        name: String,
+        /// it takes frames of several buffers
+        frags: bool,
+        interface: String,
+        /// bytes, where it is known
+        mtu: Option<u32>,
         #[source]
         source: io::Error,
     },
@@ -82,14 +105,57 @@ impl ChainError {
         }
     }
 
-    pub(super) fn unlike(path: &Path, program_id: u32, name: &str, source: io::Error) -> Self {
+    pub(super) fn unlike(path: &Path, program: &Chained, source: io::Error) -> Self {
         Self::Unlike {
             path: path.to_owned(),
-            program_id,
-            name: name.to_owned(),
+            program_id: program.id,
+            name: program.name.clone(),
             source,
         }
     }
+
+    pub(super) fn unfit(
+        path: &Path,
+        program: &Chained,
+        variant: Variant,
+        objection: Objection,
+    ) -> Self {
+        let Objection {
+            interface,
+            mtu,
+            source,
+        } = objection;
+        Self::Unfit {
+            path: path.to_owned(),
+            program_id: program.id,
+            name: program.name.clone(),
+            frags: variant.has_frags(),
+            interface,
+            mtu,
+            source,
+        }
+    }
+}
+
+fn taken(frags: bool) -> &'static str {
+    match frags {
+        true => "several buffers",
+        false => "a single buffer alone",
+    }
+}
+
+fn with_mtu(mtu: Option<u32>) -> String {
+    mtu.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"))
+}
+
+fn remedy(frags: bool, interface: &str) -> String {
+    if frags {
+        return "Load it from a section `xdp`".to_owned();
+    }
+    format!(
+        "Load it from a section `xdp.frags`, or lower the MTU of {interface} (drivers want no more than \
+         some 3500 bytes), or start the daemon with `--xdp-mode generic`"
+    )
 }
 
 /// Whether an XDP program is pinned at `path`; `false` when nothing is.

@@ -10,8 +10,8 @@ use aya::programs::{loaded_links, loaded_programs};
 use super::{
     Present, bpffs,
     link::{Pinned, XdpLink},
-    object::is_ours,
     pins::{self, Pins},
+    variant::is_ours,
 };
 
 /// Files of BPF file systems that are looked at for a pin, and how deep: a host with Cilium has some

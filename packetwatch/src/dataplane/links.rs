@@ -33,8 +33,8 @@ pub(super) struct Links {
     pub(super) pins: Option<Pins>,
     /// what is pinned beside each link; `None` in tests of this table
     pub(super) maps: Option<PinnedMaps>,
-    /// the program array, to be pinned beside each link; `None` where nothing is chained
-    pub(super) chain: Option<MapData>,
+    /// the program arrays by name, to be pinned beside each link; none where nothing is chained
+    pub(super) chain: Vec<(&'static str, MapData)>,
     /// who held interfaces when the process could still find out
     holders: Vec<Holder>,
     /// the names to filter, in the order in which they were asked for
@@ -49,7 +49,7 @@ impl Links {
         Self {
             pins,
             maps,
-            chain: None,
+            chain: Vec::new(),
             holders,
             configured: Vec::new(),
             seats: Vec::new(),

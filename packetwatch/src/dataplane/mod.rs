@@ -14,6 +14,7 @@ mod bpffs;
 mod callers;
 mod chain;
 mod chain_pin;
+mod chain_place;
 mod chained;
 mod counters;
 mod detach;
@@ -41,13 +42,12 @@ mod probe;
 mod repin;
 mod takeover;
 mod tidy;
+mod variant;
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use aya::Ebpf;
 
 pub use admission::AdmissionCounts;
 pub use bans::Ban;
@@ -81,6 +81,7 @@ use inherit::Inheritance;
 use links::Links;
 use lists::Standings;
 use policy::Policies;
+use variant::Programs;
 
 /// The loaded program and its maps. Cheap to clone; dropping the last one detaches what is not
 /// pinned.
@@ -97,10 +98,8 @@ struct Rooms {
     policies: Mutex<Policies>,
     inheritance: Mutex<Option<Inheritance>>,
     chain: Option<Mutex<Chain>>,
-    /// Of the programs in the object, the one that is loaded.
-    program: &'static str,
-    /// Holds the program. Declared last, so that the links go first.
-    ebpf: Mutex<Ebpf>,
+    /// Declared last, so that the links go first.
+    programs: Mutex<Programs>,
 }
 
 impl Dataplane {

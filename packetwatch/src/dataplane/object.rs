@@ -1,7 +1,6 @@
 //! Loading: the object in this binary, into the kernel.
 
 use std::{
-    io,
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -10,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError},
-    programs::{ProgramError, Xdp},
+    programs::ProgramError,
 };
 use packetwatch_abi::capacity;
 
@@ -30,21 +29,11 @@ use super::{
     pinned::PinnedMaps,
     pins::Pins,
     policy::Policies,
+    variant::{self, Programs, Variant},
 };
 
 /// Built from `packetwatch-ebpf` by the build script; the installed binary needs no tool chain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packetwatch"));
-
-/// The filter alone.
-const PROGRAM: &str = "packetwatch";
-/// The same before a program that is chained: with frags, and without.
-const CHAINING: [&str; 2] = ["packetwatch_mb", SINGLE_BUFFER];
-const SINGLE_BUFFER: &str = "packetwatch_sb";
-
-/// Whether a program on this host is called as ours are.
-pub(super) fn is_ours(name: &str) -> bool {
-    name == PROGRAM || CHAINING.contains(&name)
-}
 
 /// Entries of the maps whose size the configuration sets.
 #[derive(Clone, Copy, Debug)]
@@ -141,13 +130,20 @@ impl Dataplane {
         let standings = Standings::new(&mut ebpf, lists)?;
         maps.set_lines(standings.lines()?);
         let others = inheritance.as_ref().map(Inheritance::other_bans);
-        let chain = match &chain {
-            Some(path) => Some(Chain::new(&mut ebpf, path)?),
-            None => None,
+        let (chain, in_force) = match &chain {
+            Some(path) => {
+                let (chain, in_force) = Chain::new(&mut ebpf, path)?;
+                (Some(chain), in_force)
+            }
+            None => {
+                variant::load(&mut ebpf, &[Variant::Alone])?;
+                (None, Variant::Alone)
+            }
         };
         let mut links = Links::new(pins, Some(maps), holders);
-        links.chain = chain.as_ref().map(Chain::map).transpose()?;
-        let program = load_program(&mut ebpf, chain.as_ref())?;
+        if let Some(chain) = &chain {
+            links.chain = chain.maps()?;
+        }
         let rooms = Rooms {
             links: Mutex::new(links),
             standings: Mutex::new(standings),
@@ -161,62 +157,12 @@ impl Dataplane {
             policies: Mutex::new(Policies::new(&mut ebpf)?),
             inheritance: Mutex::new(inheritance),
             chain: chain.map(Mutex::new),
-            program,
-            ebpf: Mutex::new(ebpf),
+            programs: Mutex::new(Programs::new(ebpf, in_force)),
         };
         let dataplane = Self(Arc::new(rooms));
         dataplane.copy_bans(&others.unwrap_or_default())?;
         Ok((dataplane, events))
     }
-
-    /// Whether drivers can give the program frames of several buffers.
-    pub(super) fn has_frags(&self) -> bool {
-        self.0.program != SINGLE_BUFFER
-    }
-
-    pub(super) fn with_program<T>(
-        &self,
-        run: impl FnOnce(&mut Xdp) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut ebpf = super::lock(&self.0.ebpf);
-        run(find(&mut ebpf, self.0.program)?)
-    }
-}
-
-fn find<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp, Error> {
-    let program = ebpf.program_mut(name).ok_or(Error::Missing("program"))?;
-    program.try_into().map_err(refused)
-}
-
-/// Whether the kernel may have refused a program for the one that is chained behind it.
-fn is_unlike(error: &ProgramError) -> bool {
-    // The JIT of arm64 takes no tail calls beside functions before 6.0, and the verifier says so.
-    let is_about_all = |log: &str| log.contains("mixing of tail_calls");
-    match error {
-        ProgramError::LoadError { verifier_log, .. } => {
-            error.errno() == Some(libc::EINVAL) && !is_about_all(&verifier_log.to_string())
-        }
-        _ => false,
-    }
-}
-
-/// Loads the program that fits, and returns its name: of the two before another, the kernel takes the
-/// one that is like it, and has no way to tell which that is.
-fn load_program(ebpf: &mut Ebpf, chain: Option<&Chain>) -> Result<&'static str, Error> {
-    let Some(chain) = chain else {
-        find(ebpf, PROGRAM)?.load().map_err(refused)?;
-        return Ok(PROGRAM);
-    };
-    for name in CHAINING {
-        match find(ebpf, name)?.load() {
-            Ok(()) => return Ok(name),
-            Err(error) if is_unlike(&error) => {}
-            Err(error) => return Err(refused(error)),
-        }
-    }
-    // EINVAL is also the verifier's word. If it takes the filter alone, that is not the trouble.
-    find(ebpf, PROGRAM)?.load().map_err(refused)?;
-    Err(chain.refused(io::Error::from_raw_os_error(libc::EINVAL)))
 }
 
 fn unloadable(source: EbpfError) -> Error {
@@ -226,7 +172,8 @@ fn unloadable(source: EbpfError) -> Error {
     }
 }
 
-fn refused(source: ProgramError) -> Error {
+/// Why the kernel takes no program of ours.
+pub(super) fn refused(source: ProgramError) -> Error {
     let reason = match (&source, source.errno()) {
         (_, Some(libc::EPERM)) => "not permitted".to_owned(),
         (ProgramError::LoadError { verifier_log, .. }, _) => {

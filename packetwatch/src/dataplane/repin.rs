@@ -7,7 +7,6 @@ use std::{io, path::PathBuf};
 
 use super::{
     AttachError, Dataplane,
-    chain::MAP as CHAIN,
     link::XdpLink,
     links::Links,
     lock,
@@ -80,7 +79,8 @@ impl Links {
         }
         let directory = pins.maps_dir(interface);
         let maps = self.maps.iter().flat_map(|maps| maps.each());
-        for (name, map) in maps.chain(self.chain.iter().map(|chain| (CHAIN, chain))) {
+        let chain = self.chain.iter().map(|(name, map)| (*name, map));
+        for (name, map) in maps.chain(chain) {
             if !is_pinned(map, &directory.join(name))? {
                 missing.push(name);
             }
@@ -102,8 +102,8 @@ impl Links {
         }
         let directory = pins.maps_dir(interface);
         let maps = self.maps.as_ref().map(|maps| maps.pin_in(&directory));
-        let chain = self.chain.as_ref();
-        let chain = chain.map(|chain| pin_over(chain, &directory.join(CHAIN)));
+        let chain = self.chain.iter();
+        let chain = chain.map(|(name, map)| pin_over(map, &directory.join(name)));
         let pinned = maps.into_iter().chain(chain).collect::<Result<(), _>>();
         pinned.map_err(|source| AttachError::Pin {
             operation: "pin the maps at",

@@ -58,8 +58,16 @@ fn a_pin_below_the_daemons_own_directory_is_given_to_its_user() {
     let error = wait_for(&daemon, "refused")["error"].to_string();
     assert!(error.contains("`chown nobody`"), "{error}");
     chown(&pin, Some(nobody()), None).expect("give the pin");
-    let chain = wait_for(&daemon, "up");
-    assert_eq!(chain["program"], "passing", "{chain}");
+    let plain = wait_for(&daemon, "up");
+    assert_eq!(plain["program"], "passing", "{plain}");
+    // So is one of the other kind, for which the filter on the interface changes.
+    let attached = lan.host.xdp("pw0");
+    fs::remove_file(&pin).expect("remove the pin");
+    wait_for(&daemon, "gone");
+    Program::passing().with_frags().pin(&pin);
+    chown(&pin, Some(nobody()), None).expect("give the pin");
+    wait_for(&daemon, "up");
+    assert_ne!(lan.host.xdp("pw0"), attached);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! The user's own program behind the filter: over kills and restarts, and while its pin comes and goes.
 
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
+use packetwatch_abi::VERSION;
 use packetwatch_tests::daemon::refused;
 use packetwatch_tests::patience::until;
-use packetwatch_tests::{Program, Runs};
+use packetwatch_tests::{Family, Program, Runs};
 use serde_json::{Value, json};
 
 use crate::scene::{PORTS, PROMPT, Scene};
+use crate::streams::{Link, Receiver, Sender};
 
 /// A daemon before a program, by its pin, that closes the first port. `frags`: it takes frames of
 /// several buffers.
@@ -40,11 +43,18 @@ impl Chained {
         program.pin(&self.path());
     }
 
+    /// In the place of what is pinned, at no moment nothing.
+    fn pin_over(&self, program: &Program) {
+        let next = self.path().with_file_name("next");
+        program.pin(&next);
+        std::fs::rename(next, self.path()).expect("rename the pin");
+    }
+
     fn unpin(&self) {
         std::fs::remove_file(self.path()).expect("remove the pin");
     }
 
-    fn start(&mut self, chain: &std::path::Path) {
+    fn start(&mut self, chain: &Path) {
         self.scene.set("chain", &format!("{chain:?}"));
         self.scene.daemon.restart();
     }
@@ -113,7 +123,7 @@ fn the_chain_outlives_a_killed_daemon() {
         chained.start(&chained.path());
         chained.scene.assert_served(3, &[PORTS[0], PORTS[2]]);
         chained.scene.daemon.kill();
-        chained.start(std::path::Path::new(""));
+        chained.start(Path::new(""));
         assert_eq!(chained.status(), Value::Null);
         let pins = chained.scene.pins();
         assert!(!pins.iter().any(|pin| pin.contains("CHAIN")), "{pins:?}");
@@ -207,20 +217,155 @@ fn a_start_before_what_cannot_be_chained_is_refused_and_the_filter_stays() {
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn a_start_before_what_is_not_pinned_yet_waits_for_it() {
+    for frags in [true, false] {
+        let mut chained = Chained::new(frags);
+        chained.scene.daemon.terminate();
+        chained.unpin();
+        chained.scene.daemon.restart();
+        let line = chained.told(0, "chain-ended");
+        assert_eq!(
+            line["event.reason"], "nothing is pinned there yet",
+            "{line}"
+        );
+        assert_eq!(chained.status()["state"], "gone");
+        chained.assert_alone(0);
+        chained.pin(&Program::closing(PORTS[0]));
+        chained.told(0, "chain-began");
+        chained.assert_chained(1);
+        // It is as lasting as one that was there at the start.
+        chained.scene.daemon.kill();
+        chained.assert_chained(2);
+        chained.scene.daemon.restart();
+        chained.assert_chained(3);
+        assert_eq!(chained.status()["state"], "up");
+    }
+}
+
+/// Of the two programs of ours, one takes the other's place at each pin: nobody whom both chained
+/// programs refuse gets through, and of others not one packet is lost.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn one_of_the_other_kind_takes_over_without_a_gap_or_a_loss() {
+    const CHANGES: usize = 6;
+    let chained = Chained::new(true);
+    let scene = &chained.scene;
+    let (refused, good) = (scene.address(1), scene.address(2));
+    let IpAddr::V4(address) = refused else {
+        panic!("{refused} is of IPv6");
+    };
+    let program = Program::refusing(address);
+    let client = scene.lan.segment().client.clone();
+    let host = SocketAddr::new(scene.lan.segment().host(Family::V4), 9);
+    let link = Link::between(&client, "eth0", &scene.lan.host, "pw0", host);
+    let received = Receiver::start(&scene.lan.host, host, good);
+    let mark = scene.daemon.log().len();
+    chained.pin_over(&program.clone().with_frags());
+    chained.told(mark, "chain-began");
+    let mut fine = Sender::start(&client, good, host);
+    let mut few = Sender::start(&client, refused, host);
+    let programs = (0..CHANGES).map(|change| {
+        let mark = chained.scene.daemon.log().len();
+        let before = received.good();
+        chained.pin_over(&match change % 2 {
+            0 => program.clone(),
+            _ => program.clone().with_frags(),
+        });
+        let line = chained.told(mark, "chain-began");
+        let more = until(PROMPT, || (received.good() > before + 50).then_some(()));
+        assert!(more.is_some(), "nothing arrives behind {line}");
+        let xdp = chained.scene.lan.host.xdp("pw0").expect("it is filtered");
+        xdp["prog"]["id"].as_u64().expect("an id")
+    });
+    let programs: Vec<u64> = programs.collect();
+    let sent = few.stop();
+    let good = fine.stop();
+    let overflown = || link.overflown() + received.overflown();
+    let all = until(PROMPT, || {
+        (received.good() + overflown() >= good).then_some(())
+    });
+    println!(
+        "{good} good packets in {CHANGES} changes, {} arrived",
+        received.good()
+    );
+    assert!(all.is_some(), "of {good} only {} arrived", received.good());
+    assert_eq!(received.bad(), 0, "of {sent}");
+    let [plain, frags, ..] = programs[..] else {
+        panic!("{programs:?}");
+    };
+    assert_ne!(plain, frags);
+    assert_eq!(programs, [plain, frags].repeat(CHANGES / 2));
+    // Nobody took it for another's program.
+    let log = chained.scene.daemon.log().lines();
+    let detached = log.iter().find(|line| line["event.action"] == "detached");
+    assert!(detached.is_none(), "{detached:?}");
+}
+
+/// A driver refuses a program of single buffers on an interface with a large MTU. Then no interface
+/// changes, and who asks is told.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn one_that_an_interface_cannot_have_is_a_lack_until_it_can() {
     let mut chained = Chained::new(true);
     chained.scene.daemon.terminate();
+    assert!(chained.scene.detach(&[]).status.success());
     chained.unpin();
+    let host = &chained.scene.lan.host;
+    let client = &chained.scene.lan.segments[1].client;
+    client.ip(["link set eth0 mtu 9000"]);
+    host.ip(["link set pw1 mtu 9000"]);
+    chained.scene.set("interfaces", "[\"pw0\", \"pw1\"]");
     chained.scene.daemon.restart();
-    let line = chained.told(0, "chain-ended");
-    assert_eq!(
-        line["event.reason"], "nothing is pinned there yet",
-        "{line}"
-    );
-    assert_eq!(chained.status()["state"], "gone");
+    let programs = || ["pw0", "pw1"].map(|name| chained.scene.lan.host.xdp(name));
+    let before = programs();
+    let ready = || chained.scene.daemon.api("GET", "/readyz", None);
+    assert_eq!(ready().status, 200);
+
+    let mark = chained.scene.daemon.log().len();
+    Program::closing(PORTS[0]).pin(&chained.path());
+    let line = chained.told(mark, "chain-ended");
+    let reason = line["event.reason"].to_string();
+    for word in ["closing", "pw1 (MTU 9000)", "single buffer", "xdp.frags"] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert_eq!(programs(), before, "of both interfaces");
+    assert_eq!(chained.status()["state"], "refused");
+    let told = until(PROMPT, || {
+        (ready().status == 503).then(|| ready().text().to_owned())
+    });
+    let told = told.expect("it is a lack");
+    assert!(told.contains("the chained program does not run"), "{told}");
+    assert!(told.contains("pw1 (MTU 9000)"), "{told}");
     chained.assert_alone(0);
-    chained.pin(&Program::closing(PORTS[0]));
-    chained.told(0, "chain-began");
+
+    // Its driver goes by the other end, and could have it now. But it is not asked each second, since
+    // the interfaces before it would change their programs to and fro.
+    client.ip(["link set eth0 mtu 1500"]);
+    let link = chained.scene.pin(VERSION, "pw0");
+    for _ in 0..2 {
+        // The chain is looked at after the pins, so before the second of them is found.
+        let mark = chained.scene.daemon.log().len();
+        std::fs::remove_file(chained.scene.daemon.bpffs().join(&link)).expect("remove the pin");
+        chained.told(mark, "pins-restored");
+    }
+    assert_eq!(chained.status()["state"], "refused");
+    assert_eq!(programs(), before);
+
+    // The remedy that was told is one.
+    let mark = chained.scene.daemon.log().len();
+    host.ip(["link set pw1 mtu 1500"]);
+    chained.told(mark, "chain-began");
+    let after = programs();
+    assert!(after[0] != before[0] && after[1] != before[1], "{after:?}");
+    let is_ready = until(PROMPT, || (ready().status == 200).then_some(()));
+    assert!(is_ready.is_some(), "{}", ready().text());
     chained.assert_chained(1);
+
+    // A start is refused what a running daemon is.
+    client.ip(["link set eth0 mtu 9000"]);
+    chained.scene.daemon.terminate();
+    let words = ["pw1", "several buffers", "xdp.frags", "packetwatch detach"];
+    refused(chained.scene.daemon.command(), &words);
+    chained.assert_chained(2);
 }
 
 /// Frames of several buffers are what a driver gives a program of an interface with a large MTU.

@@ -151,28 +151,52 @@ fn the_pin_is_followed_away_back_and_to_another_program() {
         is_up(follow(), "dropping");
         assert_eq!(action(), Action::Drop);
 
-        // Another that fits is taken; its twin, of the other kind, is not.
-        pinned.replace(&passing[form]);
-        is_up(follow(), "passing");
-        assert_eq!(action(), Action::Pass);
-        pinned.replace(dropping);
-        is_up(follow(), "dropping");
-        pinned.replace(&passing[1 - form]);
-        let Some(ChainState::Refused(reason)) = follow() else {
-            panic!("form {form}: the other kind is taken");
-        };
-        for word in [
-            "\"passing\"",
-            &pinned.path().display().to_string(),
-            "restart",
-        ] {
-            assert!(reason.contains(word), "{reason}");
+        // Another is taken, of whichever kind.
+        for passing in [&passing[form], &passing[1 - form]] {
+            pinned.replace(passing);
+            is_up(follow(), "passing");
+            assert_eq!(action(), Action::Pass);
+            pinned.replace(dropping);
+            is_up(follow(), "dropping");
+            assert_eq!(action(), Action::Drop);
         }
-        assert_eq!(follow(), None, "it is told once");
-        assert_eq!(action(), Action::Pass, "the one before it is let go of");
-        pinned.replace(dropping);
-        is_up(follow(), "dropping");
-        assert_eq!(action(), Action::Drop);
+
+        // What is unlike both is not, and the one before it is let go of.
+        if attach_types_must_be_alike() {
+            pinned.replace(&passing[form].clone().without_attach_type());
+            let Some(ChainState::Refused(reason)) = follow() else {
+                panic!("form {form}: it is taken");
+            };
+            for word in [
+                "\"passing\"",
+                &pinned.path().display().to_string(),
+                "expected_attach_type",
+            ] {
+                assert!(reason.contains(word), "{reason}");
+            }
+            assert_eq!(follow(), None, "it is told once");
+            assert_eq!(action(), Action::Pass);
+            pinned.replace(dropping);
+            is_up(follow(), "dropping");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn what_is_pinned_later_is_taken_whichever_kind_it_is() {
+    for form in [0, 1] {
+        let runs = Runs::new();
+        let directory = PinDirectory::new();
+        let path = directory.path().join("own");
+        let dataplane = load(&path).unwrap();
+        let probe = || dataplane.probe(&call(CALLER[0], 80), 1).unwrap().action;
+        assert_eq!(probe(), Action::Pass);
+        forms(&Program::dropping(&runs))[form].pin(&path);
+        let chain = dataplane.follow_chain().unwrap();
+        let is_up = chain.is_some_and(|chain| chain.state.is_up());
+        assert!(is_up, "form {form}: {:?}", dataplane.chain());
+        assert_eq!((probe(), runs.count()), (Action::Drop, 1), "form {form}");
     }
 }
 
