@@ -122,7 +122,7 @@ impl Gate {
                 return Err(Refusal::new("scope", StatusCode::FORBIDDEN, detail));
             }
             let from = from.ip().to_canonical();
-            self.0.tokens.note(grant, from, OffsetDateTime::now_utc());
+            self.0.tokens.note(grant, from);
         }
         Ok(caller)
     }

@@ -227,7 +227,7 @@ mod tests {
     fn streams_are_bounded() {
         let streams = Streams::new(CancellationToken::new());
         let state = tempfile::tempdir().unwrap();
-        let tokens = crate::tokens::Tokens::open(state.path()).unwrap();
+        let tokens = crate::tokens::Tokens::open(state.path(), crate::clock::Clock::new()).unwrap();
         let callers: Vec<Caller> = (0..=MAX_STREAMS / OF_A_TOKEN)
             .map(|n| {
                 let new = crate::tokens::NewToken {

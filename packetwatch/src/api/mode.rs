@@ -118,6 +118,7 @@ fn change(
     asker: Asker,
 ) -> Result<Json<ModeState>, Problem> {
     let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+    app.peers.protect(&app.lists);
     // Nobody is dropped while observing, whatever would have been.
     let observed = app.rules.mode() == Mode::Observe;
     let watched = match observed {

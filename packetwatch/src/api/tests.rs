@@ -27,7 +27,7 @@ fn routes() -> (Router, String) {
         .route("/v1/panics", get(panics))
         .route("/v1/endless", get(endless).layer(timeout));
     let state = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(state.path()).unwrap();
+    let tokens = Tokens::open(state.path(), Clock::new()).unwrap();
     let token = std::fs::read_to_string(state.path().join("token")).unwrap();
     let gate = Gate::new(Access::of(&openapi()), tokens, Counters::default());
     (guarded(routes, gate), token.trim().to_owned())

@@ -13,6 +13,7 @@ use axum::{
 use ipnet::IpNet;
 use packetwatch_abi::Caller;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::{
@@ -24,9 +25,9 @@ use super::{
     windows::{Moment, counts, distinct_ports},
 };
 use crate::{
-    lists::Saved,
+    lists::{Lists, Saved},
     prefix,
-    protect::Sessions,
+    protect::{self, Sessions, Settings},
     rules::{Rule, RuleSet, Trigger},
     tokens::Tokens,
 };
@@ -77,11 +78,33 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
 pub struct Peers {
     sessions: Sessions,
     tokens: Tokens,
+    settings: watch::Receiver<Settings>,
 }
 
 impl Peers {
-    pub fn new(sessions: Sessions, tokens: Tokens) -> Self {
-        Self { sessions, tokens }
+    pub fn new(sessions: Sessions, tokens: Tokens, settings: watch::Receiver<Settings>) -> Self {
+        Self {
+            sessions,
+            tokens,
+            settings,
+        }
+    }
+
+    /// Protects those who came since the protected set was last looked at, so that a change is judged
+    /// and answered as it will be after the next look. What cannot be is tried again then, and told.
+    pub fn protect(&self, lists: &Lists) {
+        if !self.settings.borrow().sessions {
+            return;
+        }
+        let before = lists.protected();
+        let known = protect::protectable(self.known(Asker(None)));
+        let is_protected = |(prefix, _): &(IpNet, String)| {
+            let found = before.binary_search_by_key(prefix, |(protected, _)| *protected);
+            found.is_ok()
+        };
+        if !known.iter().all(is_protected) && lists.protect_also(&known).is_ok() {
+            protect::tell(&before, &lists.protected());
+        }
     }
 
     /// Each address once, with what it is.

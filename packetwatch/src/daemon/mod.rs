@@ -19,6 +19,7 @@ mod evict;
 mod flood;
 mod interfaces;
 mod judged;
+mod peers;
 mod pins;
 mod population;
 mod process;

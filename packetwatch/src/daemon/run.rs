@@ -22,6 +22,7 @@ use super::{
     flood::FloodWatch,
     interfaces,
     judged::Judged,
+    peers as seen,
     population::Population,
     pulse::Pulse,
     reconcile::Reconciler,
@@ -96,18 +97,19 @@ pub(super) async fn run(
     }
     // Everything that judges is in the maps before the first packet is.
     let lists = Lists::open_or_salvage(&config.state_dir, dataplane.clone(), capacity, clock)?;
-    let tokens = Tokens::open(&config.state_dir)?;
+    let tokens = Tokens::open(&config.state_dir, clock)?;
     let (protect, settings) = watch::channel(protected(&config, &names));
     let sessions = Sessions::of_host(starting_shell);
+    let peers = Peers::new(sessions.clone(), tokens.clone(), settings.clone());
     let protector = protector(
         netlink.clone(),
         settings,
-        sessions.clone(),
+        sessions,
         tokens.clone(),
         dataplane.clone(),
     );
     let established = protector.current().await?;
-    let protecting = lists.protect(established.clone());
+    let protecting = lists.protect(established);
     protecting.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
     let readiness = Readiness::starting();
@@ -122,14 +124,24 @@ pub(super) async fn run(
         rules.refresh()?;
         let mut tasks = Tasks::new(readiness.clone());
         let keeping = protector.run(
-            established,
             {
                 let lists = lists.clone();
-                move |set| lists.protect(set)
+                move || lists.protected()
+            },
+            {
+                let (lists, peers) = (lists.clone(), peers.clone());
+                move |set| {
+                    let protected = lists.protect(set);
+                    // Whom a change has protected since the look is not cut off before the next.
+                    peers.protect(&lists);
+                    protected
+                }
             },
             shutdown.clone(),
         );
         tasks.spawn("the keeper of protected addresses", keeping);
+        let keeping = seen::keep(tokens.clone(), shutdown.clone());
+        tasks.spawn("the keeper of API clients", keeping);
         let pulse = Pulse::new();
         let counters = Counters::default();
         let population = Population::default();
@@ -199,7 +211,7 @@ pub(super) async fn run(
             dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
             trials,
-            peers: Peers::new(sessions, tokens.clone()),
+            peers,
             readiness: readiness.clone(),
             tokens,
             certificate: Arc::clone(&certificate),

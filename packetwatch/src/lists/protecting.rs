@@ -11,11 +11,28 @@ use super::{
     error::WriteError,
     event,
     record::AboutRecord,
-    state::{About, Change, Draft, Shelf},
+    state::{About, Change, Draft, Node, Shelf},
     writes::Switch,
 };
 
+/// What becomes of the protected prefixes that are not named.
+#[derive(Clone, Copy, PartialEq)]
+enum Others {
+    Go,
+    Stay,
+}
+
 impl Lists {
+    /// The protected prefixes, in order, with their reasons.
+    pub fn protected(&self) -> Vec<(IpNet, String)> {
+        let state = self.0.shared.state();
+        let reason = |(prefix, node): (IpNet, &Node)| {
+            let record = &node.on(Shelf::Protected)?.about.record;
+            Some((prefix, record.reason.clone()?))
+        };
+        state.protected().filter_map(reason).collect()
+    }
+
     /// Makes these, with their reasons, the protected prefixes. They are derived from the state of
     /// the host and never journaled.
     ///
@@ -23,6 +40,18 @@ impl Lists {
     /// [`WriteError::Full`] when not all of them fit: the first ones are protected all the same.
     /// [`WriteError::Kernel`].
     pub fn protect(&self, set: Vec<(IpNet, String)>) -> Result<(), WriteError> {
+        self.make_protected(&set, Others::Go)
+    }
+
+    /// Protects these besides those that are, whose reasons stay.
+    ///
+    /// # Errors
+    /// As [`Lists::protect`].
+    pub fn protect_also(&self, set: &[(IpNet, String)]) -> Result<(), WriteError> {
+        self.make_protected(set, Others::Stay)
+    }
+
+    fn make_protected(&self, set: &[(IpNet, String)], others: Others) -> Result<(), WriteError> {
         let shared = &self.0.shared;
         let shelf = Shelf::Protected;
         let mut journal = shared.journal();
@@ -34,7 +63,7 @@ impl Lists {
                 .collect();
             let unwanted = state
                 .protected()
-                .filter(|(prefix, _)| !wanted.contains_key(prefix));
+                .filter(|(prefix, _)| others == Others::Go && !wanted.contains_key(prefix));
             let no_longer: Vec<Entry> = unwanted
                 .filter_map(|(prefix, node)| Some(node.on(shelf)?.about.entry(prefix)))
                 .collect();
@@ -48,12 +77,14 @@ impl Lists {
             let utc = shared.clock.utc();
             let mut now_protected: Vec<Entry> = Vec::new();
             let mut outcome = Ok(());
-            for (prefix, reason) in &set {
+            for (prefix, reason) in set {
                 let prefix = prefix.trunc();
                 let former = state
                     .listed(shelf, prefix)
                     .map(|listed| &listed.about.record);
-                if former.is_some_and(|former| former.reason.as_ref() == Some(reason))
+                let is_as_wanted =
+                    |reason_now| others == Others::Stay || reason_now == Some(reason);
+                if former.is_some_and(|former| is_as_wanted(former.reason.as_ref()))
                     || changes.iter().any(|c| c.to.is_some() && c.prefix == prefix)
                 {
                     continue;

@@ -95,24 +95,30 @@ impl Protector {
         Ok(set.0.into_iter().collect())
     }
 
-    /// Hands the set to `apply` whenever it differs from the one that is `established`: looked at
-    /// at once, when the kernel tells of a change of links, addresses or routes, when the settings
-    /// change, and every five seconds. `apply` may block; after a failure the same set is offered
-    /// again.
+    /// Hands the set to `apply` whenever it differs from what is `protected`: looked at at once, when
+    /// the kernel tells of a change of links, addresses or routes, when the settings change, and every
+    /// five seconds. Both may block; after a failure the same set is offered again.
     ///
     /// # Errors
-    /// `apply` panicked.
+    /// One of them panicked.
     pub async fn run<E: Display>(
         mut self,
-        established: Vec<(IpNet, String)>,
+        protected: impl Fn() -> Vec<(IpNet, String)> + Send + Sync + 'static,
         apply: impl Fn(Vec<(IpNet, String)>) -> Result<(), E> + Send + Sync + 'static,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let apply = Arc::new(apply);
+        // What was `protected`, if that was not the set.
+        let establish = Arc::new(move |set: Vec<(IpNet, String)>| {
+            let before = protected();
+            if before == set {
+                return Ok(None);
+            }
+            apply(set).map_err(|error| error.to_string())?;
+            Ok::<_, String>(Some(before))
+        });
         let mut changes = Self::changes();
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut applied = established;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -134,18 +140,13 @@ impl Protector {
                     continue;
                 }
             };
-            if applied == set {
-                continue;
-            }
             let outcome = tokio::task::spawn_blocking({
-                let (apply, set) = (Arc::clone(&apply), set.clone());
-                move || apply(set).map_err(|error| error.to_string())
+                let (establish, set) = (Arc::clone(&establish), set.clone());
+                move || establish(set)
             });
             match outcome.await {
-                Ok(Ok(())) => {
-                    tell(&applied, &set);
-                    applied = set;
-                }
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(before))) => tell(&before, &set),
                 Ok(Err(error)) => warn!("protected addresses stay as they are: {error}"),
                 Err(error) => return Err(std::io::Error::other(error)),
             }
@@ -167,7 +168,8 @@ async fn next(changes: &mut Option<impl Stream<Item = Change> + Unpin>) -> Optio
     }
 }
 
-fn tell(before: &[(IpNet, String)], now: &[(IpNet, String)]) {
+/// Says in the log what has changed of the protected prefixes, if anything has.
+pub(crate) fn tell(before: &[(IpNet, String)], now: &[(IpNet, String)]) {
     let missing = |from: &[(IpNet, String)], prefix: &IpNet| from.iter().all(|(p, _)| p != prefix);
     let added: Vec<_> = now.iter().filter(|(p, _)| missing(before, p)).collect();
     let removed: Vec<_> = before.iter().filter(|(p, _)| missing(now, p)).collect();
@@ -191,6 +193,17 @@ fn tell(before: &[(IpNet, String)], now: &[(IpNet, String)]) {
         },
         "{} protected prefixes: {} new, {} gone", now.len(), added.len(), removed.len()
     );
+}
+
+/// Those of these addresses that can be protected, in order, each with its first reason.
+pub(crate) fn protectable(
+    addresses: impl IntoIterator<Item = (IpAddr, String)>,
+) -> Vec<(IpNet, String)> {
+    let mut set = Set::default();
+    for (address, reason) in addresses {
+        set.add(address, &reason);
+    }
+    set.0.into_iter().collect()
 }
 
 /// A prefix has one reason: the first, so that a session from the gateway does not hide it.

@@ -58,16 +58,23 @@ fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
         let shutdown = CancellationToken::new();
         let (changing, following) = watch::channel(settings(true, true));
         let protector = protector(&netlink, following);
-        let established = protector.current().await.unwrap();
+        let protected = Arc::new(Mutex::new(protector.current().await.unwrap()));
         let task = tokio::spawn(protector.run(
-            established,
             {
-                let sets = Arc::clone(&sets);
+                let protected = Arc::clone(&protected);
+                move || protected.lock().unwrap().clone()
+            },
+            {
+                let (sets, protected) = (Arc::clone(&sets), Arc::clone(&protected));
                 move |set: Vec<(IpNet, String)>| {
                     let mut sets = sets.lock().unwrap();
-                    sets.push(set.into_iter().map(|(prefix, _)| prefix).collect());
+                    sets.push(set.iter().map(|(prefix, _)| *prefix).collect());
                     // The first one is refused, and comes again with the next look.
-                    if sets.len() == 1 { Err("full") } else { Ok(()) }
+                    if sets.len() == 1 {
+                        return Err("full");
+                    }
+                    *protected.lock().unwrap() = set;
+                    Ok(())
                 }
             },
             shutdown.clone(),
@@ -101,6 +108,12 @@ fn a_new_address_is_protected_within_a_second_and_a_failure_is_repeated() {
         changing.send_replace(other);
         sleep(Duration::from_millis(500)).await;
         assert_eq!(sets.lock().unwrap().len(), 3);
+
+        // What others have protected meanwhile goes with the next look, unless it belongs there.
+        let other = ("192.0.2.78/32".parse().unwrap(), "gone since".to_owned());
+        protected.lock().unwrap().push(other);
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!(sets.lock().unwrap().len(), 4);
         shutdown.cancel();
         task.await.unwrap().unwrap();
     });

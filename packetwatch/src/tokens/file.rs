@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::{Token, secret::Secret};
@@ -21,7 +21,7 @@ pub(super) const FIRST: &str = "token";
 /// The file of all tokens' hashes.
 pub(super) const ALL: &str = "tokens.json";
 /// Readable by their owner alone.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 /// 256 tokens with the longest names take a quarter of it.
 const MAX_FILE: u64 = 256 * 1024;
 const VERSION: u64 = 1;
@@ -43,7 +43,7 @@ pub enum TokenFileError {
     Newer { path: PathBuf, version: u64 },
 }
 
-/// Of [`ALL`], whatever else is in it.
+/// Of a file, whatever else is in it.
 #[derive(Deserialize)]
 struct Version {
     version: u64,
@@ -103,19 +103,23 @@ fn all(path: &Path) -> Result<Option<Vec<Record>>, Unread> {
     let Some(text) = read(path)? else {
         return Ok(None);
     };
+    let contents: Contents<Record> = versioned(&text, VERSION)?;
+    Ok(Some(contents.tokens))
+}
+
+/// What a text of this version holds.
+pub(super) fn versioned<T: DeserializeOwned>(text: &str, known: u64) -> Result<T, Unread> {
     // What serde says of a value may quote it, and so a hash; where it is will do.
     let damaged = |error: serde_json::Error| {
         Unread::Damaged(format!("wrong at {}:{}", error.line(), error.column()))
     };
     // First: a newer one may hold what this build takes for damage.
-    let Version { version } = serde_json::from_str(&text).map_err(damaged)?;
+    let Version { version } = serde_json::from_str(text).map_err(damaged)?;
     match version {
-        VERSION => {}
-        newer if newer > VERSION => return Err(Unread::Newer(newer)),
-        other => return Err(Unread::Damaged(format!("version {other}"))),
+        version if version == known => serde_json::from_str(text).map_err(damaged),
+        newer if newer > known => Err(Unread::Newer(newer)),
+        other => Err(Unread::Damaged(format!("version {other}"))),
     }
-    let contents: Contents<Record> = serde_json::from_str(&text).map_err(damaged)?;
-    Ok(Some(contents.tokens))
 }
 
 pub(super) fn write_first(directory: &Path, secret: &Secret) -> Result<(), TokenFileError> {
@@ -149,7 +153,10 @@ pub(super) fn remove_first(directory: &Path, sha256: &[u8; 32]) -> Result<(), To
     }
 }
 
-fn failed<'p>(verb: &'static str, path: &'p Path) -> impl Fn(io::Error) -> TokenFileError + 'p {
+pub(super) fn failed<'p>(
+    verb: &'static str,
+    path: &'p Path,
+) -> impl Fn(io::Error) -> TokenFileError + 'p {
     move |source| TokenFileError::File {
         verb,
         path: path.to_owned(),

@@ -2,10 +2,12 @@
 //!
 //! `tokens.json` in the state directory holds names, scopes and hashes; the text of a token is
 //! shown once, when it is made. The first start makes one with every right and writes it to the
-//! file `token`, the only credential kept in clear.
+//! file `token`, the only credential kept in clear. `peers.json` has from where calls with them came
+//! within the hour: those who are at work when the daemon is started again.
 
 mod file;
 mod grant;
+mod kept;
 mod scope;
 mod secret;
 mod seen;
@@ -18,6 +20,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use subtle::ConstantTimeEq as _;
@@ -29,9 +32,10 @@ pub use scope::Scope;
 pub use secret::{Secret, mask};
 pub use token::{NewToken, Token, TokenError, Unaccepted};
 
-use crate::log::EVENT;
+use crate::{clock::Clock, log::EVENT};
 use file::Record;
 use grant::Held;
+use kept::Kept;
 use seen::Seen;
 
 /// Tokens at a time. When there are so many, those that have expired give way.
@@ -51,15 +55,17 @@ struct Shared {
     changing: Mutex<()>,
     held: RwLock<Vec<Arc<Held>>>,
     seen: Seen,
+    kept: Kept,
+    clock: Clock,
 }
 
 impl Tokens {
-    /// Reads the tokens of `state_dir`; makes the first one at the first start. Where the file of all is
-    /// damaged, there is none.
+    /// Reads the tokens of `state_dir`, and who was let in with them before this start; makes the first
+    /// one at the first start. Where the file of all is damaged, there is none.
     ///
     /// # Errors
     /// [`TokenError`] with the file and the remedy. The text of a token is in no error.
-    pub fn open(state_dir: &Path) -> Result<Self, TokenError> {
+    pub fn open(state_dir: &Path, clock: Clock) -> Result<Self, TokenError> {
         let first = file::read_first(state_dir)?;
         let records = match (file::read_all(state_dir)?, first) {
             (Some(records), first) => {
@@ -91,7 +97,7 @@ impl Tokens {
                 records
             }
         };
-        Ok(Self::of(state_dir, records))
+        Ok(Self::of(state_dir, records, clock))
     }
 
     /// Whether a daemon has made tokens here before.
@@ -99,12 +105,15 @@ impl Tokens {
         state_dir.join(file::ALL).exists()
     }
 
-    fn of(directory: &Path, records: Vec<Record>) -> Self {
+    fn of(directory: &Path, records: Vec<Record>, clock: Clock) -> Self {
+        let kept = Kept::open(directory, clock);
         Self(Arc::new(Shared {
             directory: directory.to_owned(),
             changing: Mutex::default(),
             held: RwLock::new(records.into_iter().map(Held::new).collect()),
-            seen: Seen::default(),
+            seen: Seen::of(kept.read()),
+            kept,
+            clock,
         }))
     }
 
@@ -227,20 +236,34 @@ impl Tokens {
     }
 
     /// Notes that a call with this token was let in from this address.
-    pub fn note(&self, grant: &Grant, address: IpAddr, at: OffsetDateTime) {
-        self.0.seen.note(address, &grant.token().id, at);
+    pub fn note(&self, grant: &Grant, address: IpAddr) {
+        let now = self.0.clock.monotonic_ns();
+        self.0.seen.note(address, &grant.token().id, now);
     }
 
     /// Remote addresses of calls that were let in within the last hour, with tokens that are still
     /// good: at most 256.
     pub fn seen(&self) -> Vec<IpAddr> {
-        let now = OffsetDateTime::now_utc();
+        let utc = self.0.clock.utc();
         let held = self.held();
         let good = held.iter().map(|held| &held.record.token);
-        let good = good.filter(|token| !token.is_expired(now));
+        let good = good.filter(|token| !token.is_expired(utc));
         let good: HashSet<&str> = good.map(|token| token.id.as_str()).collect();
+        let now = self.0.clock.monotonic_ns();
         let seen = self.0.seen.within(now, |id| good.contains(id));
         seen.into_iter().collect()
+    }
+
+    /// Writes those whom [`Tokens::seen`] tells for the next start, unless the disk has them already.
+    /// Whose last call there is at most `slack` too early is left. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TokenFileError::File`].
+    pub fn keep_seen(&self, slack: Duration) -> Result<(), TokenFileError> {
+        let Shared { kept, clock, .. } = &*self.0;
+        self.seen();
+        kept.write(self.0.seen.ends(), slack, *clock)
+            .map_err(file::failed("write", kept.path()))
     }
 
     /// On disk, then in force.

@@ -27,7 +27,7 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn the_first_start_makes_a_token_and_the_second_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
-    Tokens::open(dir.path()).unwrap();
+    Tokens::open(dir.path(), Clock::new()).unwrap();
     let text = fs::read_to_string(dir.path().join("token")).unwrap();
     let token = text.trim();
     assert!(Secret::parse(token).is_some(), "{token}");
@@ -36,14 +36,14 @@ fn the_first_start_makes_a_token_and_the_second_keeps_it() {
     }
     let hashes = fs::read_to_string(dir.path().join("tokens.json")).unwrap();
     assert!(!hashes.contains(&token[3..]), "{hashes}");
-    let again = Tokens::open(dir.path()).unwrap();
+    let again = Tokens::open(dir.path(), Clock::new()).unwrap();
     let grant = again.accept(token, now()).unwrap();
     assert!(Scope::ALL.into_iter().all(|scope| grant.permits(scope)));
     for wrong in [text.as_str(), "", &token[..66], &format!("{token}0")] {
         assert_eq!(again.accept(wrong, now()).unwrap_err(), Unaccepted::Unknown);
     }
     let other = tempfile::tempdir().unwrap();
-    let other = Tokens::open(other.path()).unwrap();
+    let other = Tokens::open(other.path(), Clock::new()).unwrap();
     assert!(other.accept(token, now()).is_err());
 }
 
@@ -52,7 +52,7 @@ fn the_token_of_an_earlier_build_stays_good() {
     let dir = tempfile::tempdir().unwrap();
     let token = Secret::random().unwrap();
     file::write_first(dir.path(), &token).unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let grant = tokens.accept(token.as_str(), now()).unwrap();
     assert_eq!(grant.token().scopes, [Scope::Admin]);
 }
@@ -60,13 +60,13 @@ fn the_token_of_an_earlier_build_stays_good() {
 #[test]
 fn what_is_made_is_good_over_a_restart_until_it_ends() {
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let minute = Some(Duration::from_secs(60));
     let made = new("ci", &[Scope::Lists, Scope::Read, Scope::Lists], minute);
     let (token, secret) = tokens.create(made, now()).unwrap();
     assert_eq!(token.scopes, [Scope::Read, Scope::Lists]);
     let end = token.expires_at.unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let last = end - time::Duration::NANOSECOND;
     let grant = tokens.accept(secret.as_str(), last).unwrap();
     assert_eq!(grant.token(), &token);
@@ -81,7 +81,7 @@ fn what_is_made_is_good_over_a_restart_until_it_ends() {
 #[tokio::test]
 async fn a_revoked_token_opens_nothing_and_ends_what_it_opened() {
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let (token, secret) = tokens
         .create(new("ci", &[Scope::Read], None), now())
         .unwrap();
@@ -90,7 +90,7 @@ async fn a_revoked_token_opens_nothing_and_ends_what_it_opened() {
     assert!(tokio::time::timeout(soon, grant.ended()).await.is_err());
     assert_eq!(tokens.revoke(&token.id).unwrap(), token);
     grant.ended().await;
-    for tokens in [&tokens, &Tokens::open(dir.path()).unwrap()] {
+    for tokens in [&tokens, &Tokens::open(dir.path(), Clock::new()).unwrap()] {
         let refused = tokens.accept(secret.as_str(), now()).unwrap_err();
         assert_eq!(refused, Unaccepted::Unknown);
         assert!(matches!(tokens.revoke("ci"), Err(TokenError::NotFound(_))));
@@ -100,7 +100,7 @@ async fn a_revoked_token_opens_nothing_and_ends_what_it_opened() {
 #[test]
 fn the_first_token_goes_with_its_file_and_does_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     tokens
         .create(new("ci", &[Scope::Read], None), now())
         .unwrap();
@@ -111,14 +111,14 @@ fn the_first_token_goes_with_its_file_and_does_not_come_back() {
     );
     tokens.revoke("first").unwrap();
     assert!(!dir.path().join("token").exists());
-    assert_eq!(Tokens::open(dir.path()).unwrap().list(), []);
+    assert_eq!(Tokens::open(dir.path(), Clock::new()).unwrap().list(), []);
     assert!(!dir.path().join("token").exists());
 }
 
 #[test]
 fn names_are_given_once() {
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let unnamed = NewToken {
         name: None,
         ..new("", &[Scope::Read], None)
@@ -142,7 +142,7 @@ fn tokens_are_bounded_and_expired_ones_give_way() {
         sha256: [0; 32],
     };
     let mut records = vec![expired; MAX_TOKENS];
-    let tokens = Tokens::of(dir.path(), records.clone());
+    let tokens = Tokens::of(dir.path(), records.clone(), Clock::new());
     tokens
         .create(new("a", &[Scope::Read], None), now())
         .unwrap();
@@ -150,7 +150,7 @@ fn tokens_are_bounded_and_expired_ones_give_way() {
     records
         .iter_mut()
         .for_each(|record| record.token.expires_at = None);
-    let tokens = Tokens::of(dir.path(), records[1..].to_vec());
+    let tokens = Tokens::of(dir.path(), records[1..].to_vec(), Clock::new());
     tokens
         .create(new("a", &[Scope::Read], None), now())
         .unwrap();
@@ -170,7 +170,7 @@ fn aside(directory: &Path) -> Vec<PathBuf> {
 fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens.json");
-    let made = Tokens::open(dir.path()).unwrap();
+    let made = Tokens::open(dir.path(), Clock::new()).unwrap();
     let first = fs::read_to_string(dir.path().join("token")).unwrap();
     let first = first.trim();
     let (_, other) = made.create(new("ci", &[Scope::Read], None), now()).unwrap();
@@ -187,7 +187,7 @@ fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
         fs::write(&path, &text).unwrap();
         // Neither now nor at the next start, though the text of the first lies there.
         for _ in 0..2 {
-            let tokens = Tokens::open(dir.path()).unwrap();
+            let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
             assert_eq!(tokens.list().len(), 0, "{text}");
             for secret in [first, other.as_str()] {
                 assert!(tokens.accept(secret, now()).is_err(), "{text}");
@@ -201,12 +201,12 @@ fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
         fs::remove_file(aside).unwrap();
     }
     // New ones can be made.
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let (_, secret) = tokens
         .create(new("new", &[Scope::Read], None), now())
         .unwrap();
     assert!(
-        Tokens::open(dir.path())
+        Tokens::open(dir.path(), Clock::new())
             .unwrap()
             .accept(secret.as_str(), now())
             .is_ok()
@@ -214,7 +214,10 @@ fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
     // A directory holds none either.
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert_eq!(Tokens::open(dir.path()).unwrap().list().len(), 0);
+    assert_eq!(
+        Tokens::open(dir.path(), Clock::new()).unwrap().list().len(),
+        0
+    );
     assert!(aside(dir.path())[0].is_dir() && path.is_file());
 }
 
@@ -222,14 +225,14 @@ fn a_damaged_file_of_all_tokens_is_set_aside_and_no_token_opens_anything() {
 fn a_bit_that_flips_lets_nobody_in_whom_no_token_did() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens.json");
-    Tokens::open(dir.path()).unwrap();
+    Tokens::open(dir.path(), Clock::new()).unwrap();
     let whole = fs::read(&path).unwrap();
     let stranger = Secret::random().unwrap();
     for bit in 0..whole.len() * 8 {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &bytes).unwrap();
-        match Tokens::open(dir.path()) {
+        match Tokens::open(dir.path(), Clock::new()) {
             Ok(tokens) => assert!(tokens.accept(stranger.as_str(), now()).is_err()),
             Err(error) => assert!(error.to_string().contains("newer than 1"), "{bit}: {error}"),
         }
@@ -241,16 +244,19 @@ fn a_damaged_first_token_is_set_aside_and_the_others_stay() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     for text in ["", "pw_secret", &"x".repeat(1_000_000)] {
-        let of_all = Tokens::open(dir.path()).unwrap().list().len();
+        let of_all = Tokens::open(dir.path(), Clock::new()).unwrap().list().len();
         fs::write(&path, text).unwrap();
-        assert_eq!(Tokens::open(dir.path()).unwrap().list().len(), of_all);
+        assert_eq!(
+            Tokens::open(dir.path(), Clock::new()).unwrap().list().len(),
+            of_all
+        );
         assert!(!path.exists());
     }
     assert_eq!(aside(dir.path()).len(), 3);
     // Where there are no others, it is a first start.
     fs::write(&path, "pw_secret").unwrap();
     fs::remove_file(dir.path().join("tokens.json")).unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     let first = fs::read_to_string(&path).unwrap();
     assert!(tokens.accept(first.trim(), now()).is_ok());
 }
@@ -261,7 +267,10 @@ fn a_file_that_cannot_be_read_is_refused_and_left() {
     for file in ["token", "tokens.json"] {
         let path = dir.path().join(file);
         symlink(&path, &path).unwrap();
-        let error = Tokens::open(dir.path()).err().unwrap().to_string();
+        let error = Tokens::open(dir.path(), Clock::new())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert!(error.contains("check the state directory"), "{error}");
         fs::remove_file(path).unwrap();
@@ -278,7 +287,10 @@ fn a_newer_file_is_for_the_newer_daemon_whatever_is_in_it() {
         r#"{"version": 18446744073709551615, "kept": {"otherwise": "secret"}}"#,
     ] {
         fs::write(&path, text).unwrap();
-        let error = Tokens::open(dir.path()).err().unwrap().to_string();
+        let error = Tokens::open(dir.path(), Clock::new())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert!(error.contains("run the newer packetwatch"), "{error}");
         assert!(
@@ -292,11 +304,11 @@ fn a_newer_file_is_for_the_newer_daemon_whatever_is_in_it() {
 #[test]
 fn files_that_others_could_read_are_closed_to_them() {
     let dir = tempfile::tempdir().unwrap();
-    Tokens::open(dir.path()).unwrap();
+    Tokens::open(dir.path(), Clock::new()).unwrap();
     for file in ["token", "tokens.json"] {
         let path = dir.path().join(file);
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        Tokens::open(dir.path()).unwrap();
+        Tokens::open(dir.path(), Clock::new()).unwrap();
         assert_eq!(mode(&path), 0o600, "{file}");
     }
 }
@@ -304,7 +316,7 @@ fn files_that_others_could_read_are_closed_to_them() {
 #[test]
 fn a_disk_that_refuses_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
+    let tokens = Tokens::open(dir.path(), Clock::new()).unwrap();
     // In the place of the file that is written first.
     fs::create_dir(dir.path().join("tokens.json.new")).unwrap();
     let refused = tokens.create(new("ci", &[Scope::Read], None), now());

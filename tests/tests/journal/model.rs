@@ -38,7 +38,7 @@ impl Stored {
         let lists = Lists::open(dir, NoMaps, capacity, Clock::new());
         Self {
             lists: lists.expect("a killed writer leaves a sound journal"),
-            tokens: Tokens::open(dir).expect("and sound tokens"),
+            tokens: Tokens::open(dir, Clock::new()).expect("and sound tokens"),
         }
     }
 

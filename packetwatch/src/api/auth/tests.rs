@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::throttle::REQUESTS;
+use crate::clock::Clock;
 use crate::tokens::{NewToken, Scope};
 
 /// A gate, and a token with every right.
@@ -15,7 +16,7 @@ const READ: Option<Needs> = Some(Needs::Scope(Scope::Read));
 
 fn stage() -> Stage {
     let state = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(state.path()).unwrap();
+    let tokens = Tokens::open(state.path(), Clock::new()).unwrap();
     let token = std::fs::read_to_string(state.path().join("token")).unwrap();
     let access = Access::of(&crate::api::openapi());
     let gate = Gate::new(access, tokens, Counters::default());

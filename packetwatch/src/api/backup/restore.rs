@@ -101,6 +101,7 @@ fn put_back(
         .trials
         .begin(Some(*CONFIRM.start()))
         .map_err(|error| in_the_way(&error))?;
+    app.peers.protect(&app.lists);
     let would_stand = app.rules.would_stand(backup.rules.clone(), backup.mode);
     let would_stand = would_stand.map_err(|error| rules::refusal(error, "restore rules"))?;
     let bans = backup.saved.bans.iter().map(|ban| ban.prefix);

@@ -67,6 +67,7 @@ pub(super) async fn put(
     };
     blocking(move || {
         let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        app.peers.protect(&app.lists);
         let watched = Watched::of(&app, asker)?;
         let put = app.lists.confirming(confirm).put(list, entry, Force(force));
         let put = put.map_err(|error| refusal(&app, error))?;
@@ -152,6 +153,7 @@ pub(super) async fn remove(
     let prefix: IpNet = written.prefix;
     blocking(move || {
         let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        app.peers.protect(&app.lists);
         let watched = Watched::of(&app, asker)?;
         let removed = app.lists.confirming(confirm).remove(list, prefix);
         removed.map_err(|error| refusal(&app, error))?;

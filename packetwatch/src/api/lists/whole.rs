@@ -129,6 +129,7 @@ fn apply(
     write: Write,
 ) -> Result<Change, Problem> {
     let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+    app.peers.protect(&app.lists);
     if list == List::Deny {
         let prefixes = feed.entries.iter().map(|entry| entry.prefix);
         feed.refuse_protected(&app.lists.protected_among(prefixes));
