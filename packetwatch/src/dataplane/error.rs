@@ -165,8 +165,16 @@ pub enum AttachError {
          (or its owner's own command), then start again"
     )]
     HeldByAnother { interface: String },
-    #[error("{interface} is filtered by another packetwatch process ({lock}); stop that one first")]
-    HeldByUs { interface: String, lock: PathBuf },
+    #[error(
+        "{interface} is filtered by another packetwatch process ({}{}); stop that one first",
+        lock.display(), holder.map(|pid| format!(", which process {pid} holds")).unwrap_or_default()
+    )]
+    HeldByUs {
+        interface: String,
+        lock: PathBuf,
+        /// its id in this process's namespace, where the kernel tells
+        holder: Option<u32>,
+    },
     /// `frames`: what the program cannot take that the interface may bring, or nothing
     #[error(
         "the driver of {interface} cannot run XDP natively ({source}){frames}: use `--xdp-mode auto` or \

@@ -10,7 +10,8 @@ use std::{
 
 use nix::{
     fcntl::{Flock, FlockArg, OFlag, open},
-    sys::stat::Mode,
+    sys::stat::{Mode, fchmod, major, minor},
+    unistd::{Gid, fchown},
 };
 
 use super::AttachError;
@@ -88,20 +89,69 @@ pub(super) fn try_hold(interface: &str, namespace: u64) -> Result<Hold, AttachEr
         // To be read, since the one that is there may be root's, and to be no link: the directory may
         // belong to the daemon's user, for whom root makes no file elsewhere.
         let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = open(&path, flags, Mode::from_bits_truncate(0o644))
+        let file = open(&path, flags, Mode::from_bits_truncate(0o600))
             .map_err(|errno| error("open", &path, errno.into()))?;
         let file = fs::File::from(file);
-        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-            return Err(AttachError::HeldByUs {
-                interface: interface.to_owned(),
-                lock: path,
-            });
+        close_to_others(&file, dir);
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((file, _)) => {
+                return Err(AttachError::HeldByUs {
+                    interface: interface.to_owned(),
+                    holder: holder(&file),
+                    lock: path,
+                });
+            }
         };
         // The one before may have removed the file between the two: its lock then locks nothing.
         if is_same(&file, &path) {
             return Ok(Hold { file, path });
         }
     }
+}
+
+/// Whoever may open a lock, if only to read, may hold it. So it is its owner's, and the group's that may
+/// make locks in the directory, if that is shared with one. Where this process may not say so, who owns
+/// the file has.
+fn close_to_others(file: &fs::File, directory: &Path) {
+    let (Ok(directory), Ok(found)) = (fs::metadata(directory), file.metadata()) else {
+        return;
+    };
+    // The daemon's user may write in the directory: another name of a file elsewhere is no lock.
+    if !found.is_file() || found.nlink() > 1 {
+        return;
+    }
+    let is_shared = directory.mode() & 0o020 != 0;
+    let group = Gid::from_raw(directory.gid());
+    let is_given = || found.gid() == group.as_raw() || fchown(file, None, Some(group)).is_ok();
+    let mode = if is_shared && is_given() {
+        0o660
+    } else {
+        0o600
+    };
+    if found.mode() & 0o7777 != mode {
+        let _ = fchmod(file, Mode::from_bits_truncate(mode));
+    }
+}
+
+/// The process that holds the lock of a file.
+fn holder(file: &fs::File) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let found = file.metadata().ok()?;
+    holder_in(&locks, found.dev(), found.ino())
+}
+
+/// Lines as `1: FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF`, and with `->` those who wait. A process of
+/// another PID namespace has no line, or 0.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let pid = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let is_lock = words.next() == Some("FLOCK");
+        let pid = words.nth(2)?.parse().ok()?;
+        (is_lock && words.next() == Some(&file) && pid != 0).then_some(pid)
+    };
+    locks.lines().find_map(pid)
 }
 
 /// Removes the lock files of processes that were killed.
@@ -147,5 +197,39 @@ mod tests {
         for other in ["api.sock", "eth0.lock", "eth0@here.lock", "eth0@7"] {
             assert_eq!(parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_holder_is_whose_lock_it_is_and_not_who_waits_for_it() {
+        let locks = "1: POSIX  ADVISORY  WRITE 10 fd:0a:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 0 fd:0a:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 11 fd:0a:7 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 12 fd:0a:77 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 13 fd:0a:77 0 EOF\n";
+        let device = nix::sys::stat::makedev(0xfd, 0x0a);
+        assert_eq!(holder_in(locks, device, 77), Some(13));
+        assert_eq!(holder_in(locks, device, 7), Some(11));
+        assert_eq!(holder_in(locks, device, 78), None);
+    }
+
+    #[test]
+    fn a_lock_is_for_those_who_may_make_one() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a.lock"), dir.path().join("other"));
+        let put_right = |directory: u32, found: u32| {
+            let mode = |mode| fs::Permissions::from_mode(mode);
+            fs::set_permissions(dir.path(), mode(directory)).unwrap();
+            let file = fs::File::create(&path).unwrap();
+            file.set_permissions(mode(found)).unwrap();
+            close_to_others(&file, dir.path());
+            file.metadata().unwrap().mode() & 0o7777
+        };
+        assert_eq!(put_right(0o755, 0o644), 0o600);
+        assert_eq!(put_right(0o775, 0o644), 0o660);
+        assert_eq!(put_right(0o775, 0o600), 0o660);
+        fs::hard_link(&path, &other).unwrap();
+        assert_eq!(put_right(0o755, 0o644), 0o644, "it may be anything");
     }
 }

@@ -45,6 +45,12 @@ pub(super) fn share(directory: &Path, account: &Account) {
     if group.is_some() {
         let _ = fchmod(&fd, Mode::from_bits_truncate(0o775));
     }
+    // Nobody else may open a lock, and root that has given up its rights over files is one more user.
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let locks = entries.map(|entry| entry.path());
+    for lock in locks.filter(|path| path.extension().is_some_and(|end| end == "lock")) {
+        let _ = give_below(&lock, account, 0, &mut 1);
+    }
 }
 
 /// As [`give`], if it is new, empty, or holds a file called `mark`: nobody's `/var/lib` becomes the

@@ -1,20 +1,26 @@
 //! What is not left behind: pins, directories, locks; and what is, filters that nobody configures any
 //! more.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use aya::maps::MapData;
+use nix::fcntl::{Flock, FlockArg};
 use packetwatch_abi::VERSION;
 use packetwatch_tests::bpf;
+use packetwatch_tests::daemon::refused;
 use serde_json::{Value, json};
 
 use crate::scene::{PROMPT, Scene};
 use crate::wire::Wire;
 
+const LOCKS: &str = "/run/packetwatch";
+
 fn locks(namespace: u64) -> Vec<String> {
-    let files = fs::read_dir("/run/packetwatch").into_iter().flatten();
+    let files = fs::read_dir(LOCKS).into_iter().flatten();
     let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
     let ending = format!("@{namespace}.lock");
     names.filter(|name| name.ends_with(&ending)).collect()
@@ -40,6 +46,35 @@ fn a_clean_end_and_detach_leave_nothing() {
     assert_eq!(detached.status.code(), Some(0), "{detached:?}");
     assert_eq!(locks(scene.namespace()), [""; 0]);
     assert!(is_empty(scene.daemon.bpffs()), "{:?}", scene.pins());
+}
+
+/// Who may open a lock may hold it, and with it keep every daemon off the interface.
+#[test]
+#[ignore = "needs root: network namespaces, BPF and another user"]
+fn a_lock_is_for_nobody_else_and_who_holds_it_is_named() {
+    let mut scene = Scene::new("10m");
+    scene.daemon.kill();
+    let path = Path::new(LOCKS).join(&locks(scene.namespace())[0]);
+    let taken = || {
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        nobody.args(["flock", "--nonblock"]).arg(&path).arg("true");
+        nobody.output().expect("run setpriv").status.success()
+    };
+    assert!(!taken());
+    // Left by an earlier build, and taken since.
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("it is there");
+    assert!(taken(), "setpriv and flock do not what this test is about");
+    let file = fs::File::open(&path).expect("open it");
+    let held = Flock::lock(file, FlockArg::LockExclusive).expect("nobody holds it");
+    let pid = format!("process {} holds", std::process::id());
+    refused(
+        scene.daemon.command(),
+        &["pw0", &path.display().to_string(), &pid],
+    );
+    drop(held);
+    assert!(!taken(), "it is as it was found");
+    scene.daemon.restart();
 }
 
 /// Neither pins nor locks of a namespace that is gone outlive the next start; what lives stays.
