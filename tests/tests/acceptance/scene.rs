@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(crate) const PORTS: [u16; 3] = [8086, 8087, 8088];
 
 /// For what must happen: long, since a loaded machine may be slow and nobody waits for it otherwise.
-pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 
 /// For what must not happen: shorter than the second after which TCP would try again.
 const SILENCE: Duration = Duration::from_millis(700);

@@ -16,7 +16,7 @@ use packetwatch_tests::daemon::binary;
 use packetwatch_tests::{Daemon, Lan};
 use serde_json::Value;
 
-pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
 pub(crate) const TCP: &str = "127.0.0.1:7300";

@@ -9,7 +9,7 @@ use packetwatch_tests::daemon::{Builder, binary, refused};
 use packetwatch_tests::{Daemon, Lan};
 use tempfile::TempDir;
 
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(30);
 
 struct Manager {
     socket: UnixDatagram,

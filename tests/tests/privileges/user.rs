@@ -20,7 +20,7 @@ use crate::status::assert_reduced;
 /// A user that every host has.
 pub(crate) const NOBODY: &str = "nobody";
 
-pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 
 /// Shorter than the second after which TCP would try again.
 const SILENCE: Duration = Duration::from_millis(700);

@@ -15,7 +15,7 @@ use super::{Scene, assert_line};
 
 /// What has to come; the daemon's schedule says that it comes in a second. Without the look of each
 /// second a comparison of so many bans is minutes away.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The n-th address of 10.64.0.0/15.
 fn address(n: u32) -> Ipv4Addr {

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// An answer that takes longer has not come.
-pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 
 /// Free in every namespace.
 const TCP: &str = "127.0.0.1:7300";
