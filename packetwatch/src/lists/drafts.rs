@@ -128,11 +128,6 @@ impl Shared {
     }
 }
 
-pub(super) fn count_new(state: &State, changes: &[Change]) -> usize {
-    let is_new = |change: &&Change| state.listed(change.shelf, change.prefix).is_none();
-    changes.iter().filter(is_new).count()
-}
-
 /// What is allowed where a deny is put.
 #[derive(Default)]
 pub(super) struct Allowed {

@@ -11,6 +11,7 @@ use super::{
     salvage::Salvage,
     saved::Restored,
     state::Shelf,
+    touched::Touched,
 };
 use crate::pending::Told;
 
@@ -60,7 +61,8 @@ pub(super) fn added(list: List, entry: &Entry, before: Option<&Entry>) {
 
 /// One line for many entries: a list of a million is no million lines. `before` is how many there
 /// were.
-pub(super) fn added_many(list: List, before: usize, added: usize, updated: usize) {
+pub(super) fn added_many(list: List, before: usize, touched: &Touched) {
+    let (added, updated) = (touched.added.total, touched.updated());
     event!(
         target: TARGET,
         Level::INFO,
@@ -68,6 +70,8 @@ pub(super) fn added_many(list: List, before: usize, added: usize, updated: usize
         packetwatch.list = list.as_str(),
         packetwatch.added = added,
         packetwatch.updated = updated,
+        packetwatch.prefixes_added = touched.added.names(),
+        packetwatch.prefixes_changed = touched.changed.names(),
         packetwatch.before = entries(before),
         packetwatch.after = entries(before + added),
         "{added} added to the {list} list, {updated} changed in it"
@@ -106,7 +110,9 @@ pub(super) fn ended_many(list: List, ended: usize, left: usize) {
     );
 }
 
-pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize) {
+pub(super) fn replaced(list: List, touched: &Touched) {
+    let (added, updated) = (touched.added.total, touched.updated());
+    let removed = touched.removed.total;
     event!(
         target: TARGET,
         Level::INFO,
@@ -115,6 +121,9 @@ pub(super) fn replaced(list: List, added: usize, updated: usize, removed: usize)
         packetwatch.added = added,
         packetwatch.updated = updated,
         packetwatch.removed = removed,
+        packetwatch.prefixes_added = touched.added.names(),
+        packetwatch.prefixes_changed = touched.changed.names(),
+        packetwatch.prefixes_removed = touched.removed.names(),
         packetwatch.before = entries(updated + removed),
         packetwatch.after = entries(added + updated),
         "the {list} list was replaced: {added} added, {updated} kept or changed, {removed} removed"

@@ -37,6 +37,7 @@ mod state;
 mod storage;
 mod sweep;
 mod tables;
+mod touched;
 mod trial;
 mod writes;
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     Lists, Shared,
-    drafts::{Allowed, count_new},
+    drafts::Allowed,
     entry::{Added, Entry, Force, List, NewEntry, Put, Replaced},
     error::WriteError,
     event,
@@ -15,6 +15,7 @@ use super::{
     record::{EntryRecord, ListRecord},
     state::{Change, Shelf},
     sweep::Reach,
+    touched::Touched,
     trial::Trial,
 };
 use crate::{
@@ -176,17 +177,20 @@ impl Writing<'_> {
         let shared = self.shared;
         let prefixes: Vec<IpNet> = entries.iter().map(|entry| entry.prefix.trunc()).collect();
         let (mut journal, trial) = self.begin(list, Reach::These(&prefixes))?;
-        let (changes, before, answer) = {
+        let (changes, before, touched) = {
             let state = shared.state();
             let before = state.count(list.into()).total();
             let changes = shared.drafted(&state, list, entries, Force(false))?;
-            let added = count_new(&state, &changes);
-            shared.see_to_room(&state, added)?;
-            let updated = changes.len() - added;
-            (changes, before, Added { added, updated })
+            let touched = Touched::by(&changes, &state);
+            shared.see_to_room(&state, touched.added.total)?;
+            (changes, before, touched)
         };
         shared.write(&mut journal, changes, trial, Switch::ByPrefix)?;
-        event::added_many(list, before, answer.added, answer.updated);
+        event::added_many(list, before, &touched);
+        let answer = Added {
+            added: touched.added.total,
+            updated: touched.updated(),
+        };
         drop(journal);
         if answer.added + answer.updated >= MANY {
             memory::give_back();
@@ -202,11 +206,9 @@ impl Writing<'_> {
         let shared = self.shared;
         let shelf = Shelf::from(list);
         let (mut journal, trial) = self.begin(list, Reach::All)?;
-        let (changes, answer) = {
+        let (changes, touched) = {
             let state = shared.state();
             let mut changes = shared.drafted(&state, list, entries, Force(false))?;
-            let added = count_new(&state, &changes);
-            let updated = changes.len() - added;
             let is_kept =
                 |prefix: &IpNet| changes.binary_search_by_key(prefix, |c| c.prefix).is_ok();
             let gone: Vec<Change> = state
@@ -220,14 +222,10 @@ impl Writing<'_> {
                 })
                 .collect();
             changes.extend(gone);
-            let removed = changes.len() - added - updated;
-            shared.see_to_room(&state, added.saturating_sub(removed))?;
-            let answer = Replaced {
-                added,
-                updated,
-                removed,
-            };
-            (changes, answer)
+            let touched = Touched::by(&changes, &state);
+            let added = touched.added.total;
+            shared.see_to_room(&state, added.saturating_sub(touched.removed.total))?;
+            (changes, touched)
         };
         let record = list_record(&changes);
         let batch = Batch {
@@ -242,7 +240,12 @@ impl Writing<'_> {
             Switch::Whole,
             || Ok(()),
         )?;
-        event::replaced(list, answer.added, answer.updated, answer.removed);
+        event::replaced(list, &touched);
+        let answer = Replaced {
+            added: touched.added.total,
+            updated: touched.updated(),
+            removed: touched.removed.total,
+        };
         drop(journal);
         if answer.added + answer.updated + answer.removed >= MANY {
             memory::give_back();

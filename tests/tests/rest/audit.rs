@@ -195,6 +195,54 @@ fn every_change_has_a_line_that_says_who_from_where_what_before_and_after() {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+fn writes_of_many_name_what_they_touch() {
+    let stage = Stage::own();
+    let list = |prefixes: &[&str], reason: &str| {
+        let entry = |prefix| json!({"prefix": prefix, "reason": reason});
+        Some(Value::from_iter(prefixes.iter().map(entry)))
+    };
+    let many: Vec<String> = (0..65).map(|n| format!("192.0.2.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (a, b, c) = ("203.0.113.1/32", "203.0.113.2/32", "203.0.113.3/32");
+    let [ab, ac, one] = [&[a, b][..], &[a, c], &[a]];
+    for (method, body, expected) in [
+        (
+            "POST",
+            list(ab, "x"),
+            [Some("203.0.113.1/32 203.0.113.2/32"), None, None],
+        ),
+        ("POST", list(one, "x"), [None, None, None]),
+        ("POST", list(one, "y"), [None, Some(a), None]),
+        ("PUT", list(ac, "y"), [Some(c), None, Some(b)]),
+        (
+            "PUT",
+            list(&many, ""),
+            [
+                Some("192.0.2.63/32 …"),
+                None,
+                Some("203.0.113.1/32 203.0.113.3/32"),
+            ],
+        ),
+    ] {
+        let from = stage.daemon.log().len();
+        let answer = stage.ask(method, "/v1/allow", body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let is_it = |line: &Value| line.get("packetwatch.added").is_some();
+        let line = stage.daemon.log().wait_from(from, is_it, PROMPT);
+        let kinds = ["added", "changed", "removed"];
+        for (kind, expected) in kinds.into_iter().zip(expected) {
+            let told = line.get(format!("packetwatch.prefixes_{kind}")).map(text);
+            let is_right = match (told, expected) {
+                (Some(told), Some(expected)) => told.ends_with(expected),
+                (told, expected) => told == expected,
+            };
+            assert!(is_right, "{kind}: {line}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
 fn trials_bypasses_and_restores_are_told_with_before_and_after() {
     let stage = Stage::own();
     let told = |(method, path): (&str, &str), body: Option<Value>, action, words: [&str; 2]| {
