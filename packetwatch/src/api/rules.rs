@@ -197,13 +197,20 @@ pub(super) async fn put_rules(
 ))]
 pub(super) async fn reset_rules(
     State(app): State<App>,
+    asker: Asker,
     Params(ConfirmParams { confirm }): Params<ConfirmParams>,
 ) -> Result<Json<Rules>, Problem> {
     blocking(move || {
         let _turn = app.trials.begin(confirm).map_err(|e| in_the_way(&e))?;
+        let configured = app.rules.would_stand(None, None);
+        let configured = configured.map_err(|error| refusal(error, "reset the rules"))?;
+        let would_drop = beyond(&app, &configured.rules, asker)?;
         let reset = app.rules.reset(confirm);
         reset.map_err(|error| refusal(error, "reset the rules"))?;
-        Ok(Json(current(&app)))
+        Ok(Json(Rules {
+            would_drop,
+            ..current(&app)
+        }))
     })
     .await
 }

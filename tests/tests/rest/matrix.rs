@@ -108,6 +108,7 @@ impl Operation {
 /// All that requests could have changed.
 fn state(stage: &Stage) -> Value {
     let get = |path: &str| stage.expect(200, "GET", path).json();
+    let status = get("/v1/status");
     let mut tokens = get("/v1/tokens");
     for token in tokens["tokens"].as_array_mut().expect("a list") {
         // That somebody was let in somewhere is no change.
@@ -119,6 +120,9 @@ fn state(stage: &Stage) -> Value {
         "bans": entries(&get("/v1/bans")),
         "rules": get("/v1/rules"),
         "tokens": tokens,
+        "mode": status["mode"],
+        "bypass_until": status["bypass_until"],
+        "pending": get("/v1/pending"),
     })
 }
 

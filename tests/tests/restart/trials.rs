@@ -274,6 +274,19 @@ fn rules_say_whom_they_would_drop() {
         "limit": 2,
     }]);
     assert_eq!(put["would_drop"], caller, "{put}");
+
+    // Those of the configuration do so as well.
+    let lax = json!({"rules": [{"name": "lax", "distinct_ports": 60, "within": "60s"}]});
+    scene.expect(200, "PUT", "/v1/rules", Some(lax));
+    scene.assert_served(3, &PORTS);
+    let reset = scene.expect(200, "DELETE", "/v1/rules", None);
+    let of_configuration = json!([{
+        "prefix": format!("{}/32", scene.address(3)),
+        "rule": "port-scan",
+        "counted": 3,
+        "limit": 3,
+    }]);
+    assert_eq!(reset["would_drop"], of_configuration, "{reset}");
 }
 
 /// By reason, by rule and by caller.
