@@ -74,8 +74,8 @@ impl Snapshot {
                 (list, "ipv6", count.v6 as u64),
             ]
         });
-        let listed = app.lists.prefixes() as u64;
-        let maps = told(app, "all", app.dataplane.capacities(listed)).into_iter();
+        let maps = app.dataplane.capacities(app.lists.usage());
+        let maps = told(app, "all", maps).into_iter();
         let maps = maps.map(|used| (used.map, used.entries, used.capacity));
         let bypass = app.rules.bypass_until().unwrap_or(0);
         let bypass = bypass.saturating_sub(app.clock.monotonic_ns());

@@ -66,6 +66,10 @@ pub const VERSION: u32 = 6;
 pub mod capacity {
     /// allow and deny entries together
     pub const LISTS: u32 = 4_194_304;
+    /// Protected prefixes, which take nothing of the room of `LISTS`; no setting. Beside all sessions
+    /// and API clients that are looked at, and the longest `protect.extra`, 4000 are left for addresses
+    /// and next hops.
+    pub const PROTECTED: u32 = 16_384;
     /// Entries whose packets are counted one by one, at most.
     pub const LIST_HITS: u32 = 100_000;
     pub const BANS: u32 = 65_536;
@@ -75,6 +79,16 @@ pub mod capacity {
     pub const CALL_RING: u32 = 256 * 1024;
     /// bytes; an offence is 72
     pub const OFFENCE_RING: u32 = 256 * 1024;
+
+    /// Slots for the hits of so many list entries, and of the protected ones.
+    pub const fn list_hits(lists: u32) -> u32 {
+        let entries = lists.saturating_add(PROTECTED);
+        if entries < LIST_HITS {
+            entries
+        } else {
+            LIST_HITS
+        }
+    }
 }
 
 #[cfg(feature = "user")]

@@ -19,6 +19,7 @@ pub struct Memory {
 
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MapStatus {
+    /// Of `protected`, the host's own prefixes: they lie in the maps of `lists`, which tell their bytes.
     pub map: String,
     /// Null where counting them costs a walk.
     pub entries: Option<u64>,
@@ -29,8 +30,8 @@ pub struct MapStatus {
 
 impl Memory {
     pub(super) fn of(app: &App) -> Result<Self, Problem> {
-        let listed = app.lists.prefixes() as u64;
-        let maps = app.dataplane.capacities(listed).map_err(unreadable)?;
+        let maps = app.dataplane.capacities(app.lists.usage());
+        let maps = maps.map_err(unreadable)?;
         let maps = maps.into_iter().map(|used| MapStatus {
             map: used.map.to_owned(),
             entries: used.entries,

@@ -172,6 +172,11 @@ mod tests {
                 map("callers", Some(7)),
                 map("bans", Some(8)),
                 map("calls", None),
+                MapStatus {
+                    bytes: 0,
+                    ..map("protected", Some(3))
+                },
+                map("protected", Some(8)),
             ],
         });
         let told: Vec<_> = findings
@@ -179,11 +184,15 @@ mod tests {
             .map(|finding| (finding.check.as_str(), finding.ok, finding.found.as_str()))
             .collect();
         let full = "full with 8 entries, 2.0 KiB: raise capacity.bans in the configuration";
+        let unprotected = "full with 8 entries, 2.0 KiB: take some out of protect.extra, or switch \
+                           protect.self, protect.gateway or protect.sessions off";
         let expected = [
             ("memory", true, "daemon 1.0 KiB, maps 6.0 KiB"),
             ("map callers", true, "7 of 8 entries, 2.0 KiB"),
             ("map bans", false, full),
             ("map calls", true, "2.0 KiB"),
+            ("map protected", true, "3 of 8 entries"),
+            ("map protected", false, unprotected),
         ];
         assert_eq!(told, expected);
     }

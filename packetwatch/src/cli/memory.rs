@@ -23,12 +23,25 @@ pub(super) fn used(map: &MapStatus) -> Result<String, String> {
         capacity,
         bytes,
     } = map;
-    let bytes = size(*bytes);
     match entries {
-        Some(entries) if entries >= capacity => Err(format!(
-            "full with {capacity} entries, {bytes}: raise capacity.{name} in the configuration"
-        )),
-        Some(entries) => Ok(format!("{entries} of {capacity} entries, {bytes}")),
-        None => Ok(bytes),
+        Some(entries) if entries >= capacity => {
+            let full = format!("full with {}", taken(*capacity, *bytes));
+            Err(match name.as_str() {
+                "protected" => format!(
+                    "{full}: take some out of protect.extra, or switch protect.self, protect.gateway or protect.sessions off"
+                ),
+                _ => format!("{full}: raise capacity.{name} in the configuration"),
+            })
+        }
+        Some(entries) => Ok(format!("{entries} of {}", taken(*capacity, *bytes))),
+        None => Ok(size(*bytes)),
+    }
+}
+
+/// What lies in the maps of another row has no bytes.
+fn taken(entries: u64, bytes: u64) -> String {
+    match bytes {
+        0 => format!("{entries} entries"),
+        bytes => format!("{entries} entries, {}", size(bytes)),
     }
 }

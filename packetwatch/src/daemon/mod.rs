@@ -2,7 +2,7 @@
 //!
 //! `before` loads the program and gives root's rights up; `run` assembles and serves; `enforce` is
 //! the rule loop, `sweep` what it does each second, `evict` whom that forgets and `crowd` whether it had
-//! to, `flood` the admission threshold; `calls` the call
+//! to, `flood` the admission threshold; `protecting` tells of what is to be protected and is not; `calls` the call
 //! log; `control` the rules and the mode in force, `trials` the change of them or of a list that waits
 //! to be confirmed; `interfaces` attaches, `watch` sees to it that it stays so, and `reconcile` to it
 //! that the maps do; `chain` follows the program behind the filter; `reload` is SIGHUP; `process` is what
@@ -23,6 +23,7 @@ mod peers;
 mod pins;
 mod population;
 mod process;
+mod protecting;
 mod pulse;
 mod readiness;
 mod reconcile;

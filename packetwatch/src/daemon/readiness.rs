@@ -29,6 +29,10 @@ pub enum Lack {
     Map(&'static str),
     /// the kernel does not take bans
     Bans,
+    /// more prefixes are to be protected than there is room for
+    Unprotected,
+    /// the kernel does not take what is to be protected
+    Protection,
     /// the address that the API is to listen on
     Tcp,
     /// the unix socket that the API is to listen on
@@ -81,6 +85,11 @@ impl Readiness {
             Some(why) => state.lacks.insert(lack, why),
             None => state.lacks.remove(&lack),
         };
+    }
+
+    /// What of it is lacking, in words.
+    pub(super) fn lack(&self, lack: Lack) -> Option<String> {
+        self.state().lacks.get(&lack).cloned()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -23,7 +23,7 @@ pub(super) async fn reload(
     started_with: &Config,
     flags: &Flags,
     rules: &Arc<RulesControl>,
-    protect: impl FnOnce(&Config),
+    protect: impl AsyncFnOnce(&Config) -> Result<(), String>,
 ) {
     let config = match run::load(flags.clone()) {
         Ok(config) => config,
@@ -38,16 +38,23 @@ pub(super) async fn reload(
         Ok(Err(error)) => return refuse(&error.to_string()),
         Err(error) => return refuse(&error.to_string()),
     }
-    protect(&config);
+    let protecting = protect(&config).await;
     let waiting = waiting(started_with, &config);
     if !waiting.is_empty() {
         tracing::warn!("changed, but not before a restart: {}", waiting.join(", "));
     }
-    tracing::info!(
-        target: EVENT,
-        { event.action = "reloaded" },
-        "configuration read again"
-    );
+    match protecting {
+        Ok(()) => tracing::info!(
+            target: EVENT,
+            { event.action = "reloaded" },
+            "configuration read again"
+        ),
+        Err(lacking) => tracing::warn!(
+            target: EVENT,
+            { event.action = "reloaded", error.message = lacking.as_str() },
+            "configuration read again, but not all that is to be protected is: {lacking}"
+        ),
+    }
 }
 
 fn refuse(error: &str) {

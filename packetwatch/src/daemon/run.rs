@@ -24,6 +24,7 @@ use super::{
     judged::Judged,
     peers as seen,
     population::Population,
+    protecting::Protecting,
     pulse::Pulse,
     reconcile::Reconciler,
     refusals::Refusals,
@@ -98,6 +99,8 @@ pub(super) async fn run(
     // Everything that judges is in the maps before the first packet is.
     let lists = Lists::open_or_salvage(&config.state_dir, dataplane.clone(), capacity, clock)?;
     let tokens = Tokens::open(&config.state_dir, clock)?;
+    let readiness = Readiness::starting();
+    let protecting = Protecting::new(lists.clone(), readiness.clone());
     let (protect, settings) = watch::channel(protected(&config, &names));
     let sessions = Sessions::of_host(starting_shell);
     let peers = Peers::new(sessions.clone(), tokens.clone(), settings.clone());
@@ -107,12 +110,16 @@ pub(super) async fn run(
         sessions,
         tokens.clone(),
         dataplane.clone(),
-    );
+    )
+    .telling({
+        let protecting = protecting.clone();
+        move |left_out| protecting.left_out(left_out)
+    });
+    let followed = protector.followed();
     let established = protector.current().await?;
-    let protecting = lists.protect(established);
-    protecting.context("protect the host's own addresses")?;
+    let protected_now = protecting.apply(established);
+    protected_now.context("protect the host's own addresses")?;
     let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
-    let readiness = Readiness::starting();
     let listeners = Listeners::bind(&config.api, &readiness)?;
     let certificate = Arc::clone(&listeners.certificate);
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
@@ -129,9 +136,9 @@ pub(super) async fn run(
                 move || lists.protected()
             },
             {
-                let (lists, peers) = (lists.clone(), peers.clone());
+                let (lists, protecting, peers) = (lists.clone(), protecting.clone(), peers.clone());
                 move |set| {
-                    let protected = lists.protect(set);
+                    let protected = protecting.apply(set);
                     // Whom a change has protected since the look is not cut off before the next.
                     peers.protect(&lists);
                     protected
@@ -245,9 +252,11 @@ pub(super) async fn run(
             },
             "packetwatch {VERSION} filters {filtered}"
         );
-        let changed = |new: &Config| {
-            protect.send_replace(protected(new, &names));
+        let changed = async |new: &Config| {
             certificate.get().inspect(|shown| shown.reload());
+            let settings = protected(new, &names);
+            protect.send_replace(settings.clone());
+            protecting.follow(&settings, followed.clone()).await
         };
         let reload = async || {
             service.reloading();

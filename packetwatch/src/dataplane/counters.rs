@@ -6,7 +6,7 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, PerCpuValues},
 };
-use packetwatch_abi::{CONNECTIONS, Fault, Reason, Tally, outcome_index};
+use packetwatch_abi::{CONNECTIONS, Fault, Reason, Tally, capacity, outcome_index};
 
 use super::{
     Dataplane, Error,
@@ -47,6 +47,14 @@ pub struct MapUse {
     pub capacity: u64,
     /// bytes of kernel memory
     pub bytes: u64,
+}
+
+/// Entries of the lists, whose ranges in the kernel are fewer or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListUse {
+    /// allow and deny entries that people wrote
+    pub written: usize,
+    pub protected: usize,
 }
 
 /// Rows of one map each that nothing else tells of, with its name in the object.
@@ -181,9 +189,9 @@ impl Dataplane {
         }
     }
 
-    /// The maps that a configuration sizes or that can fill up, and the others as one. `listed` is how
-    /// many prefixes the lists hold: their ranges in the kernel are fewer or more.
-    pub fn capacities(&self, listed: u64) -> Result<Vec<MapUse>, Error> {
+    /// The maps that a configuration sizes or that can fill up, and the others as one. What is protected
+    /// lies in the maps of the lists, whose bytes are told of these alone, and has a row of its own.
+    pub fn capacities(&self, listed: ListUse) -> Result<Vec<MapUse>, Error> {
         let mut uses = Vec::new();
         let mut callers = 0;
         self.each_caller(|_, _| callers += 1)?;
@@ -194,7 +202,13 @@ impl Dataplane {
         let rooms = &self.0;
         uses.push(usage_on_demand("callers", rooms.callers.raw(), callers)?);
         uses.push(lock(&rooms.bans).usage(bans)?);
-        uses.push(lock(&rooms.standings).usage(listed));
+        uses.push(lock(&rooms.standings).usage(listed.written as u64));
+        uses.push(MapUse {
+            map: "protected",
+            entries: Some(listed.protected as u64),
+            capacity: capacity::PROTECTED.into(),
+            bytes: 0,
+        });
         for (name, map) in &rooms.counters.sizes {
             uses.push(usage(name, map, None)?);
         }

@@ -53,7 +53,7 @@ pub use admission::AdmissionCounts;
 pub use bans::Ban;
 pub use chain::{ChainState, ChainStatus};
 pub use chained::{ChainError, is_pinned};
-pub use counters::{MapUse, Outcome};
+pub use counters::{ListUse, MapUse, Outcome};
 pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};
 pub use events::{DebugLog, Events, Stream};

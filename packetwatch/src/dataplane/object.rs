@@ -38,7 +38,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pa
 /// Entries of the maps whose size the configuration sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacities {
-    /// allow and deny entries together
+    /// allow and deny entries together; beside them there is room for [`capacity::PROTECTED`]
     pub lists: u32,
     pub bans: u32,
     pub callers: u32,
@@ -115,7 +115,7 @@ impl Dataplane {
         let mut ebpf = loader
             .override_global(aya_log::LEVEL, &log_level, false)
             .override_global("CLOCK_FROM_MAP", &clock_from_map, true)
-            .map_max_entries("LIST_HITS", lists.min(capacity::LIST_HITS))
+            .map_max_entries("LIST_HITS", capacity::list_hits(lists))
             .map_max_entries("BANS_V4", bans)
             .map_max_entries("BANS_V6", bans)
             .map_max_entries("BAN_HITS", bans)

@@ -287,7 +287,8 @@ pub struct Counts {
 /// Bounds of the kernel maps that the lists are projected into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// allow, protected and deny entries together
+    /// allow and deny entries together; [`capacity::PROTECTED`](packetwatch_abi::capacity::PROTECTED)
+    /// prefixes are protected beside them
     pub lists: u32,
     /// bans, those that ended and are still known to the kernel included
     pub bans: u32,

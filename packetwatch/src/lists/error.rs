@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::entry::List;
+use super::{entry::List, protecting::MAX_PROTECTED};
 use crate::{dataplane, pending::InTheWay};
 
 /// Why the lists could not be opened. The filter does not start with less than was promised.
@@ -79,6 +79,10 @@ pub enum WriteError {
     },
     #[error("{}", protected_message(.list, .prefixes))]
     Protected { list: List, prefixes: Vec<IpNet> },
+    #[error(
+        "{left_out} prefixes are not protected, beyond the {MAX_PROTECTED} that there is room for: take some out of [protect] extra, or switch protect.self, protect.gateway or protect.sessions off"
+    )]
+    Unprotected { left_out: usize },
     #[error("{prefix} is not in the {list} list")]
     NotFound {
         /// "allow", "deny" or "bans"

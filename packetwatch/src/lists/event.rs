@@ -11,12 +11,14 @@ use super::{
     salvage::Salvage,
     saved::Restored,
     state::Shelf,
-    touched::Touched,
+    touched::{Prefixes, Touched},
 };
 use crate::pending::Told;
 
 /// Lines with this target are events: they have an `event.action` and are streamed.
 const TARGET: &str = "packetwatch::event";
+/// The log's queue has room for eight times as many.
+const PROTECTED_LINES: usize = 1000;
 
 fn added_to(list: List) -> &'static str {
     match list {
@@ -98,15 +100,20 @@ pub(super) fn removed(shelf: Shelf, entry: &Entry, ended: bool) {
 
 /// One line for many entries whose time is over together; `left` is how many there are still.
 pub(super) fn ended_many(list: List, ended: usize, left: usize) {
+    removed_many(list, ended, None, left, "their time is over");
+}
+
+fn removed_many(list: List, removed: usize, names: Option<String>, left: usize, cause: &str) {
     event!(
         target: TARGET,
         Level::INFO,
         event.action = removed_from(list),
         packetwatch.list = list.as_str(),
-        packetwatch.removed = ended,
-        packetwatch.before = entries(left + ended),
+        packetwatch.removed = removed,
+        packetwatch.prefixes_removed = names,
+        packetwatch.before = entries(left + removed),
         packetwatch.after = entries(left),
-        "{ended} are no longer in the {list} list: their time is over"
+        "{removed} are no longer in the {list} list: {cause}"
     );
 }
 
@@ -238,13 +245,29 @@ pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
     );
 }
 
-/// A line for each: they are few, and whoever is locked out wants to read which.
-pub(super) fn protected(now_protected: &[Entry], no_longer: &[Entry]) {
-    for entry in now_protected {
-        added(List::Allow, entry, None);
+/// A line for each of up to [`PROTECTED_LINES`]: whoever is locked out wants to read which. Beyond, one
+/// for all: they would crowd the log's other lines out. `before` is how many were protected.
+pub(super) fn protected(before: usize, now_protected: &[Entry], no_longer: &[Entry]) {
+    if now_protected.len() <= PROTECTED_LINES {
+        now_protected
+            .iter()
+            .for_each(|entry| added(List::Allow, entry, None));
+    } else {
+        let touched = Touched {
+            added: now_protected.iter().map(|entry| entry.prefix).collect(),
+            ..Touched::default()
+        };
+        added_many(List::Allow, before, &touched);
     }
-    for entry in no_longer {
-        removed(Shelf::Protected, entry, false);
+    if no_longer.len() <= PROTECTED_LINES {
+        no_longer
+            .iter()
+            .for_each(|entry| removed(Shelf::Protected, entry, false));
+    } else {
+        let left = before + now_protected.len() - no_longer.len();
+        let gone: Prefixes = no_longer.iter().map(|entry| entry.prefix).collect();
+        let cause = "they are protected no more";
+        removed_many(List::Allow, gone.total, gone.names(), left, cause);
     }
 }
 

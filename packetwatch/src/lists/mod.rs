@@ -56,6 +56,7 @@ pub use entry::{
 pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
 pub use offences::MAX_OFFENCES;
+pub use protecting::MAX_PROTECTED;
 pub use salvage::Salvage;
 pub use saved::{Restored, Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
 pub use writes::Writing;

@@ -1,9 +1,12 @@
 //! The protected prefixes, which follow from the state of the host.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
-use packetwatch_abi::FOREVER;
+use packetwatch_abi::{FOREVER, capacity};
 
 use super::{
     Lists,
@@ -14,6 +17,9 @@ use super::{
     state::{About, Change, Draft, Node, Shelf},
     writes::Switch,
 };
+
+/// As many prefixes are protected, whatever the lists hold.
+pub const MAX_PROTECTED: usize = capacity::PROTECTED as usize;
 
 /// What becomes of the protected prefixes that are not named.
 #[derive(Clone, Copy, PartialEq)]
@@ -33,12 +39,13 @@ impl Lists {
         state.protected().filter_map(reason).collect()
     }
 
-    /// Makes these, with their reasons, the protected prefixes. They are derived from the state of
-    /// the host and never journaled.
+    /// Makes these, with their reasons, the protected prefixes: of more than [`MAX_PROTECTED`] the first
+    /// ones. They are derived from the state of the host and never journaled, and take none of the room
+    /// of what people write.
     ///
     /// # Errors
-    /// [`WriteError::Full`] when not all of them fit: the first ones are protected all the same.
-    /// [`WriteError::Kernel`].
+    /// [`WriteError::Unprotected`] when not all of them fit: the first ones are protected all the same.
+    /// [`WriteError::Kernel`]: nothing has changed.
     pub fn protect(&self, set: Vec<(IpNet, String)>) -> Result<(), WriteError> {
         self.make_protected(&set, Others::Go)
     }
@@ -54,16 +61,31 @@ impl Lists {
     fn make_protected(&self, set: &[(IpNet, String)], others: Others) -> Result<(), WriteError> {
         let shared = &self.0.shared;
         let shelf = Shelf::Protected;
+        let mut left_out = 0;
         let mut journal = shared.journal();
-        let (mut changes, now_protected, no_longer, outcome) = {
+        let (changes, before, now_protected, no_longer) = {
             let state = shared.state();
-            let wanted: BTreeMap<IpNet, &String> = set
-                .iter()
-                .map(|(prefix, reason)| (prefix.trunc(), reason))
-                .collect();
+            let before = state.count(shelf).total();
+            let (room, is_let_be) = match others {
+                Others::Go => (MAX_PROTECTED, false),
+                Others::Stay => (MAX_PROTECTED.saturating_sub(before), true),
+            };
+            let mut wanted: BTreeMap<IpNet, &String> = BTreeMap::new();
+            for (prefix, reason) in set {
+                let prefix = prefix.trunc();
+                if is_let_be && state.listed(shelf, prefix).is_some() {
+                    continue;
+                }
+                let is_full = wanted.len() == room;
+                match wanted.entry(prefix) {
+                    btree_map::Entry::Vacant(_) if is_full => left_out += 1,
+                    btree_map::Entry::Vacant(place) => _ = place.insert(reason),
+                    btree_map::Entry::Occupied(_) => {}
+                }
+            }
             let unwanted = state
                 .protected()
-                .filter(|(prefix, _)| others == Others::Go && !wanted.contains_key(prefix));
+                .filter(|(prefix, _)| !is_let_be && !wanted.contains_key(prefix));
             let no_longer: Vec<Entry> = unwanted
                 .filter_map(|(prefix, node)| Some(node.on(shelf)?.about.entry(prefix)))
                 .collect();
@@ -73,24 +95,13 @@ impl Lists {
                 to: None,
             });
             let mut changes: Vec<Change> = gone.collect();
-            let room = state.room() + changes.len();
             let utc = shared.clock.utc();
             let mut now_protected: Vec<Entry> = Vec::new();
-            let mut outcome = Ok(());
-            for (prefix, reason) in set {
-                let prefix = prefix.trunc();
+            for (prefix, reason) in wanted {
                 let former = state
                     .listed(shelf, prefix)
                     .map(|listed| &listed.about.record);
-                let is_as_wanted =
-                    |reason_now| others == Others::Stay || reason_now == Some(reason);
-                if former.is_some_and(|former| is_as_wanted(former.reason.as_ref()))
-                    || changes.iter().any(|c| c.to.is_some() && c.prefix == prefix)
-                {
-                    continue;
-                }
-                if former.is_none() && now_protected.len() >= room {
-                    outcome = Err(shared.full());
+                if former.is_some_and(|former| former.reason.as_ref() == Some(reason)) {
                     continue;
                 }
                 let about = Arc::new(About {
@@ -115,13 +126,15 @@ impl Lists {
                     }),
                 });
             }
-            (changes, now_protected, no_longer, outcome)
+            (changes, before, now_protected, no_longer)
         };
         if !changes.is_empty() {
-            let changes = std::mem::take(&mut changes);
             shared.write(&mut journal, changes, None, Switch::ByPrefix)?;
-            event::protected(&now_protected, &no_longer);
+            event::protected(before, &now_protected, &no_longer);
         }
-        outcome
+        match left_out {
+            0 => Ok(()),
+            left_out => Err(WriteError::Unprotected { left_out }),
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     prefix_map::address,
     state::{Listed, Node, Shelf, State},
 };
-use crate::dataplane;
+use crate::dataplane::{self, ListUse};
 
 /// Above so many entries a listing shows no hits.
 const HITS_UP_TO: usize = capacity::LIST_HITS as usize;
@@ -212,9 +212,13 @@ impl Lists {
         }
     }
 
-    /// Prefixes with an allow, protected or deny entry.
-    pub fn prefixes(&self) -> usize {
-        self.0.shared.state().nodes.len()
+    /// What is listed, of what there is room for.
+    pub fn usage(&self) -> ListUse {
+        let state = self.0.shared.state();
+        ListUse {
+            written: state.written(),
+            protected: state.count(Shelf::Protected).total(),
+        }
     }
 
     pub fn counts(&self) -> Counts {

@@ -368,8 +368,7 @@ impl Shared {
         changes.dedup_by_key(|change| (change.shelf, change.prefix));
         let on = |shelf| changes.iter().filter(|c| c.shelf == shelf).count();
         (restored.allow, restored.deny) = (on(Shelf::Allow), on(Shelf::Deny));
-        let protected = state.count(Shelf::Protected).total();
-        if changes.len() + protected > self.capacity.lists as usize {
+        if changes.len() > self.capacity.lists as usize {
             return Err(self.full());
         }
         Ok(changes)

@@ -221,7 +221,7 @@ impl State {
         Self {
             nodes: PrefixMap::default(),
             capacity: capacity as usize,
-            slots: Slots::new(capacity.min(capacity::LIST_HITS)),
+            slots: Slots::new(capacity::list_hits(capacity)),
             counts: [ByFamily::default(); 3],
             protected: BTreeSet::new(),
             exempt: Arc::default(),
@@ -233,9 +233,14 @@ impl State {
         }
     }
 
-    /// Entries that the capacity has room for.
+    /// Entries that the capacity has room for. What is protected takes nothing of it.
     pub(super) fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.total())
+        self.capacity.saturating_sub(self.written())
+    }
+
+    /// Entries that people wrote.
+    pub(super) fn written(&self) -> usize {
+        self.count(Shelf::Allow).total() + self.count(Shelf::Deny).total()
     }
 
     /// Whether each entry has packets and bytes of its own: the kernel has room for those of

@@ -34,6 +34,14 @@ impl Prefixes {
     }
 }
 
+impl FromIterator<IpNet> for Prefixes {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(prefixes: I) -> Self {
+        let mut of = Self::default();
+        prefixes.into_iter().for_each(|prefix| of.push(prefix));
+        of
+    }
+}
+
 /// What becomes of the entries of a list.
 #[derive(Debug, Default)]
 pub(super) struct Touched {

@@ -39,6 +39,7 @@ pub(super) const ACTIONS: &[Action] = &[
     event("list-replaced", CONFIGURATION, &["change"]),
     event("rules-changed", CONFIGURATION, &["change"]),
     event("protect-changed", CONFIGURATION, &["change"]),
+    attempt("protect-failed", CONFIGURATION, &["info"], "failure"),
     event("mode-changed", CONFIGURATION, &["change"]),
     event("change-pending", CONFIGURATION, &["change"]),
     event("change-confirmed", CONFIGURATION, &["change"]),

@@ -1,6 +1,6 @@
 //! What the kernel knows: own addresses and next hops.
 
-use super::{Set, Settings};
+use super::{Claim, Set, Settings};
 use crate::netlink::{Error, Link, Netlink};
 
 pub(super) async fn collect(
@@ -18,12 +18,20 @@ pub(super) async fn collect(
     for link in links.iter().filter(ours) {
         if settings.own {
             for address in netlink.addresses(link.index).await? {
-                set.add(address, &format!("own address of {}", link.name));
+                set.add(
+                    address,
+                    Claim::Own,
+                    &format!("own address of {}", link.name),
+                );
             }
         }
         if settings.gateway {
             for address in netlink.gateways(link.index).await? {
-                set.add(address, &format!("next hop of {}", link.name));
+                set.add(
+                    address,
+                    Claim::NextHop,
+                    &format!("next hop of {}", link.name),
+                );
             }
         }
     }

@@ -132,23 +132,55 @@ fn loopback_unspecified_and_multicast_are_never_protected() {
         "ff02::1/128",
         "255.255.255.255/32",
     ] {
-        set.add_prefix(never.parse().unwrap(), "test");
+        set.add_prefix(never.parse().unwrap(), Claim::Extra, "test");
         assert_eq!(set.0.len(), 0, "{never}");
     }
-    set.add("::ffff:127.0.0.1".parse().unwrap(), "mapped loopback");
+    let mapped = "::ffff:127.0.0.1".parse().unwrap();
+    set.add(mapped, Claim::Session, "mapped loopback");
     assert_eq!(set.0.len(), 0);
 }
 
 #[test]
 fn a_prefix_is_canonical_and_keeps_its_first_reason() {
     let mut set = Set::default();
-    set.add("198.51.100.7".parse().unwrap(), "first");
-    set.add("::ffff:198.51.100.7".parse().unwrap(), "second");
-    set.add_prefix("2001:db8::1/64".parse().unwrap(), "extra");
+    let [first, second] = ["198.51.100.7", "::ffff:198.51.100.7"].map(|a| a.parse().unwrap());
+    set.add(first, Claim::Session, "first");
+    set.add(second, Claim::Own, "second");
+    set.add_prefix("2001:db8::1/64".parse().unwrap(), Claim::Extra, "extra");
     let expected = [("198.51.100.7/32", "first"), ("2001:db8::/64", "extra")];
     let expected = expected.map(|(prefix, reason)| (prefix.parse().unwrap(), reason.into()));
-    assert_eq!(
-        set.0.into_iter().collect::<Vec<(IpNet, String)>>(),
-        expected
-    );
+    assert_eq!(set.cut(2), (expected.to_vec(), Vec::new()));
+}
+
+#[test]
+fn where_there_is_no_place_for_all_the_best_claims_have_theirs() {
+    let claims = [
+        ("192.0.2.5", Claim::ApiClient),
+        ("192.0.2.4", Claim::Session),
+        ("192.0.2.3", Claim::NextHop),
+        ("192.0.2.2", Claim::Own),
+        ("192.0.2.9", Claim::Session),
+        // Named as well.
+        ("192.0.2.9", Claim::Extra),
+    ];
+    for (places, expected) in [
+        (5, &[2, 3, 4, 5, 9][..]),
+        (4, &[2, 3, 4, 9]),
+        (3, &[2, 3, 9]),
+        (2, &[2, 9]),
+        (1, &[9]),
+    ] {
+        let mut set = Set::default();
+        for (address, claim) in claims {
+            set.add(address.parse().unwrap(), claim, "test");
+        }
+        let (kept, left_out) = set.cut(places);
+        let last = |(prefix, _): &(IpNet, String)| match prefix.addr() {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        let kept: Vec<u8> = kept.iter().map(last).collect();
+        assert_eq!(kept, expected, "{places} places");
+        assert_eq!(left_out.len(), 5 - places);
+    }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use packetwatch::{
     clock::Clock,
+    dataplane::Capacities,
     lists::{Capacity, Force, List, Lists, NewEntry, PageQuery, WriteError},
 };
 use packetwatch_abi::{Action, capacity};
@@ -68,6 +69,48 @@ fn full_lists_refuse_and_stay_as_they_are() {
     lists.remove(List::Deny, IpNet::from(host(3))).unwrap();
     lists.add(List::Deny, entries(8..9)).unwrap();
     assert_eq!(denied(), [0, 1, 2, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn a_full_list_and_all_that_can_be_protected_are_judged_and_counted() {
+    const CAPACITY: u32 = 8;
+    let capacities = Capacities {
+        lists: CAPACITY,
+        ..Capacities::default()
+    };
+    let kernel = Kernel::with_capacities(Vec::new(), capacities);
+    let home = tempfile::tempdir().unwrap();
+    let lists = open(&kernel, &home, CAPACITY);
+    let (runner, mut frames) = (Runner::of(&kernel), Frames::new());
+    let protected = 0..capacity::PROTECTED;
+    let own = protected.map(|n| (IpNet::from(host(n)), "own address of eth0".to_owned()));
+    lists.protect(own.collect()).unwrap();
+    // Around what is protected: slots of hits are taken by all.
+    let around = |n: u32| IpNet::new(host(n << 13), 19).unwrap();
+    let denies = (0..CAPACITY).map(|n| NewEntry {
+        prefix: around(n),
+        reason: None,
+        ttl: None,
+    });
+    lists.add(List::Deny, denies.collect()).unwrap();
+
+    let packets = |list, address| {
+        let query = PageQuery {
+            contains: Some(address),
+            ..PageQuery::default()
+        };
+        let page = lists.page(list, query).unwrap();
+        page.entries[0].packets
+    };
+    for n in [0, capacity::PROTECTED - 1] {
+        assert_eq!(frames.judge(&runner, host(n)), Action::Pass);
+        assert_eq!(packets(List::Allow, host(n)), Some(1));
+    }
+    for n in [capacity::PROTECTED, (CAPACITY << 13) - 1] {
+        assert_eq!(frames.judge(&runner, host(n)), Action::Drop);
+        assert_eq!(packets(List::Deny, host(n)), Some(1));
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! * `damaged`: state that is not.
 //! * `listen`: an API that cannot listen yet.
 //! * `reload`: SIGHUP.
+//! * `protected`: full lists, and more than can be protected.
 //! * `output`: a stdout that closes or blocks.
 //! * `steps`: a wall clock that is set by a year.
 //! * `state`: a state directory that is full or read-only, a journal of a newer version.
@@ -35,6 +36,7 @@ mod kill;
 mod leftovers;
 mod listen;
 mod output;
+mod protected;
 mod refused;
 mod reload;
 mod scene;

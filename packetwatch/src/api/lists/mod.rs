@@ -96,6 +96,8 @@ pub(super) fn refusal(app: &App, error: WriteError) -> Problem {
             tracing::error!(error.message = %detail, "API: a write was refused");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
         }
+        // Nobody asks for protection here.
+        error @ WriteError::Unprotected { .. } => Problem::internal("protect the host", &error),
         WriteError::Kernel(error) => {
             app.counters.map_error(error.map(), "write");
             Problem::internal("write the lists", &error)

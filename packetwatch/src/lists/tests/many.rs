@@ -74,7 +74,7 @@ fn many_that_end_together_leave_memory_kernel_and_journal() {
     clock.advance(MINUTE);
     let switches = maps.kernel().switches;
     assert_eq!(lists.expire().entries_total, MANY as usize);
-    assert_eq!(lists.prefixes(), 1);
+    assert_eq!(lists.usage().written, 1);
     let kernel: Vec<IpNet> = maps.kernel().standings.keys().copied().collect();
     assert_eq!(kernel, [net("192.0.2.1/32")]);
     assert_eq!(
@@ -97,7 +97,7 @@ fn what_the_kernel_refuses_to_forget_is_tried_again() {
         clock.advance(MINUTE);
         maps.kernel().takes = Some(0);
         assert_eq!(lists.expire(), Expired::default());
-        assert_eq!(lists.prefixes(), count as usize);
+        assert_eq!(lists.usage().written, count as usize);
         maps.kernel().takes = None;
         assert_eq!(lists.expire().entries_total, count as usize);
         assert!(maps.kernel().standings.is_empty());
@@ -116,11 +116,15 @@ fn a_write_waits_for_the_ends_of_its_own_prefixes_alone() {
     assert!(put(net("192.0.2.1/32")).created);
     assert!(put(one(7)).created, "the one before has ended");
     let there = MANY as usize + 1;
-    assert_eq!(lists.prefixes(), there, "all others wait for the sweep");
+    assert_eq!(
+        lists.usage().written,
+        there,
+        "all others wait for the sweep"
+    );
     // Where they take the room, they go at once.
     let more = (0..ROOM.lists - 2).map(|i| new(&one(0x10_0000 + i).to_string()));
     lists.add(List::Deny, more.collect()).unwrap();
-    assert_eq!(lists.prefixes(), ROOM.lists as usize);
+    assert_eq!(lists.usage().written, ROOM.lists as usize);
     assert_eq!(lists.expire(), Expired::default());
     let now = clock.monotonic_ns();
     assert_eq!(maps.verdict(one(7).addr(), now), Some(List::Deny));
@@ -134,7 +138,7 @@ fn writes_in_between_put_no_end_off() {
     clock.advance(MINUTE);
     let writer = lists.clone();
     let writes = thread::spawn(move || {
-        while writer.prefixes() >= MANY as usize {
+        while writer.usage().written >= MANY as usize {
             thread::yield_now();
         }
         for i in 0..100 {
@@ -146,7 +150,7 @@ fn writes_in_between_put_no_end_off() {
     // Of the last of them a write may tell.
     lists.expire();
     writes.join().unwrap();
-    assert_eq!(lists.prefixes(), 100);
+    assert_eq!(lists.usage().written, 100);
 }
 
 #[test]

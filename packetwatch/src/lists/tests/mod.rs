@@ -34,7 +34,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    dataplane::{self, Ban, Change, Region},
+    dataplane::{self, Ban, Change, ListUse, Region},
     rules::BanLength,
 };
 
@@ -251,6 +251,13 @@ impl Fixture {
 
     fn put(&self, list: List, prefix: &str) -> Put {
         self.lists.put(list, new(prefix), Force(false)).unwrap()
+    }
+
+    /// A deny of this prefix finds the lists full.
+    #[track_caller]
+    fn put_refused(&self, prefix: &str) {
+        let full = self.lists.put(List::Deny, new(prefix), Force(false));
+        assert!(matches!(full, Err(WriteError::Full { .. })), "{full:?}");
     }
 
     fn verdict(&self, addr: &str) -> Option<List> {

@@ -150,7 +150,10 @@ proptest! {
         rebuilt.replace_standings(&Projection::standings(&state, now)).unwrap();
         prop_assert_eq!(&maps.kernel().standings, &rebuilt.kernel().standings);
 
-        let live = scan.values().filter(|(until, _)| now < *until).count();
+        let live = |((shelf, _), (until, _)): &(&(Shelf, IpNet), &(u64, bool))| {
+            *shelf != Shelf::Protected && now < *until
+        };
+        let live = scan.iter().filter(live).count();
         prop_assert_eq!(state.room(), 64 - live);
         let all: Vec<Change> = scan.keys().copied().map(removal).collect();
         apply(&mut state, &maps, all, now);

@@ -155,7 +155,8 @@ fn a_backup_that_does_not_fit_or_cuts_the_host_off_changes_nothing() {
     let clock = f.clock;
     let f = f.reopened(FakeMaps::default(), clock);
     assert_eq!(shown(&f), before, "nor in the journal");
-    // As many as there is room for.
+    // As many as there is room for, whatever is protected.
+    f.protect(&["203.0.113.1/32"]).unwrap();
     f.lists
         .restore(entries(many(CAPACITY.lists as u8)))
         .unwrap();

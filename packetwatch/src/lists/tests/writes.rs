@@ -255,17 +255,61 @@ fn a_written_allow_stands_before_a_protected_one() {
 }
 
 #[test]
-fn what_does_not_fit_is_not_protected_but_the_rest_is() {
+fn full_lists_leave_its_room_to_what_is_protected() {
     let f = Fixture::new();
-    let hosts = (0..63).map(|i| new(&host(i).to_string())).collect();
+    let hosts = (0..64).map(|i| new(&host(i).to_string())).collect();
     f.lists.add(List::Deny, hosts).unwrap();
-    let full = f
-        .protect(&["203.0.113.1/32", "203.0.113.2/32"])
-        .unwrap_err();
-    assert!(matches!(full, WriteError::Full { .. }));
-    assert_eq!(f.listed(List::Allow), ["203.0.113.1/32"]);
-    f.protect(&["203.0.113.2/32"]).unwrap();
-    assert_eq!(f.listed(List::Allow), ["203.0.113.2/32"]);
+    f.put_refused("203.0.113.1/32");
+    f.protect(&["198.51.100.0/24", "203.0.113.1/32"]).unwrap();
+    assert_eq!(f.verdict("198.51.100.63"), Some(List::Allow));
+    assert_eq!(f.verdict("203.0.113.1"), Some(List::Allow));
+    f.put_refused("203.0.113.2/32");
+    assert_eq!(f.lists.counts().deny.total(), 64);
+}
+
+/// The i-th of 10.0.0.0/8, protected.
+fn own(i: usize) -> (IpNet, String) {
+    let address = IpAddr::from((0x0a00_0000 + i as u32).to_be_bytes());
+    (IpNet::from(address), "own address of eth0".to_owned())
+}
+
+#[test]
+fn as_many_as_can_be_protected_take_no_room_of_the_lists() {
+    let f = Fixture::new();
+    f.lists
+        .protect((0..MAX_PROTECTED).map(own).collect())
+        .unwrap();
+    let usage = |written, protected| ListUse { written, protected };
+    assert_eq!(f.lists.usage(), usage(0, MAX_PROTECTED));
+    let hosts = |n: u8| -> Vec<NewEntry> { (0..n).map(|i| new(&host(i).to_string())).collect() };
+    f.lists.add(List::Deny, hosts(64)).unwrap();
+    f.put_refused("203.0.113.1/32");
+    f.lists.replace(List::Deny, hosts(64)).unwrap();
+    assert_eq!(f.lists.usage(), usage(64, MAX_PROTECTED));
+    // One that people allow as well is an entry of theirs.
+    f.lists.replace(List::Deny, hosts(63)).unwrap();
+    f.put(List::Allow, "10.0.0.7/32");
+    assert_eq!(f.lists.usage(), usage(64, MAX_PROTECTED));
+    f.put_refused("203.0.113.1/32");
+}
+
+#[test]
+fn beyond_its_room_the_first_are_protected() {
+    let f = Fixture::new();
+    let of = |range: std::ops::Range<usize>| range.map(own).collect::<Vec<_>>();
+    let beyond = f.lists.protect(of(0..MAX_PROTECTED + 2)).unwrap_err();
+    assert!(
+        matches!(beyond, WriteError::Unprotected { left_out: 2 }),
+        "{beyond:?}"
+    );
+    let is_protected = |i: usize| f.lists.is_allowed(own(i).0.addr());
+    assert!(is_protected(0) && is_protected(MAX_PROTECTED - 1));
+    assert!(!is_protected(MAX_PROTECTED) && !is_protected(MAX_PROTECTED + 1));
+    // What is protected no longer makes room in the same step; what is there twice is there once.
+    let twice = [of(2..MAX_PROTECTED + 2), of(2..4)].concat();
+    f.lists.protect(twice).unwrap();
+    assert!(!is_protected(1) && is_protected(2) && is_protected(MAX_PROTECTED + 1));
+    assert_eq!(f.lists.usage().protected, MAX_PROTECTED);
 }
 
 #[test]
@@ -375,6 +419,9 @@ fn hits_are_those_of_the_entry_and_a_slot_starts_anew() {
             .put(List::Deny, new(&host(i).to_string()), Force(false))
             .unwrap();
     }
+    // With these each slot is taken.
+    let own = (0..MAX_PROTECTED).map(own);
+    f.lists.protect(own.collect()).unwrap();
     assert_eq!(f.maps.kernel().hits.get(&slot), None);
 }
 
