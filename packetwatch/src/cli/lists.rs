@@ -58,7 +58,7 @@ enum ListCommand {
     Load {
         /// Text with one prefix a line, or a JSON array; - for stdin
         file: PathBuf,
-        /// Replace the list by the file in one step
+        /// Replace the list by the file in one step; an empty file empties it
         #[arg(long)]
         replace: bool,
         /// Leave bad lines out instead of refusing the file
@@ -209,11 +209,15 @@ async fn load(
     file: &Path,
     path: &str,
 ) -> anyhow::Result<()> {
-    let body = input::read(file, MAX_FILE, ": load it in parts")?;
+    let mut body = input::read(file, MAX_FILE, ": load it in parts")?;
     // As of a pipe whose first command failed.
     let nothing = body.iter().all(u8::is_ascii_whitespace);
     if nothing && method == Method::PUT && file == Path::new("-") {
         bail!("nothing came from stdin: to empty the {list} list, load an empty file by its name");
+    }
+    if nothing {
+        // The daemon takes no text without a line either.
+        body = b"[]".to_vec();
     }
     let media = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[' | b'{') => "application/json",

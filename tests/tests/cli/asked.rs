@@ -139,9 +139,15 @@ fn lists_and_rules_are_changed() {
         let nothing = daemon.cli(&[list, "load", "-", "--replace"]);
         assert!(failed(&nothing, 1).contains("stdin"));
         assert_eq!(prefixes(list), ["198.51.100.3/32"]);
+        let none = file("none.txt", " \n");
+        assert_eq!(json(&daemon.cli(&[list, "load", &none]))["added"], 0);
+        assert_eq!(prefixes(list), ["198.51.100.3/32"]);
         let partly = daemon.cli(&[list, "load", &bad, "--partial"]);
         assert_eq!(json(&partly)["added"], 1);
         assert!(String::from_utf8_lossy(&partly.stderr).contains("host.example"));
+        let emptied = daemon.cli(&[list, "load", &none, "--replace"]);
+        assert_eq!(json(&emptied)["removed"], 2);
+        assert!(prefixes(list).is_empty());
         let missing = daemon.cli(&[list, "load", "/nowhere/feed"]);
         assert!(failed(&missing, 1).contains("/nowhere/feed"));
     }
@@ -204,6 +210,7 @@ fn the_daemon_is_asked_over_tcp_with_a_token() {
     for map in [
         "bans",
         "lists",
+        "protected",
         "list_hits",
         "sketch",
         "calls",

@@ -31,14 +31,15 @@ pub fn lists(input: &[u8]) {
         }
         Err(problem) => assert_told(&problem),
     }
-    let feed = from_text(input);
-    let written: String = feed
-        .entries
-        .iter()
-        .map(|entry| format!("{}\n", entry.prefix))
-        .collect();
-    let again = from_text(written.as_bytes());
-    assert_same(feed, &again.entries);
+    match from_text(input) {
+        Ok(feed) => {
+            let prefixes = feed.entries.iter().map(|entry| entry.prefix.to_string());
+            let written: Vec<String> = prefixes.chain(["# the end".to_owned()]).collect();
+            let again = from_text(written.join("\n").as_bytes()).expect("prefixes read back");
+            assert_same(feed, &again.entries);
+        }
+        Err(problem) => assert_told(&problem),
+    }
 }
 
 fn assert_same(feed: Feed, again: &[NewEntry]) {

@@ -17,9 +17,18 @@ use crate::api::{
 };
 
 /// One prefix a line; `#` begins a comment; blank lines are passed over.
-pub(super) fn from_text(body: &[u8]) -> Feed {
-    let mut parsed = Feed::default();
+///
+/// # Errors
+/// A [`Problem`] for a body of nothing but white space: what is left of a feed whose download failed is
+/// no list.
+pub(super) fn from_text(body: &[u8]) -> Result<Feed, Problem> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    if body.iter().all(u8::is_ascii_whitespace) {
+        let detail = "the body has no line, as that of a feed that could not be fetched. If you mean no \
+                      prefix at all, send [] as application/json, or a line with a comment: # none";
+        return Err(Problem::refused("body", detail));
+    }
+    let mut parsed = Feed::default();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let place = Place::Line(index + 1);
         let written = line.split(|byte| *byte == b'#').next().unwrap_or_default();
@@ -39,7 +48,7 @@ pub(super) fn from_text(body: &[u8]) -> Feed {
             }
         }
     }
-    parsed
+    Ok(parsed)
 }
 
 /// An array of [`ListedBody`]. An element of another shape is a fault of that element alone.
@@ -109,7 +118,7 @@ mod tests {
     #[test]
     fn text_has_comments_blank_lines_and_either_line_end() {
         let text = "\u{feff}# a feed\n198.51.100.0/24 # whole net\r\n\n  2001:db8::1\n10.0.0.7/8";
-        let parsed = from_text(text.as_bytes());
+        let parsed = from_text(text.as_bytes()).unwrap();
         assert_eq!(
             prefixes(&parsed),
             ["198.51.100.0/24", "2001:db8::1/128", "10.0.0.0/8"]
@@ -120,8 +129,24 @@ mod tests {
     }
 
     #[test]
+    fn a_text_without_a_line_is_no_list() {
+        for nothing in ["", "\u{feff}", "\n", " \r\n\t\n"] {
+            let problem = from_text(nothing.as_bytes()).unwrap_err();
+            assert_eq!(
+                (problem.status, problem.field.as_deref()),
+                (422, Some("body"))
+            );
+            assert!(problem.detail.contains("# none"), "{}", problem.detail);
+        }
+        for none in ["# none", "\n#\n"] {
+            assert_eq!(from_text(none.as_bytes()), Ok(Feed::default()));
+        }
+    }
+
+    #[test]
     fn every_bad_line_is_named() {
-        let parsed = from_text(b"198.51.100.0/24\nnonsense.example\n1.2.3.0/33\n\xff\xfe\n");
+        let parsed =
+            from_text(b"198.51.100.0/24\nnonsense.example\n1.2.3.0/33\n\xff\xfe\n").unwrap();
         let lines: Vec<_> = parsed
             .faults
             .iter()
@@ -135,12 +160,12 @@ mod tests {
 
     #[test]
     fn protected_lines_are_refused_by_their_place() {
-        let mut parsed = from_text(b"192.0.2.1\n# us\n192.0.2.2\n192.0.2.3\n");
+        let mut parsed = from_text(b"192.0.2.1\n# us\n192.0.2.2\n192.0.2.3\n").unwrap();
         parsed.refuse_protected(&HashSet::from(["192.0.2.2/32".parse().unwrap()]));
         assert_eq!(prefixes(&parsed), ["192.0.2.1/32", "192.0.2.3/32"]);
         assert_eq!((parsed.refused, parsed.faults[0].line), (1, Some(3)));
         assert_eq!(parsed.problem().status, 409);
-        let mut parsed = from_text(b"192.0.2.2\nnonsense\n");
+        let mut parsed = from_text(b"192.0.2.2\nnonsense\n").unwrap();
         parsed.refuse_protected(&HashSet::from(["192.0.2.2/32".parse().unwrap()]));
         assert_eq!((parsed.refused, parsed.problem().status), (2, 422));
     }
@@ -148,7 +173,7 @@ mod tests {
     #[test]
     fn bad_lines_beyond_the_bound_are_counted() {
         for n in [MAX_FAULTS, MAX_FAULTS + 1] {
-            let parsed = from_text("bad\n".repeat(n).as_bytes());
+            let parsed = from_text("bad\n".repeat(n).as_bytes()).unwrap();
             assert_eq!(parsed.faults.len(), MAX_FAULTS);
             assert_eq!(parsed.refused, n);
         }

@@ -54,7 +54,8 @@ pub(super) async fn show(
     }))
 }
 
-/// Add entries to the {list} list, all or nothing: JSON, or text with one prefix a line.
+/// Add entries to the {list} list, all or nothing: JSON, or text with one prefix a line. Text without a
+/// line is refused.
 #[utoipa::path(post, path = "/v1/{list}", operation_id = "add_{list}", tag = "lists", security(("token" = ["lists"])),
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
@@ -70,7 +71,8 @@ pub(super) async fn add(
     written(app, list, uploads, asker, params, request, Write::Add).await
 }
 
-/// Replace the {list} list in one step: no packet sees half of it.
+/// Replace the {list} list in one step: no packet sees half of it. Text without a line is refused, since it
+/// is what a failed download leaves: `[]` as JSON, or a line with a comment, empties the list.
 #[utoipa::path(put, path = "/v1/{list}", operation_id = "replace_{list}", tag = "lists", security(("token" = ["lists"])),
     params(BodyParams),
     request_body(content((Vec<ListedBody> = "application/json"), (String = "text/plain"))),
@@ -104,7 +106,7 @@ async fn written(
     let media = media_type(request.headers());
     let parse = match media.as_deref() {
         Some("application/json") => read::from_json,
-        Some("text/plain") => |body: &[u8]| Ok(read::from_text(body)),
+        Some("text/plain") => read::from_text,
         other => return Err(unsupported(other, "application/json or text/plain")),
     };
     let body = uploads.read_list(request, LIST_BODY).await?;
