@@ -6,7 +6,7 @@ use super::pins;
 use crate::{
     config::{Config, OnExit, XdpMode},
     dataplane::{
-        AttachError, AttachMode, Dataplane, Interface, Leftover, Present, XdpMode as Took,
+        AttachError, AttachMode, Dataplane, Interface, Leftover, Present, State, XdpMode as Took,
     },
     log::EVENT,
     netlink::{Link, Netlink},
@@ -31,11 +31,12 @@ pub(super) async fn chosen(config: &Config, netlink: &Netlink) -> Result<Vec<Str
 
 /// Attaches to each that is here, or to none: after a failure those attached to are let go of, but for
 /// filters that an earlier process had left. So a start that fails leaves nothing unfiltered that was
-/// filtered. Those that are missing are told, and attached to when they come: a host is not without rules
-/// and bans for want of one of its interfaces.
+/// filtered. Those that are missing, or held by another's program, are told, and attached to when they can
+/// be: a host is not without rules and bans for want of one of its interfaces.
 ///
 /// # Errors
-/// None is here, which tells of a wrong name, or the first that cannot be attached to, with the remedy.
+/// None is here, which tells of a wrong name, or none that nobody holds, or the first that cannot be
+/// attached to for another reason, with the remedy.
 pub(super) async fn attach(
     dataplane: &Dataplane,
     netlink: &Netlink,
@@ -58,19 +59,32 @@ pub(super) async fn attach(
     let (first, others): (Vec<_>, Vec<_>) = interfaces
         .iter()
         .partition(|name| Some(*name) == inherited.as_ref());
+    let fail = |interface: &str, error: AttachError| {
+        release_where(dataplane, config.on_exit, |name| dataplane.was_kept(name));
+        Err(error).with_context(|| format!("attach to {interface}"))
+    };
+    let mut withheld = None;
     for interface in first.into_iter().chain(others) {
         match dataplane.attach(interface, mode, present(&links, interface)) {
             Ok(attached) => {
                 let links = netlink.links().await.unwrap_or_default();
                 tell_attached(dataplane, &links, attached);
             }
-            Err(error @ AttachError::NoSuchInterface(_)) => tell_failed(interface, &error),
             Err(error) => {
                 tell_failed(interface, &error);
-                release_where(dataplane, config.on_exit, |name| dataplane.was_kept(name));
-                return Err(error).with_context(|| format!("attach to {interface}"));
+                match error.state() {
+                    State::Missing => {}
+                    State::Held => withheld = withheld.or(Some((interface, error))),
+                    _ => return fail(interface, error),
+                }
             }
         }
+    }
+    let mut known = dataplane.interfaces().into_iter();
+    if let Some((interface, error)) = withheld
+        && !known.any(|one| one.state.is_filtered())
+    {
+        return fail(interface, error);
     }
     dataplane.leftovers().iter().for_each(tell_left);
     Ok(())

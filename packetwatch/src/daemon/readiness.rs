@@ -19,8 +19,8 @@ struct State {
 /// Something without which it does not do its work. Each is told and taken back by who looks after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lack {
-    /// of several configured interfaces one that is not here
-    Missing,
+    /// of several configured interfaces one that is not here, or that another's program holds
+    Withheld,
     /// a configured interface that is not filtered, or none that is
     Interfaces,
     /// the kernel does not take the policy
@@ -63,7 +63,8 @@ impl Readiness {
     }
 
     /// As [`Readiness::is_ready`], of what a process that is started anew may well have: it runs, and
-    /// filters what there is to filter. What the kernel refuses one it refuses the next.
+    /// filters what there is to filter. What the kernel refuses one it refuses the next, and what another's
+    /// program holds as well.
     ///
     /// # Errors
     /// Why not, in words.

@@ -1,9 +1,10 @@
 //! What the service manager is told, by the notify protocol of systemd.
 //!
 //! `READY=1` when every interface is filtered and the lists, bans and rules are in force. From then on
-//! the watchdog is fed only while both hold: each configured interface that is here is filtered, and there
-//! is one, and the rule loop goes round. So a manager that watches (`WatchdogSec=`) restarts a daemon that no longer protects,
-//! and `systemctl status` says why in words. Without a manager nothing of this does anything.
+//! the watchdog is fed only while both hold: each configured interface that is here, and not held by
+//! another's program, is filtered, and there is one, and the rule loop goes round. So a manager that watches
+//! (`WatchdogSec=`) restarts a daemon that no longer protects where that may help, and `systemctl status`
+//! says why in words. Without a manager nothing of this does anything.
 
 use std::time::Duration;
 

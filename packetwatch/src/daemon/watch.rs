@@ -7,7 +7,8 @@
 //!   when an interface of that name is here;
 //! * renamed: it stays filtered and is shown under its new name. If an interface of the configured
 //!   name appears, that one is attached to as well;
-//! * our program taken off or replaced by somebody: put back, in one step where its link lives.
+//! * our program taken off or replaced by somebody: put back, in one step where its link lives;
+//! * held by another's program when it is to be attached to: tried each second until it is free.
 //!
 //! The kernel tells of links that change, within 100 ms. It does not tell of programs that do, so
 //! once a second the links are looked at in any case: one dump, 2 ms with a thousand interfaces. So are
@@ -178,7 +179,7 @@ fn findings(known: &[Interface], links: &[Link]) -> Vec<Finding> {
             Some(link) if !is_known(link) => {
                 others.push(Finding::Unfiltered { name: name.clone() })
             }
-            None if interface.state == State::Detached && !bears(name) => {
+            None if matches!(interface.state, State::Detached | State::Held) && !bears(name) => {
                 findings.push(Finding::Gone {
                     name: interface.name.clone(),
                     was_filtered: false,
@@ -319,15 +320,17 @@ fn tell_changed(name: &str, ifindex: u32, what: &str) {
 }
 
 /// Which configured interfaces are not filtered, for whoever asks why the daemon is not ready: those that
-/// are away while another is filtered, and the others.
+/// are not here, or another's, while another is filtered, and the others. The former a process that is
+/// started anew has no more than this one.
 fn unfiltered(known: &[Interface]) -> [(Lack, Option<String>); 2] {
     let is_some_filtered = known.iter().any(|one| one.state.is_filtered());
-    let is_away = |one: &&Interface| is_some_filtered && one.state == State::Missing;
+    let is_withheld =
+        |one: &&Interface| is_some_filtered && matches!(one.state, State::Missing | State::Held);
     let configured = known.iter().filter(|one| one.configured.is_some());
-    let (away, here): (Vec<_>, Vec<_>) = configured
+    let (withheld, others): (Vec<_>, Vec<_>) = configured
         .filter(|one| !one.state.is_filtered())
-        .partition(is_away);
-    [(Lack::Missing, away), (Lack::Interfaces, here)].map(|(lack, found)| {
+        .partition(is_withheld);
+    [(Lack::Withheld, withheld), (Lack::Interfaces, others)].map(|(lack, found)| {
         let words = found.into_iter().map(|one| match &one.error {
             Some(error) => error.clone(),
             None => format!("interface {} is {}", one.name, one.state.as_str()),

@@ -70,16 +70,12 @@ impl Dataplane {
         let mut links = lock(&self.0.links);
         let attached = self.attach_in(&mut links, interface, mode, present);
         if let Err(error) = &attached {
-            let state = match error {
-                AttachError::NoSuchInterface(_) => State::Missing,
-                _ => State::Detached,
-            };
             let (seat, _) = links.seat(interface);
             seat.holder = match error {
                 AttachError::Held { holder, .. } => Some(holder.clone()),
                 _ => None,
             };
-            seat.interface.lose(state, Some(error.to_string()));
+            seat.interface.lose(error.state(), Some(error.to_string()));
         }
         for slot in links.settle() {
             self.clear_outcomes(slot);

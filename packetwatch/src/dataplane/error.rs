@@ -4,7 +4,7 @@ use std::{io, iter, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use super::{ChainError, Holder};
+use super::{ChainError, Holder, State};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -152,8 +152,8 @@ pub enum AttachError {
     NoSuchInterface(String),
     #[error(
         "another XDP program holds {interface}: {holder}. One interface takes one: take it off with \
-         {} (or its owner's own command), then start again. What is pinned can go behind the filter, with \
-         `--chain PIN`", holder.remedy()
+         {} (or its owner's own command), then start again; a daemon that runs attaches within a second. \
+         What is pinned can go behind the filter, with `--chain PIN`", holder.remedy()
     )]
     Held {
         interface: String,
@@ -162,7 +162,7 @@ pub enum AttachError {
     #[error(
         "another XDP program holds {interface} as of this moment. One interface takes one: see it \
          with `ip link show dev {interface}`, take it off with `ip link set dev {interface} xdp off` \
-         (or its owner's own command), then start again"
+         (or its owner's own command), then start again; a daemon that runs attaches within a second"
     )]
     HeldByAnother { interface: String },
     #[error(
@@ -231,6 +231,17 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+}
+
+impl AttachError {
+    /// What the interface is that was not attached to.
+    pub fn state(&self) -> State {
+        match self {
+            Self::NoSuchInterface(_) => State::Missing,
+            Self::Held { .. } | Self::HeldByAnother { .. } | Self::HeldByUs { .. } => State::Held,
+            _ => State::Detached,
+        }
+    }
 }
 
 fn pin_remedy(source: &io::Error) -> &'static str {

@@ -101,7 +101,7 @@ impl Dataplane {
                         was_kept,
                     });
                 }
-                Err(error) => interface.lose(State::Detached, Some(error.to_string())),
+                Err(error) => interface.lose(error.state(), Some(error.to_string())),
             }
         }
         for slot in links.settle() {

@@ -11,6 +11,9 @@ pub enum State {
     Down,
     /// it is there, and the program could not be attached
     Detached,
+    /// The same, since another's program is on it, or another process of ours: until that one leaves, no
+    /// process has it.
+    Held,
     /// no interface bears the name
     Missing,
 }
@@ -20,7 +23,7 @@ impl State {
         match self {
             Self::Attached => "attached",
             Self::Down => "down",
-            Self::Detached => "detached",
+            Self::Detached | Self::Held => "detached",
             Self::Missing => "missing",
         }
     }

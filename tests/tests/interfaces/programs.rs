@@ -113,3 +113,38 @@ fn while_another_program_is_there_it_is_told_once_and_tried_again() {
     scene.assert_filtered();
     scene.wait_for_readiness(200);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn one_of_several_that_another_holds_at_the_start_is_attached_to_when_it_is_free() {
+    let mut scene = Scene::new();
+    let host = &scene.lan.host;
+    host.ip(["link add held0 type veth peer name far0"]);
+    let other = host.run(|| occupy(nix::net::if_::if_nametoindex("held0").unwrap()));
+    let other = other.expect("the interface is free");
+    // A start comes to the one that is held first.
+    let both = |text: String| text.replace("[\"pw0\"]", "[\"held0\", \"pw0\"]");
+    scene.daemon.edit_config(both);
+    scene.daemon.terminate();
+    scene.daemon.restart_lacking();
+    let line = scene.wait_for_line(0, "attach-failed", "held0");
+    let error = line["error.message"].as_str().unwrap().to_owned();
+    assert!(error.contains("another XDP program holds held0"), "{line}");
+    scene.wait_for_readiness(503);
+    let why = scene.daemon.api("GET", "/readyz", None);
+    assert!(why.text().contains("holds held0"), "{why:?}");
+    let state = |name: &str, state: &str| {
+        let is = |one: &serde_json::Value| one["name"] == name && one["state"] == state;
+        scene.wait_for_interfaces(|all| all.iter().any(is))
+    };
+    state("held0", "detached");
+    state("pw0", "attached");
+    scene.assert_filtered();
+    std::thread::sleep(2 * crate::scene::NOTICED);
+    let told = scene.lines_of("attach-failed");
+    assert_eq!(told, 1, "{error}");
+
+    scene.after(|| drop(other), "attached", "held0");
+    scene.wait_for_readiness(200);
+    scene.assert_filtered();
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use packetwatch_tests::daemon::{Builder, binary, refused};
+use packetwatch_tests::intruder::occupy;
 use packetwatch_tests::{Daemon, Lan};
 use tempfile::TempDir;
 
@@ -118,6 +119,38 @@ fn the_watchdog_is_fed_while_everything_is_filtered() {
 
     daemon.terminate();
     manager.until(|line| line == "STOPPING=1");
+}
+
+/// A daemon that is started anew would not have it either, and would be without rules and bans meanwhile.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn the_watchdog_is_fed_while_another_program_holds_one_of_several() {
+    let lan = Lan::with_interfaces(2);
+    let manager = Manager::new();
+    let builder = Daemon::builder(&lan.host).interface("pw0").interface("pw1");
+    let _daemon = manager.start(builder);
+    manager.until(|line| line == "STATUS=filters pw0, pw1");
+    lan.host.ip(["link del pw1"]);
+    let missing = |line: &str| line.starts_with("STATUS=filters pw0, but");
+    manager.until(missing);
+
+    // One of its name that comes with somebody else's program.
+    lan.host.ip(["link add new1 type veth peer name far1"]);
+    let other = lan
+        .host
+        .run(|| occupy(nix::net::if_::if_nametoindex("new1").unwrap()));
+    let other = other.expect("the interface is free");
+    lan.host.ip(["link set new1 name pw1"]);
+    let told = manager.until(|line| line.contains("another XDP program holds pw1"));
+    let held = told.last().expect("the one that was waited for");
+    let status = held.iter().any(|line| missing(line));
+    assert!(status, "{held:?}");
+    assert!(held.contains(&"WATCHDOG=1".to_owned()), "{held:?}");
+    for _ in 0..3 {
+        manager.until(|line| line == "WATCHDOG=1");
+    }
+    drop(other);
+    manager.until(|line| line == "STATUS=filters pw0, pw1");
 }
 
 #[test]

@@ -49,6 +49,13 @@ impl Held {
         remedy.expect("a remedy").to_owned()
     }
 
+    /// The command of a start on both interfaces.
+    fn on_both(&self) -> Command {
+        let mut command = self.scene.daemon.command();
+        command.args(["--interface", "pw0", "--interface", "pw1"]);
+        command
+    }
+
     /// Does as it was told, in the host's namespace.
     #[track_caller]
     fn obey(&self, remedy: &str) {
@@ -131,5 +138,20 @@ fn a_filter_of_ours_on_another_bpffs_is_taken_off_by_detach() {
         format!("packetwatch detach --interface pw0 --bpffs {own}")
     );
     held.obey(&remedy);
+    held.scene.daemon.restart();
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn where_others_hold_all_there_are_the_start_is_refused() {
+    let mut held = Held::new();
+    let first = held.occupy();
+    let host = &held.scene.lan.host;
+    let second = host.run(|| occupy(nix::net::if_::if_nametoindex("pw1").unwrap()));
+    held.refused_by(held.on_both(), &[]);
+    // Nor is one that is missing one to filter.
+    host.ip(["link del pw1"]);
+    held.refused_by(held.on_both(), &[]);
+    drop((first, second));
     held.scene.daemon.restart();
 }

@@ -56,7 +56,7 @@ fn gone(name: &str, was_filtered: bool) -> Finding {
     }
 }
 
-const ALL_HERE: (Lack, Option<String>) = (Lack::Missing, None);
+const ALL_HERE: (Lack, Option<String>) = (Lack::Withheld, None);
 const ALL_FILTERED: (Lack, Option<String>) = (Lack::Interfaces, None);
 
 #[test]
@@ -90,7 +90,25 @@ fn made_again_under_its_name_it_is_lost_and_found() {
     let beside = [missing, interface("eth1", 3)];
     assert_eq!(
         unfiltered(&beside),
-        [(Lack::Missing, words()), ALL_FILTERED]
+        [(Lack::Withheld, words()), ALL_FILTERED]
+    );
+    // Another's program, beside one that is filtered and alone.
+    let held = unattached("eth0", State::Held);
+    let words = Some("interface eth0 is detached".to_owned());
+    assert_eq!(
+        unfiltered(&[held.clone(), interface("eth1", 3)]),
+        [(Lack::Withheld, words.clone()), ALL_FILTERED]
+    );
+    assert_eq!(
+        unfiltered(std::slice::from_ref(&held)),
+        [ALL_HERE, (Lack::Interfaces, words.clone())]
+    );
+    assert_eq!(findings(&[held], &[]), [gone("eth0", false)]);
+    // Nor what the kernel refuses this process, though another is filtered.
+    let refused = unattached("eth0", State::Detached);
+    assert_eq!(
+        unfiltered(&[refused, interface("eth1", 3)]),
+        [ALL_HERE, (Lack::Interfaces, words)]
     );
     // One that could not be attached to, and is gone now.
     let refused = [unattached("eth0", State::Detached)];
