@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
 use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
-use packetwatch_abi::{Ban, BanKeyV4, BanKeyV6, Caller, FOREVER, Prefix};
+use packetwatch_abi::{Admission, Ban, BanKeyV4, BanKeyV6, Caller, FOREVER, Prefix, SketchKeys};
 
 use crate::programs::{Program, owned};
 
@@ -174,6 +174,18 @@ impl Intruder {
     /// Which pair of policies is in force, 0 or 2.
     pub fn active_policy(&self) -> Array<MapData, u32> {
         Map::Array(self.map("ACTIVE")).try_into().expect("an array")
+    }
+
+    /// How new sources are admitted.
+    pub fn admission(&self) -> Array<MapData, Admission> {
+        let admission = Map::Array(self.map("ADMISSION"));
+        admission.try_into().expect("an array")
+    }
+
+    /// By which sources are hashed that have no entry.
+    pub fn sketch_keys(&self) -> Array<MapData, SketchKeys> {
+        let keys = Map::Array(self.map("SKETCH_KEYS"));
+        keys.try_into().expect("an array")
     }
 
     /// Takes the program off its interface. The daemon's link stays, and holds nothing.

@@ -32,7 +32,7 @@ pub const LEAST_THRESHOLD: u64 = 4;
 
 /// Random numbers for the hashes, drawn at each start; whoever knows them can make sources collide.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SketchKeys {
     pub rows: [[u64; 7]; SKETCH_ROWS],
 }

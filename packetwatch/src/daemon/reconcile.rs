@@ -1,7 +1,7 @@
 //! Once a second: do the kernel's maps hold what the lists and the rules say?
 //!
 //! Nobody else has any business in them, so a difference is mended, counted and told. Two reads
-//! compare the policy. Lists and bans are looked at in a cheap way, whether the kernel still holds
+//! compare the policy, one each what admits sources and the keys of the sketch. Lists and bans are looked at in a cheap way, whether the kernel still holds
 //! what was written: the lists are summed up where the kernel reads them, which takes milliseconds
 //! for a million prefixes; the bans are read in batches, each entry beside its slot. That is mostly
 //! the kernel's way through cold memory: nothing to speak of for few bans, 20 to 30 ms a second, 3 %
@@ -10,6 +10,7 @@
 //! took, so that it stays below half a percent of a core, and 300 seconds at most.
 
 use std::{
+    fmt::Display,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Readiness, RulesControl, readiness::Lack};
 use crate::{
-    dataplane,
+    dataplane::{self, Dataplane},
     lists::{Differences, Lists},
     log::EVENT,
     metrics::Counters,
@@ -38,6 +39,7 @@ const REST: u32 = 200;
 #[derive(Clone)]
 pub(super) struct Reconciler {
     pub(super) lists: Lists,
+    pub(super) dataplane: Dataplane,
     pub(super) rules: Arc<RulesControl>,
     pub(super) counters: Counters,
     pub(super) readiness: Readiness,
@@ -72,16 +74,9 @@ impl Reconciler {
     }
 
     fn round(&self, mut due: Due) -> Due {
-        match self.rules.reconcile() {
-            Ok(differs) => self.able(
-                "policy",
-                &Differences {
-                    changed: differs.into(),
-                    ..Differences::default()
-                },
-            ),
-            Err(error) => self.unable("policy", &error.to_string()),
-        }
+        self.single("policy", self.rules.reconcile());
+        self.single("admission", self.dataplane.mend_admission());
+        self.single("sketch_keys", self.dataplane.mend_sketch_keys());
         if is_due(due.lists, self.lists.entries_are_as_written()) {
             due.lists = self.compare("lists", Lists::reconcile_entries);
         }
@@ -89,6 +84,20 @@ impl Reconciler {
             due.bans = self.compare("bans", Lists::reconcile_bans);
         }
         due
+    }
+
+    /// What is one thing, and has been mended if it differed.
+    fn single(&self, map: &'static str, mended: Result<bool, impl Display>) {
+        match mended {
+            Ok(differed) => self.able(
+                map,
+                &Differences {
+                    changed: differed.into(),
+                    ..Differences::default()
+                },
+            ),
+            Err(error) => self.unable(map, &error.to_string()),
+        }
     }
 
     /// Compares and mends; returns when to do so again.

@@ -195,6 +195,7 @@ pub(super) async fn run(
         tasks.spawn("the watch over interfaces", watch.run(shutdown.clone()));
         let reconciler = Reconciler {
             lists: lists.clone(),
+            dataplane: dataplane.clone(),
             rules: Arc::clone(&rules),
             counters: counters.clone(),
             readiness: readiness.clone(),

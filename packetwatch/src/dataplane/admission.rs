@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use aya::{
-    Ebpf,
-    maps::{Array, MapData, PerCpuArray},
+    Ebpf, Pod,
+    maps::{Array, MapData, MapError, PerCpuArray},
 };
 use packetwatch_abi::{Admission, Admitted, SketchKeys};
 
@@ -14,8 +14,41 @@ const MAP: &str = "ADMISSION";
 const KEYS: &str = "SKETCH_KEYS";
 
 pub(super) struct Admissions {
-    admission: Mutex<Array<MapData, Admission>>,
+    admission: Mutex<Single<Admission>>,
+    keys: Mutex<Single<SketchKeys>>,
     counts: PerCpuArray<MapData, u64>,
+}
+
+/// A map of one element, and what was written to it here.
+struct Single<T: Pod> {
+    map: Array<MapData, T>,
+    written: T,
+}
+
+impl<T: Pod + PartialEq> Single<T> {
+    fn new(ebpf: &mut Ebpf, name: &'static str, value: T) -> Result<Self, Error> {
+        let mut single = Self {
+            map: take(ebpf, name)?,
+            written: value,
+        };
+        single.put(value).map_err(map_error(name, "write", 1))?;
+        Ok(single)
+    }
+
+    /// What the kernel refuses now, [`Single::mend`] writes.
+    fn put(&mut self, value: T) -> Result<(), MapError> {
+        self.written = value;
+        self.map.set(0, value, 0)
+    }
+
+    /// Whether somebody else had written to it; then it holds again what was written here.
+    fn mend(&mut self) -> Result<bool, MapError> {
+        let differs = self.map.get(&0, 0)? != self.written;
+        if differs {
+            self.map.set(0, self.written, 0)?;
+        }
+        Ok(differs)
+    }
 }
 
 /// What became of packets whose source had no entry, since the program was loaded.
@@ -49,18 +82,11 @@ impl AdmissionCounts {
 }
 
 impl Admissions {
-    /// For a table of `callers`. The keys of the sketch are new, and are kept nowhere else.
+    /// For a table of `callers`. The keys of the sketch are new, and leave the process for the map alone.
     pub(super) fn new(ebpf: &mut Ebpf, callers: u32) -> Result<Self, Error> {
-        let keys = ebpf.map_mut(KEYS).ok_or(Error::Missing(KEYS))?;
-        let mut keys: Array<_, SketchKeys> = keys.try_into().map_err(map_error(KEYS, "open", 0))?;
-        keys.set(0, random_keys()?, 0)
-            .map_err(map_error(KEYS, "write", 1))?;
-        let mut admission: Array<_, Admission> = take(ebpf, MAP)?;
-        admission
-            .set(0, Admission::of(callers), 0)
-            .map_err(map_error(MAP, "write", 1))?;
         Ok(Self {
-            admission: Mutex::new(admission),
+            admission: Mutex::new(Single::new(ebpf, MAP, Admission::of(callers))?),
+            keys: Mutex::new(Single::new(ebpf, KEYS, random_keys()?)?),
             counts: take(ebpf, "ADMISSIONS")?,
         })
     }
@@ -89,14 +115,28 @@ impl Dataplane {
     /// How new sources are admitted.
     pub fn admission(&self) -> Result<Admission, Error> {
         let admission = lock(&self.0.admissions.admission);
-        admission.get(&0, 0).map_err(map_error(MAP, "read", 1))
+        admission.map.get(&0, 0).map_err(map_error(MAP, "read", 1))
     }
 
     /// In force from the next packet on.
     pub fn set_admission(&self, admission: Admission) -> Result<(), Error> {
         lock(&self.0.admissions.admission)
-            .set(0, admission, 0)
+            .put(admission)
             .map_err(map_error(MAP, "write", 1))
+    }
+
+    /// Whether somebody else had changed how new sources are admitted; then it is as it was set last.
+    pub fn mend_admission(&self) -> Result<bool, Error> {
+        let mended = lock(&self.0.admissions.admission).mend();
+        mended.map_err(map_error(MAP, "mend", 1))
+    }
+
+    /// Whether somebody else had changed the keys of the sketch; then they are those of the start. What was
+    /// counted by the others lies in other cells: a source may get an entry later by it, or for others'
+    /// calls, and starts from zero in any case.
+    pub fn mend_sketch_keys(&self) -> Result<bool, Error> {
+        let mended = lock(&self.0.admissions.keys).mend();
+        mended.map_err(map_error(KEYS, "mend", 1))
     }
 
     /// A few system calls, whatever the number of sources.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use packetwatch_abi::{Ban, BanKeyV4, FOREVER};
+use packetwatch_abi::{Admission, Ban, BanKeyV4, FOREVER, SKETCH_ROWS, SketchKeys};
 use packetwatch_tests::intruder::Intruder;
 use packetwatch_tests::packet::SYN;
 use packetwatch_tests::{Daemon, Family, Frame, Frames, Lan, patience};
@@ -248,6 +248,36 @@ fn a_policy_that_somebody_switches_is_put_in_force_again() {
     let deadline = patience::until(NOTICED, || (scene.told().len() == 2).then_some(()));
     assert!(deadline.is_some(), "{:?}", scene.told());
     assert!(scene.intruder.active_policy().get(&0, 0).unwrap() <= 2);
+}
+
+/// Without places no source gets counts, so that no rule bans anybody.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_admits_sources_is_put_back() {
+    let scene = Scene::new();
+    let mut admission = scene.intruder.admission();
+    let written = admission.get(&0, 0).unwrap();
+    let nobody = Admission {
+        threshold: 0,
+        places: 0,
+    };
+    let line = scene.after(|| admission.set(0, nobody, 0).unwrap());
+    assert_line(&line, "admission", [0, 1, 0]);
+    assert_eq!(admission.get(&0, 0).unwrap(), written);
+    scene.assert_counted("admission", "changed", 1);
+    let scanners = scene.scan(1..=2);
+    scene.wait_for_bans(scanners);
+
+    let mut keys = scene.intruder.sketch_keys();
+    let written = keys.get(&0, 0).unwrap();
+    let known = SketchKeys {
+        rows: [[0; 7]; SKETCH_ROWS],
+    };
+    let line = scene.after(|| keys.set(0, known, 0).unwrap());
+    assert_line(&line, "sketch_keys", [0, 1, 0]);
+    assert!(keys.get(&0, 0).unwrap() == written);
+    scene.assert_counted("sketch_keys", "changed", 1);
+    assert_eq!(scene.told().len(), 2, "{:?}", scene.told());
 }
 
 #[test]
