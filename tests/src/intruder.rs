@@ -68,6 +68,13 @@ impl Intruder {
         }
     }
 
+    pub fn remove_callers(&self, keys: impl IntoIterator<Item = Prefix>) {
+        let mut callers = self.callers();
+        for key in keys {
+            callers.remove(&key).expect("it was there");
+        }
+    }
+
     pub fn has_caller(&self, key: Prefix) -> bool {
         self.callers().get(&key, 0).is_ok()
     }

@@ -5,7 +5,8 @@
 //! what was written: the lists are summed up where the kernel reads them, which takes milliseconds
 //! for a million prefixes; the bans are read in batches, each entry beside its slot. That is mostly
 //! the kernel's way through cold memory: nothing to speak of for few bans, 20 to 30 ms a second, 3 %
-//! of a core at worst, for 65 536. What is not as written is compared whole with the lists at once.
+//! of a core at worst, for 65 536. What is not as written is compared whole with the lists at once; that
+//! it is not is told before, since a million prefixes take seconds to compare and to mend.
 //! Without a cause that is done too, but seldom, since it takes longer: after 200 times as long as it
 //! took, so that it stays below half a percent of a core, and 300 seconds at most.
 
@@ -77,7 +78,16 @@ impl Reconciler {
         self.single("policy", self.rules.reconcile());
         self.single("admission", self.dataplane.mend_admission());
         self.single("sketch_keys", self.dataplane.mend_sketch_keys());
-        if is_due(due.lists, self.lists.entries_are_as_written()) {
+        let as_written = self.lists.entries_are_as_written();
+        if !as_written {
+            tracing::warn!(
+                target: EVENT,
+                { event.action = "difference-found", packetwatch.map = "lists" },
+                "the lists in the kernel are not as they were written: somebody else has changed them; \
+                 they are compared and mended now"
+            );
+        }
+        if is_due(due.lists, as_written) {
             due.lists = self.compare("lists", Lists::reconcile_entries);
         }
         if is_due(due.bans, self.lists.bans_are_as_written()) {
@@ -159,6 +169,11 @@ pub(super) fn tell(counters: &Counters, map: &'static str, differences: &Differe
         counters.map_differences(map, kind, entries);
     }
     let such_as = |prefix: IpNet| format!(", {prefix} for one");
+    let outcome = match map {
+        // What was counted nobody else knows.
+        "callers" => "those that are missing begin anew",
+        _ => "which are mended",
+    };
     tracing::warn!(
         target: EVENT,
         {
@@ -169,8 +184,8 @@ pub(super) fn tell(counters: &Counters, map: &'static str, differences: &Differe
             packetwatch.foreign = foreign,
             packetwatch.prefix = example.map(tracing::field::display),
         },
-        "somebody else had changed the {map} in the kernel, which are mended: {missing} missing, \
-         {changed} changed, {foreign} foreign{}",
+        "somebody else had changed the {map} in the kernel, {outcome}: {missing} missing, {changed} \
+         changed, {foreign} foreign{}",
         example.map(such_as).unwrap_or_default()
     );
 }

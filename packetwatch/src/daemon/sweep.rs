@@ -146,7 +146,7 @@ impl Enforcer {
             }
         });
         match read {
-            Ok(strays) if !strays.is_empty() => reconcile::tell(&self.counters, "callers", &strays),
+            Ok(found) if !found.is_empty() => reconcile::tell(&self.counters, "callers", &found),
             read => self.warn(read.map(drop)),
         }
         for (at, offence) in offences {

@@ -1,6 +1,6 @@
 //! Callers: read by the daemon, written by the program.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, thread, time::Duration};
 
 use aya::{
     Ebpf,
@@ -11,6 +11,7 @@ use packetwatch_abi::{Caller, Prefix};
 
 use super::{
     Dataplane, Differences, Error, batch,
+    census::Census,
     error::{is_absent, map_error},
     key::{self, canonical, key},
     lock,
@@ -18,18 +19,28 @@ use super::{
 };
 
 pub(super) const MAP: &str = "CALLERS";
+/// A caller that is found is counted as new by then: in the program that is the next but a few instructions.
+const UNDER_WAY: Duration = Duration::from_millis(10);
 
 pub(super) struct Callers {
-    map: Mutex<HashMap<MapData, Prefix, Caller>>,
+    table: Mutex<Table>,
     /// of its own, so that reading all of them keeps no one waiting
     raw: MapData,
+}
+
+struct Table {
+    map: HashMap<MapData, Prefix, Caller>,
+    census: Census,
 }
 
 impl Callers {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             raw: data(ebpf, MAP)?,
-            map: Mutex::new(take(ebpf, MAP)?),
+            table: Mutex::new(Table {
+                map: take(ebpf, MAP)?,
+                census: Census::default(),
+            }),
         })
     }
 
@@ -62,7 +73,9 @@ impl Dataplane {
     }
 
     /// As [`Dataplane::each_caller`]; removes the keys that no caller has. No look-up finds them, the
-    /// program's neither, but they take room, and each would pass for the caller of a unit near it.
+    /// program's neither, but they take room, and each would pass for the caller of a unit near it. Tells of
+    /// those too, and how many callers somebody else has removed since it was called before. Sleeps for
+    /// milliseconds, so it is not for async code.
     ///
     /// # Errors
     /// As [`Dataplane::each_caller`], or the table cannot be written.
@@ -71,9 +84,22 @@ impl Dataplane {
         mut visit: impl FnMut(IpNet, &Caller),
     ) -> Result<Differences, Error> {
         let mut strays = Vec::new();
-        self.each_caller_or(&mut visit, |key| strays.push(key))?;
+        let mut found = 0;
+        let mut count = |unit, caller: &Caller| {
+            found += 1;
+            visit(unit, caller);
+        };
+        let admitted = self.admission_counts()?.admitted();
+        let begun = lock(&self.0.callers.table).census.begin(admitted);
+        self.each_caller_or(&mut count, |key| strays.push(key))?;
+        thread::sleep(UNDER_WAY);
+        let admitted = self.admission_counts()?.admitted();
+        let missing = lock(&self.0.callers.table)
+            .census
+            .end(&begun, found, admitted);
         let foreign = batch::delete(&self.0.callers.raw, MAP, &strays)?;
         Ok(Differences {
+            missing,
             foreign,
             example: strays.first().filter(|_| foreign > 0).map(key::prefix),
             ..Differences::default()
@@ -95,7 +121,7 @@ impl Dataplane {
 
     /// The counts of exactly this unit.
     pub fn caller(&self, unit: IpNet) -> Result<Option<Caller>, Error> {
-        match lock(&self.0.callers.map).get(&key(unit), 0) {
+        match lock(&self.0.callers.table).map.get(&key(unit), 0) {
             Ok(caller) => Ok(Some(caller)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(map_error(MAP, "read", 0)(error)),
@@ -108,7 +134,7 @@ impl Dataplane {
     /// left out of its totals.
     pub fn count_anew(&self, unit: IpNet, now: u64) -> Result<(), Error> {
         const BPF_EXIST: u64 = 2;
-        let mut map = lock(&self.0.callers.map);
+        let map = &mut lock(&self.0.callers.table).map;
         let Some(mut caller) = map.get(&key(unit), 0).map(Some).or_else(absent)? else {
             return Ok(());
         };
@@ -138,16 +164,22 @@ impl Dataplane {
                     keys.push(key(unit));
                 }
             }
-            forgotten += batch::delete(&self.0.callers.raw, MAP, &keys)?;
+            let census = &mut lock(&self.0.callers.table).census;
+            let gone = batch::delete(&self.0.callers.raw, MAP, &keys);
+            census.removed(*gone.as_ref().unwrap_or(&(keys.len() as u64)));
+            forgotten += gone?;
         }
         Ok(forgotten)
     }
 
     /// Forgets a caller: its next packet counts from zero.
     pub fn forget_caller(&self, unit: IpNet) -> Result<(), Error> {
-        match lock(&self.0.callers.map).remove(&key(unit)) {
-            Err(error) if !is_absent(&error) => Err(map_error(MAP, "remove from", 0)(error)),
-            _ => Ok(()),
+        let Table { map, census } = &mut *lock(&self.0.callers.table);
+        match map.remove(&key(unit)) {
+            Ok(()) => census.removed(1),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(map_error(MAP, "remove from", 0)(error)),
         }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod bans;
 mod batch;
 mod bpffs;
 mod callers;
+mod census;
 mod chain;
 mod chain_pin;
 mod chain_place;

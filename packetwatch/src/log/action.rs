@@ -80,6 +80,7 @@ pub(super) const ACTIONS: &[Action] = &[
     event("chain-began", NETWORK, &["start"]),
     event("chain-ended", NETWORK, &["end"]),
     event("interface-changed", NETWORK, &["info"]),
+    event("difference-found", CONFIGURATION, &["info"]),
     event("reconciled", CONFIGURATION, &["change"]),
     Action {
         kind: "alert",

@@ -194,7 +194,7 @@ impl Collector for Snapshot {
         let differences =
             differences.map(|((map, kind), n)| (vec![("map", *map), ("kind", *kind)], *n));
         let words =
-            "Entries that somebody else had removed, changed or added, and that were mended";
+            "Entries that somebody else had removed, changed or added; mended, but for callers";
         family(encoder, ("map_differences", words, Counter), differences)?;
         let lost = [
             ("calls", self.fault(Fault::CallsLost)),
