@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, ProgramArray};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
 use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
@@ -193,6 +193,13 @@ impl Intruder {
     pub fn sketch_keys(&self) -> Array<MapData, SketchKeys> {
         let keys = Map::Array(self.map("SKETCH_KEYS"));
         keys.try_into().expect("an array")
+    }
+
+    /// Takes the chained program out of its place behind the filter.
+    pub fn unchain(&self) {
+        let chain = Map::ProgramArray(self.map("CHAIN"));
+        let mut chain: ProgramArray<_> = chain.try_into().expect("a program array");
+        chain.clear_index(&0).expect("there is a program");
     }
 
     /// Takes the program off its interface. The daemon's link stays, and holds nothing.

@@ -4,16 +4,26 @@
 //! The kernel tells nobody, so it is looked at once a second, in the round of the interfaces. What is
 //! pinned and cannot be chained is a lack, since it is there to be run; a pin that is not there is none.
 
-use super::{Readiness, readiness::Lack};
+use super::{Readiness, readiness::Lack, reconcile};
 use crate::{
     dataplane::{ChainState, ChainStatus, Dataplane},
     log::EVENT,
+    metrics::Counters,
 };
 
-/// Follows the pin, and tells what has changed.
-pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness) {
+/// Follows the pin, and tells what has changed: at the pin, and in the array, where nobody else has any
+/// business.
+pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness, counters: &Counters) {
+    // An error is told below, where it comes again.
+    let differences = dataplane.compare_chain().unwrap_or_default();
     match dataplane.follow_chain() {
-        Ok(Some(chain)) => {
+        Ok(changed) => {
+            if !differences.is_empty() {
+                reconcile::tell(counters, "chain", &differences);
+            }
+            let Some(chain) = changed else {
+                return;
+            };
             tell(&chain);
             let lacks = match chain.state {
                 ChainState::Refused(why) => {
@@ -23,7 +33,6 @@ pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness) {
             };
             readiness.set_lack(Lack::Chain, lacks);
         }
-        Ok(None) => {}
         Err(error) => tracing::error!(
             error.message = %error,
             "the chain cannot be looked at; tried again in a second"

@@ -102,8 +102,9 @@ impl Watch {
 
     async fn follow_chain(&self) {
         let (dataplane, readiness) = (self.dataplane.clone(), self.readiness.clone());
+        let counters = self.counters.clone();
         // A driver takes its time here, too, where a program of the other kind is pinned.
-        let followed = spawn_blocking(move || chain::follow(&dataplane, &readiness));
+        let followed = spawn_blocking(move || chain::follow(&dataplane, &readiness, &counters));
         if let Err(error) = followed.await {
             tracing::error!("the chain is not looked at: {error}");
         }

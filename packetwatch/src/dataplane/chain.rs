@@ -27,7 +27,7 @@ use std::{
 use aya::{Ebpf, maps::MapData};
 
 use super::{
-    ChainError, Dataplane, Error,
+    ChainError, Dataplane, Differences, Error,
     chain_place::Place,
     chained::Chained,
     lock,
@@ -162,6 +162,28 @@ impl Dataplane {
     pub fn chain(&self) -> Option<ChainStatus> {
         let chain = self.0.chain.as_ref()?;
         Some(lock(chain).status.clone())
+    }
+
+    /// How the place of the chained program differs from what was put there. [`Dataplane::follow_chain`] mends
+    /// it.
+    ///
+    /// # Errors
+    /// The kernel refuses to read the place.
+    pub fn compare_chain(&self) -> Result<Differences, Error> {
+        let mut differences = Differences::default();
+        let Some(chain) = &self.0.chain else {
+            return Ok(differences);
+        };
+        let mut chain = lock(chain);
+        let holds = chain.place(self.variant()).holds()?;
+        match (&chain.status.state, holds) {
+            (ChainState::Up { program_id, .. }, Some(id)) if *program_id == id => {}
+            (ChainState::Up { .. }, Some(_)) => differences.changed = 1,
+            (ChainState::Up { .. }, None) => differences.missing = 1,
+            (ChainState::Gone | ChainState::Refused(_), Some(_)) => differences.foreign = 1,
+            (ChainState::Gone | ChainState::Refused(_), None) => {}
+        }
+        Ok(differences)
     }
 
     /// Looks at the pin, and takes what is there now: a program, or none. One that takes frames as the

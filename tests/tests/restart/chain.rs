@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use packetwatch_abi::VERSION;
 use packetwatch_tests::daemon::refused;
+use packetwatch_tests::intruder::Intruder;
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Family, Program, Runs};
 use serde_json::{Value, json};
@@ -398,4 +399,32 @@ fn without_frags_a_large_mtu_is_filtered_generically_and_the_chain_named_as_the_
     chained.scene.daemon.restart();
     let status = chained.scene.expect(200, "GET", "/v1/status", None);
     assert_eq!(status["interfaces"][0]["xdp_mode"], "native", "{status}");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_place_that_somebody_empties_is_filled_again_and_told() {
+    let chained = Chained::new(true);
+    let status = chained.scene.expect(200, "GET", "/v1/status", None);
+    let program = status["interfaces"][0]["program_id"].as_u64().unwrap();
+    let mark = chained.scene.daemon.log().len();
+    Intruder::of(program.try_into().unwrap()).unchain();
+    let line = chained.told(mark, "reconciled");
+    assert_eq!(line["packetwatch.map"], "chain", "{line}");
+    assert_eq!(line["packetwatch.missing"], 1, "{line}");
+    chained.assert_chained(0);
+    let metrics = chained.scene.daemon.api("GET", "/metrics", None);
+    let series = "packetwatch_map_differences_total{map=\"chain\",kind=\"missing\"} 1";
+    let is_counted = metrics.text().lines().any(|line| line == series);
+    assert!(is_counted, "{}", metrics.text());
+    // Another program at the pin is its owner's business.
+    let mark = chained.scene.daemon.log().len();
+    chained.unpin();
+    chained.pin(&Program::closing(PORTS[1]));
+    chained.told(mark, "chain-began");
+    let lines = chained.scene.daemon.lines();
+    let told = lines
+        .iter()
+        .filter(|line| line["event.action"] == "reconciled");
+    assert_eq!(told.count(), 1, "{lines:?}");
 }
