@@ -171,7 +171,7 @@ pub(super) fn tell(counters: &Counters, map: &'static str, differences: &Differe
     let such_as = |prefix: IpNet| format!(", {prefix} for one");
     let outcome = match map {
         // What was counted nobody else knows.
-        "callers" => "those that are missing begin anew",
+        "callers" => "of whom those missing begin anew",
         _ => "which are mended",
     };
     tracing::warn!(

@@ -105,6 +105,7 @@ fn a_flood_is_told_and_hides_no_heavy_source() {
         .api("GET", &format!("/v1/callers/{known}"), None)
         .json();
     assert_eq!(counted["callers"][0]["connections"], CALLS, "{counted}");
+    super::assert_nothing_reconciled(&daemon);
 }
 
 fn status(daemon: &Daemon) -> Value {

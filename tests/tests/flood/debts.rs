@@ -60,6 +60,7 @@ fn a_burst_is_not_had_again_by_way_of_a_crowd() {
     let after = counted(&daemon, source, 3000);
     // What it has paid for since is a packet a second.
     assert!(dropped(&after) >= dropped(&spent) + 1400, "{after}");
+    super::assert_nothing_reconciled(&daemon);
 }
 
 /// The caller, once so many packets of it are counted.

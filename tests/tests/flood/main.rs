@@ -10,7 +10,7 @@ mod sweep;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use packetwatch_tests::{Frame, packet::SYN};
+use packetwatch_tests::{Daemon, Frame, packet::SYN};
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 
@@ -32,4 +32,12 @@ fn readdress(frame: &mut [u8], source: IpAddr) {
     };
     const SOURCE: usize = 14 + 12;
     frame[SOURCE..SOURCE + 4].copy_from_slice(&source.octets());
+}
+
+/// Whom the daemon itself forgets, and admits by another threshold, is nobody else's doing.
+#[track_caller]
+fn assert_nothing_reconciled(daemon: &Daemon) {
+    let mut lines = daemon.lines();
+    lines.retain(|line| line["event.action"] == "reconciled");
+    assert!(lines.is_empty(), "{lines:?}");
 }
