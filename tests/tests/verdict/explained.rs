@@ -138,7 +138,7 @@ fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full_or_a_burst_spent() 
         prop::sample::select(FAMILIES.to_vec()),
         vec(any_step(), 1..60),
     );
-    let ran = TestRunner::new(config).run(&histories, |(rules, family, steps)| {
+    let history = |(rules, family, steps): (Vec<Rule>, usize, Vec<Step>)| {
         // What was counted for the rules before is void.
         let mut kernel = kernel.borrow_mut();
         kernel.set_rules(rules.clone());
@@ -157,9 +157,16 @@ fn the_next_packet_is_dropped_if_a_window_is_told_to_be_full_or_a_burst_spent() 
             spent.set(spent.get() + u32::from(reason == Reason::Limit));
         }
         Ok(())
-    });
-    ran.unwrap_or_else(|error| panic!("{error}"));
+    };
+    // What limits drop is rare in a random history: of 96 it was 19 packets once, and often a hundred.
+    let is_enough = || full.get() > 100 && spent.get() > 20;
+    for _ in 0..8 {
+        let ran = TestRunner::new(config.clone()).run(&histories, history);
+        ran.unwrap_or_else(|error| panic!("{error}"));
+        if is_enough() {
+            return;
+        }
+    }
     let (full, spent) = (full.get(), spent.get());
-    assert!(full > 100, "few windows were ever full: {full}");
-    assert!(spent > 20, "few bursts were ever spent: {spent}");
+    panic!("too few windows were ever full, {full}, or bursts spent, {spent}");
 }
