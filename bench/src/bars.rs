@@ -169,6 +169,9 @@ fn daemon(report: &Report, bars: &mut Vec<Bar>) {
         let prefixes = million(load.prefixes as f64);
         let what = format!("load of {prefixes} M prefixes through REST");
         bars.push(at_most(what, laden.list_seconds, 3.0, "s"));
+        if let Some(seconds) = laden.again_seconds {
+            bars.push(at_most("the same list sent again", seconds, 3.0, "s"));
+        }
         let sources = million(load.sources.into());
         let what = format!(
             "memory with {prefixes} M prefixes, {} k bans, {sources} M recent sources",
@@ -180,7 +183,7 @@ fn daemon(report: &Report, bars: &mut Vec<Bar>) {
         bars.push(at_most(what, laden.cpu_percent, 10.0, "%"));
         let p99 = laden.ban_latency.p99_us / 1e3;
         bars.push(at_most(
-            format!("SYN to ban, p99, with {seen}"),
+            format!("SYN to ban of who was known before, p99, with {seen}"),
             p99,
             10.0,
             "ms",

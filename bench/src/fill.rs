@@ -65,9 +65,11 @@ pub(crate) fn deny(daemon: &Daemon, list: &[IpNet]) -> Result<f64> {
         "deny {count} prefixes: {}",
         answer.text()
     );
-    let listed = &answer.json()["added"];
+    let answer = answer.json();
+    let number = |key: &str| answer[key].as_u64().unwrap_or_default();
+    let listed = number("added") + number("updated");
     ensure!(
-        *listed == count,
+        listed == count as u64,
         "{listed} prefixes were listed, of {count}"
     );
     Ok(took)

@@ -41,6 +41,9 @@ pub(crate) struct Laden {
     /// from the request that replaces the deny list to the answer, which comes when it is in force
     /// and on the disk
     pub(crate) list_seconds: f64,
+    /// the same of the same list, sent once more: a feed that is refreshed
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) again_seconds: Option<f64>,
     /// of one core, all of the daemon's threads, while the sources came
     pub(crate) cpu_percent: f64,
     /// while they came
@@ -74,7 +77,11 @@ pub(crate) fn measure(load: Load) -> Result<Laden> {
         .interface("pw0")
         .config_toml(&with_room_for(load.bans))
         .start();
-    let list_seconds = deny(&daemon, &denied(load.prefixes)?)?;
+    let list = denied(load.prefixes)?;
+    let list_seconds = deny(&daemon, &list)?;
+    // What it leaves behind is in the memory below.
+    let again_seconds = Some(deny(&daemon, &list)?);
+    drop(list);
     let link = Frames::open(&lan.segment().client, "eth0");
     ban(&daemon, &link, load.bans)?;
 
@@ -112,6 +119,7 @@ pub(crate) fn measure(load: Load) -> Result<Laden> {
     Ok(Laden {
         load,
         list_seconds,
+        again_seconds,
         cpu_percent: used as f64 / start.elapsed().as_nanos() as f64 * 100.0,
         ban_latency: BanLatency::of(&times, load.sources),
         memory: Memory::of(&daemon)?,
