@@ -74,7 +74,10 @@ pub(super) async fn attach(
                 tell_failed(interface, &error);
                 match error.state() {
                     State::Missing => {}
-                    State::Held => withheld = withheld.or(Some((interface, error))),
+                    // Two daemons for one interface are a mistake, and none that passes by itself.
+                    State::Held if !matches!(error, AttachError::HeldByUs { .. }) => {
+                        withheld = withheld.or(Some((interface, error)));
+                    }
                     _ => return fail(interface, error),
                 }
             }

@@ -70,7 +70,8 @@ pub struct Process {
     child: Child,
     /// Once it has ended and its output was read.
     ended: Option<ExitStatus>,
-    pub(super) log: Log,
+    /// What it has logged.
+    pub log: Log,
     stderr: Option<JoinHandle<String>>,
 }
 

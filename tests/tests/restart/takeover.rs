@@ -3,9 +3,9 @@
 use aya::programs::loaded_links;
 use packetwatch_abi::VERSION;
 use packetwatch_tests::Netns;
-use packetwatch_tests::daemon::refused;
-use packetwatch_tests::intruder::occupy;
+use packetwatch_tests::daemon::{Process, refused};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::scene::{PORTS, PROMPT, Scene, failed};
 
@@ -127,18 +127,22 @@ fn a_mode_that_the_driver_refuses_leaves_the_former_one() {
 fn a_start_that_fails_leaves_the_other_filters() {
     let mut scene = killed();
     let before = link_on(&scene.lan.host, "pw0").1;
+    let home = TempDir::new().expect("a directory");
+    // Two daemons for one interface: what is another's program alone keeps no start from the others.
     let occupied = |scene: &Scene| {
-        let ifindex = || nix::net::if_::if_nametoindex("pw1").unwrap();
-        scene
-            .lan
-            .host
-            .run(|| occupy(ifindex()))
-            .expect("pw1 is free")
+        let mut command = scene.daemon.command();
+        command.args(["--interface", "pw1", "--state-dir"]);
+        command.arg(home.path().join("state")).arg("--socket");
+        command.arg(home.path().join("api.sock"));
+        let other = Process::start(command);
+        let started = |line: &Value| line["event.action"] == "started";
+        other.log.wait_from(0, started, PROMPT);
+        other
     };
     let other = occupied(&scene);
     scene.set("interfaces", "[\"pw0\", \"pw1\"]");
-    let words = refused(scene.daemon.command(), &[]);
-    assert!(words.contains("another XDP program holds pw1"), "{words}");
+    let words = ["pw1 is filtered by another packetwatch process"];
+    refused(scene.daemon.command(), &words);
     assert_eq!(link_on(&scene.lan.host, "pw0").1, before);
     scene.assert_silence(1);
     drop(other);
@@ -147,10 +151,10 @@ fn a_start_that_fails_leaves_the_other_filters() {
 
     // What the start attached to itself goes with it.
     scene.daemon.terminate();
-    let _other = occupied(&scene);
-    scene.set("interfaces", "[\"pw0\", \"pw1\"]");
-    refused(scene.daemon.command(), &[]);
+    let other = occupied(&scene);
+    refused(scene.daemon.command(), &words);
     assert!(!scene.is_filtered());
+    drop(other);
     assert!(!scene.daemon.bpffs().join("packetwatch").exists());
 }
 
