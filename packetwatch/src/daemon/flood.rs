@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use packetwatch_abi::{Admission, LEAST_THRESHOLD, SKETCH_CELLS, SKETCH_EPOCH_SHIFT};
+use packetwatch_abi::{Admission, LEAST_THRESHOLD, SKETCH_CELLS, SKETCH_EPOCH_SHIFT, SKETCH_ROWS};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,8 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_millis(200);
+/// About as long an entry stays that nobody comes back to, by rules that look back a minute.
+const STAY: Duration = Duration::from_secs(60);
 /// So many calm looks in a row end a flood: two seconds.
 const CALM: u32 = 10;
 
@@ -160,7 +162,7 @@ impl Gauge {
         match self.flood {
             None if many || crowded => {
                 self.flood = Some(counts);
-                self.threshold = self.above_noise(growth);
+                self.threshold = self.above_noise(growth, unseen, entries);
                 Some(Change::Began)
             }
             Some(then) if self.calm >= CALM => {
@@ -174,20 +176,37 @@ impl Gauge {
             Some(_) => {
                 // Up at once; down in steps, or each epoch's end would let some in.
                 let least = self.threshold - self.threshold / 16;
-                self.threshold = self.above_noise(growth).max(least);
+                self.threshold = self.above_noise(growth, unseen, entries).max(least);
                 None
             }
             None => None,
         }
     }
 
-    /// What a source that comes once does not reach by others' doing until the next look: the mean
-    /// and four deviations, in each row of the sketch at once.
-    fn above_noise(&self, growth: f64) -> u64 {
+    /// What few sources that come once reach by others' doing until the next look: so many that in the
+    /// time for which they stay they take no more than the places that are free up to half the table. With
+    /// none free, hardly one: the mean and four deviations.
+    fn above_noise(&self, growth: f64, unseen: u64, entries: u64) -> u64 {
         let mean = self.noise + growth;
-        let above = mean + 4.0 * mean.sqrt() + 1.0;
-        (above.ceil() as u64).max(LEAST_THRESHOLD)
+        let highest = ((mean + 4.0 * mean.sqrt() + 1.0).ceil() as u64).max(LEAST_THRESHOLD);
+        let free = (self.capacity / 2).saturating_sub(entries) as f64;
+        let bearable = free * EVERY.as_secs_f64() / STAY.as_secs_f64();
+        let reach = |threshold: &u64| {
+            let one = at_least(threshold - 1, mean);
+            unseen as f64 * one.powi(SKETCH_ROWS as i32) <= bearable
+        };
+        (LEAST_THRESHOLD..highest).find(reach).unwrap_or(highest)
     }
+}
+
+/// The share of cells that hold so much, if each is raised at random and they hold `mean` on average.
+fn at_least(count: u64, mean: f64) -> f64 {
+    let (mut exactly, mut below) = ((-mean).exp(), 0.0);
+    for n in 0..count {
+        below += exactly;
+        exactly *= mean / (n + 1) as f64;
+    }
+    (1.0 - below).max(0.0)
 }
 
 #[cfg(test)]
@@ -230,10 +249,7 @@ mod tests {
             assert_eq!(scene.look(200_000, 1000), None);
             let noise = scene.gauge.noise;
             let threshold = scene.gauge.threshold as f64;
-            assert!(
-                threshold > noise + 4.0 * noise.sqrt(),
-                "{threshold} over {noise}"
-            );
+            assert!(threshold > noise + noise.sqrt(), "{threshold} over {noise}");
         }
         // At most two epochs' worth lies in a cell.
         let most = 2.0 * 4.3 * 1e6 / SKETCH_CELLS as f64;
@@ -255,6 +271,36 @@ mod tests {
             }))
         );
         assert_eq!(scene.gauge.threshold, 1);
+    }
+
+    /// Slow scanners are found among few others as long as there is room for those who are not.
+    #[test]
+    fn the_threshold_leaves_as_much_to_chance_as_there_is_room_for() {
+        let least_with = |entries: u64| {
+            let mut scene = Scene::new();
+            // 32 000 calls a second, for a minute.
+            let thresholds = (0..300).map(|_| {
+                scene.look(6_400, entries);
+                scene.gauge.threshold
+            });
+            thresholds.max().unwrap()
+        };
+        let half = u64::from(CAPACITY) / 2;
+        let thresholds = [0, half / 2, half - 1, half, 2 * half].map(least_with);
+        assert_eq!(thresholds, [5, 6, 8, 10, 10]);
+    }
+
+    #[test]
+    fn the_share_of_cells_is_that_of_a_poisson_distribution() {
+        let near = |count, mean, share: f64| {
+            let found = at_least(count, mean);
+            assert!((found - share).abs() < 1e-4, "{found} {share}");
+        };
+        near(0, 2.0, 1.0);
+        near(1, 2.0, 0.8647);
+        near(4, 2.0, 0.1429);
+        near(80, 60.0, 0.0078);
+        near(9, 0.0, 0.0);
     }
 
     #[test]

@@ -99,10 +99,12 @@ mod tests {
     #[test]
     fn words_take_the_place_of_what_is_run_else() {
         let all = script(&[]);
-        assert!(all.contains("/restart --include-ignored --test-threads 1 --skip without_a_gap chain:: inherit::\n"));
+        assert!(all.contains(
+            "/restart --include-ignored --test-threads 1 --skip without_a_gap chain:: inherit::\n"
+        ));
         let some = script(&["load::", "kill"]);
         assert!(
-            some.contains(" 1 load:: kill\n") && !some.contains("inherit"),
+            some.contains(" without_a_gap load:: kill\n") && !some.contains("inherit"),
             "{some}"
         );
         for suite in &SUITES {
