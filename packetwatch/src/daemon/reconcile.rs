@@ -1,11 +1,11 @@
 //! Once a second: do the kernel's maps hold what the lists and the rules say?
 //!
 //! Nobody else has any business in them, so a difference is mended, counted and told. Two reads
-//! compare the policy, one each what admits sources and the keys of the sketch. Lists and bans are looked at in a cheap way, whether the kernel still holds
-//! what was written: the lists are summed up where the kernel reads them, which takes milliseconds
-//! for a million prefixes; the bans are read in batches, each entry beside its slot. That is mostly
-//! the kernel's way through cold memory: nothing to speak of for few bans, 20 to 30 ms a second, 3 %
-//! of a core at worst, for 65 536. What is not as written is compared whole with the lists at once; that
+//! compare the policy, one each what admits sources and the keys of the sketch. Lists and bans are
+//! looked at in a cheap way, whether the kernel still holds what was written: the lists are summed up
+//! where the kernel reads them, which takes milliseconds for a million prefixes; the bans are read in
+//! batches, each entry beside its slot. That is mostly the kernel's way through cold memory: nothing to
+//! speak of for few bans, 20 to 30 ms a second, 3 % of a core at worst, for 65 536. What is not as written is compared whole with the lists at once; that
 //! it is not is told before, since a million prefixes take seconds to compare and to mend.
 //! Without a cause that is done too, but seldom, since it takes longer: after 200 times as long as it
 //! took, so that it stays below half a percent of a core, and 300 seconds at most.
