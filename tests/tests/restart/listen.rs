@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use packetwatch_tests::http::Request;
 use packetwatch_tests::patience::until;
@@ -38,6 +40,8 @@ fn a_port_that_somebody_holds_is_listened_on_when_it_is_free() {
     );
     scene.scan_into_ban(0);
 
+    // Two tries at least, a second apart, that are not to be told.
+    thread::sleep(Duration::from_millis(2500));
     drop(holder);
     scene.daemon.wait_for(has_action("listening"), PROMPT);
     let is_ready = || scene.daemon.api("GET", "/readyz", None).status == 200;
