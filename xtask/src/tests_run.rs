@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{self, Command, Stdio},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +23,13 @@ const NOTES: &str = "TEST_NOTES";
 /// Has cargo start each test as anybody but root, with none of its groups.
 const AS_NOBODY: &str = "target.'cfg(all())'.runner = ['setpriv', '--reuid=65534', \
      '--regid=65534', '--clear-groups']";
+
+/// What libtest reads. By itself it starts a test for each processor, and most of ours wait: for a daemon,
+/// a ban's end, a timer.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Tests at once for each processor.
+const AT_ONCE: usize = 2;
 
 /// The tests over journals in memory: they take a minute, and it is nothing to them who runs them.
 const ALIKE: &str = "lists::tests::";
@@ -75,6 +83,11 @@ fn run(command: &mut Command) -> Result<()> {
     let notes = env::temp_dir().join(format!("packetwatch-notes-{}", process::id()));
     fs::write(&notes, "")?;
     fs::set_permissions(&notes, Permissions::from_mode(0o666))?;
+    if env::var_os(THREADS).is_none() {
+        let processors =
+            thread::available_parallelism().context("how many processors there are")?;
+        command.env(THREADS, (AT_ONCE * processors.get()).to_string());
+    }
     let mut cargo = command
         .env(NOTES, &notes)
         .stdout(Stdio::piped())
