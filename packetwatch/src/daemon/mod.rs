@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-pub use control::{BYPASS, InForce, RulesControl, RulesError, SetBy};
+pub use control::{BYPASS, InForce, RestoreError, RulesControl, RulesError, SetBy};
 pub use readiness::{Lack, Readiness};
 pub use refusals::Refusals;
 pub use trials::{TrialError, Trials};

@@ -119,7 +119,12 @@ pub(super) async fn run(
     let established = protector.current().await?;
     let protected_now = protecting.apply(established);
     protected_now.context("protect the host's own addresses")?;
-    let rules = Arc::new(RulesControl::new(dataplane.clone(), &config, clock)?);
+    let rules = Arc::new(RulesControl::new(
+        dataplane.clone(),
+        lists.clone(),
+        &config,
+        clock,
+    )?);
     let listeners = Listeners::bind(&config.api, &readiness)?;
     let certificate = Arc::clone(&listeners.certificate);
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;

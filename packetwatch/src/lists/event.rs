@@ -8,8 +8,8 @@ use tracing::{Level, event};
 use super::{
     entry::{BanEntry, Entry, List},
     recover::Recovered,
+    restore::Restored,
     salvage::Salvage,
-    saved::Restored,
     state::Shelf,
     touched::{Prefixes, Touched},
 };

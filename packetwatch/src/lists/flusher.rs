@@ -134,6 +134,7 @@ impl Shared {
         let mut batch = Batch::default();
         self.state().take_unwritten(&mut batch);
         self.bans().take_unwritten(&mut batch, self.clock);
+        self.unfinished().take_unwritten(&mut batch);
         batch.append(rows);
         if batch.is_empty() {
             return Ok(());
@@ -149,6 +150,9 @@ impl Shared {
                 .for_each(|list| state.mark_list_unwritten(*list));
             drop(state);
             self.wake.unwritten();
+        }
+        if batch.restore.is_some() {
+            self.unfinished().written(written.is_ok());
         }
         if written.is_err() {
             if batch.trial.is_some() {

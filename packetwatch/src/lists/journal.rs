@@ -21,11 +21,11 @@ use super::{
     entry::List,
     error::{JournalError, OpenError},
     event,
-    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord},
+    record::{self, BanRecord, EntryRecord, ListRecord, OffenceRecord, RestoreRecord, TrialRecord},
     storage::Storage,
     tables::{
-        BANS, Contents, LISTS, OFFENCES, REMOVED, TRIAL, TRIAL_KEY, Unread, load, records, rows_of,
-        unopened,
+        BANS, Contents, LISTS, OFFENCES, REMOVED, RESTORE, RESTORE_KEY, TRIAL, TRIAL_KEY, Unread,
+        load, records, rows_of, unopened,
     },
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Batch {
     pub(super) offences: Vec<(IpNet, Option<OffenceRecord>)>,
     /// the change on trial, or that there is none
     pub(super) trial: Option<Option<TrialRecord>>,
+    /// what a restore is to change besides, or that there is none
+    pub(super) restore: Option<Option<RestoreRecord>>,
 }
 
 impl Batch {
@@ -58,9 +60,10 @@ impl Batch {
             bans,
             offences,
             trial,
+            restore,
         } = self;
         let lists_are_empty = lists.is_empty() && entries.is_empty() && trial.is_none();
-        lists_are_empty && bans.is_empty() && offences.is_empty()
+        lists_are_empty && bans.is_empty() && offences.is_empty() && restore.is_none()
     }
 
     /// Of two rows of one key the later one counts.
@@ -74,6 +77,7 @@ impl Batch {
         self.bans.append(&mut later.bans);
         self.offences.append(&mut later.offences);
         self.trial = later.trial.or(self.trial.take());
+        self.restore = later.restore.or(self.restore.take());
     }
 }
 
@@ -316,6 +320,15 @@ impl Journal {
                 Some(Some(trial)) => {
                     trials.insert(TRIAL_KEY, record::encode(trial).as_slice())?;
                 }
+            }
+            if let Some(restore) = &batch.restore {
+                let mut restores = transaction.open_table(RESTORE)?;
+                match restore {
+                    None => restores.remove(RESTORE_KEY)?,
+                    Some(restore) => {
+                        restores.insert(RESTORE_KEY, record::encode(restore).as_slice())?
+                    }
+                };
             }
         }
         transaction.commit()?;

@@ -30,6 +30,7 @@ mod reconcile;
 mod record;
 mod recover;
 mod remains;
+mod restore;
 mod salvage;
 mod saved;
 mod schedule;
@@ -39,6 +40,7 @@ mod sweep;
 mod tables;
 mod touched;
 mod trial;
+mod unfinished;
 mod writes;
 
 use std::{
@@ -57,8 +59,9 @@ pub use error::{JournalError, OpenError, WriteError};
 pub use maps::Maps;
 pub use offences::MAX_OFFENCES;
 pub use protecting::MAX_PROTECTED;
+pub use restore::Restored;
 pub use salvage::Salvage;
-pub use saved::{Restored, Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
+pub use saved::{Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
 pub use writes::Writing;
 
 use crate::clock::Clock;
@@ -72,6 +75,7 @@ use projection::Projection;
 use recover::Recovered;
 use state::{About, Change, Draft, State};
 use tables::Contents;
+use unfinished::Unfinished;
 
 /// The journal's file in the state directory.
 pub const JOURNAL_FILE: &str = Journal::FILE;
@@ -100,6 +104,7 @@ struct Shared {
     /// of the state
     exempt: Arc<Exempt>,
     bans: Mutex<Bans>,
+    unfinished: Mutex<Unfinished>,
     wake: Wake,
     /// of the last write, if it failed
     journal_fault: Mutex<Option<String>>,
@@ -170,6 +175,7 @@ impl Shared {
             bans,
             offences,
             trial,
+            restore,
         } = contents;
         // A million entries and a hundred thousand bans take a second and a fraction of one.
         let (state, bans) = thread::scope(|scope| {
@@ -192,6 +198,7 @@ impl Shared {
             exempt: Arc::clone(&state.exempt),
             state: Mutex::new(state),
             bans: Mutex::new(bans),
+            unfinished: Mutex::new(Unfinished::read(restore)),
             wake: Wake::default(),
             journal_fault: Mutex::default(),
         }))
@@ -214,6 +221,10 @@ impl Shared {
 
     fn bans(&self) -> MutexGuard<'_, Bans> {
         self.bans.lock().expect("no writer panicked")
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, Unfinished> {
+        self.unfinished.lock().expect("no writer panicked")
     }
 }
 

@@ -92,6 +92,12 @@ impl ListRecord {
     }
 }
 
+/// What a restore that is not finished is to change besides the lists, in the words of who asked for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct RestoreRecord {
+    pub(super) besides: serde_json::Value,
+}
+
 /// A change of a list that waits to be confirmed, with what stood before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrialRecord {

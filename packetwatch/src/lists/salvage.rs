@@ -126,6 +126,7 @@ fn batch(contents: Contents) -> Batch {
         bans,
         offences,
         trial,
+        restore,
     } = contents;
     let some = |(prefix, record)| (prefix, Some(record));
     Batch {
@@ -134,6 +135,7 @@ fn batch(contents: Contents) -> Batch {
         bans: bans.into_iter().map(some).collect(),
         offences: offences.into_iter().map(|(p, o)| (p, Some(o))).collect(),
         trial: trial.map(Some),
+        restore: restore.map(Some),
     }
 }
 

@@ -3,14 +3,18 @@
 use std::{collections::HashSet, io, path::Path, thread};
 
 use ipnet::IpNet;
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    TableHandle as _,
+};
 use serde::de::DeserializeOwned;
 
 use super::{
     entry::List,
     error::{JournalError, OpenError},
     record::{
-        self, BanRecord, EntryRecord, ListRecord, OffenceRecord, TrialRecord, Unreadable, VERSION,
+        self, BanRecord, EntryRecord, ListRecord, OffenceRecord, RestoreRecord, TrialRecord,
+        Unreadable, VERSION,
     },
 };
 
@@ -28,6 +32,10 @@ pub(super) const OFFENCES: Table = TableDefinition::new("offences");
 /// The change that waits to be confirmed, if there is one, under [`TRIAL_KEY`].
 pub(super) const TRIAL: Table = TableDefinition::new("trial");
 pub(super) const TRIAL_KEY: &str = "list";
+/// What a restore that is not finished is to change besides the lists, under [`RESTORE_KEY`]. Made by the
+/// first restore: older builds know nothing of it, and leave it.
+pub(super) const RESTORE: Table = TableDefinition::new("restore");
+pub(super) const RESTORE_KEY: &str = "last";
 
 /// The row of a prefix that was taken out of a list which [`LISTS`] has with it.
 pub(super) const REMOVED: &[u8] = b"";
@@ -42,6 +50,7 @@ pub(super) struct Contents {
     pub(super) bans: Vec<(IpNet, BanRecord)>,
     pub(super) offences: Vec<(IpNet, OffenceRecord)>,
     pub(super) trial: Option<TrialRecord>,
+    pub(super) restore: Option<RestoreRecord>,
 }
 
 pub(super) fn rows_of(list: List) -> Table {
@@ -100,11 +109,19 @@ pub(super) fn load(
         read(database, TRIAL, path, unread_rows, |name| {
             Ok(name.to_owned())
         })?;
+    let restores: Vec<(String, Option<RestoreRecord>)> = match is_made(database, RESTORE) {
+        Ok(false) => Vec::new(),
+        Ok(true) => read(database, RESTORE, path, unread_rows, |name| {
+            Ok(name.to_owned())
+        })?,
+        Err(error) => return Err(failed(error)),
+    };
     let contents = Contents {
         entries,
         bans,
         offences,
         trial: trials.into_iter().find_map(|(_, trial)| trial),
+        restore: restores.into_iter().find_map(|(_, restore)| restore),
     };
     Ok((contents, whole))
 }
@@ -180,6 +197,12 @@ pub(super) fn records(database: &Database) -> Result<Vec<(List, ListRecord)>, re
         records.push((list, record));
     }
     Ok(records)
+}
+
+fn is_made(database: &Database, table: Table) -> Result<bool, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut made = transaction.list_tables()?;
+    Ok(made.any(|one| one.name() == table.name()))
 }
 
 fn prefix(key: &str) -> Result<IpNet, String> {

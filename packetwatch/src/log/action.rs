@@ -50,6 +50,7 @@ pub(super) const ACTIONS: &[Action] = &[
     },
     event("bypass-ended", CONFIGURATION, &["change"]),
     event("restored", CONFIGURATION, &["change"]),
+    event("restore-finished", CONFIGURATION, &["change"]),
     event("recovered", CONFIGURATION, &["info"]),
     event("inherited", PROCESS, &["info"]),
     event("leftover-found", NETWORK, &["info"]),

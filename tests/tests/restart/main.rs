@@ -39,6 +39,7 @@ mod output;
 mod protected;
 mod refused;
 mod reload;
+mod restores;
 mod scene;
 mod state;
 mod steps;

@@ -29,6 +29,7 @@ use crate::{
         would_drop::{Watched, beyond},
     },
     config::{Mode, Word as _},
+    daemon::RestoreError,
     lists::Restored as Done,
     pending::CONFIRM,
 };
@@ -123,21 +124,17 @@ fn put_back(
         refuse(&peers.collect::<Vec<_>>())?;
     }
     let Backup { saved, rules, mode } = backup;
+    let restored = app.rules.restore(saved, rules, mode);
     let Done {
         allow,
         deny,
         bans,
         ended,
-    } = app
-        .lists
-        .restore(saved)
-        .map_err(|error| lists::refusal(app, error))?;
-    let put = match rules {
-        Some(rules) => app.rules.put(rules, None),
-        None => app.rules.reset(None),
-    };
-    let put = put.and_then(|_| app.rules.put_mode(mode, None));
-    put.map_err(|error| rules::refusal(error, "restore rules and mode; the lists are restored"))?;
+    } = restored.map_err(|error| match error {
+        RestoreError::Lists(error) => lists::refusal(app, error),
+        RestoreError::Rules(error) => rules::refusal(error, "restore rules and mode"),
+        error @ RestoreError::Halfway(_) => Problem::internal("restore rules and mode", &error),
+    })?;
     Ok(RestoreAnswer {
         allow,
         deny,

@@ -7,7 +7,9 @@ use std::{
 
 use packetwatch_abi::MAX_BAN_LENGTHS;
 
-use crate::{dataplane, pending::InTheWay, rules::RuleErrors, state_file::Unread};
+use crate::{
+    dataplane, lists::JournalError, pending::InTheWay, rules::RuleErrors, state_file::Unread,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
@@ -40,6 +42,8 @@ pub enum RulesError {
          looks under {MAX_BAN_LENGTHS}: wait for bans to end or remove some"
     )]
     TooManyLengths { lengths: usize },
+    #[error("a restore is not finished: {0}")]
+    Unfinished(#[from] JournalError),
     #[error(transparent)]
     InTheWay(#[from] InTheWay),
     #[error(transparent)]
@@ -65,7 +69,7 @@ impl RulesError {
     /// Of what comes after this was done: what the disk has refused is left to be written.
     pub(super) fn after(self, done: &'static str) -> Self {
         match self {
-            Self::Io { .. } => Self::Unwritten {
+            Self::Io { .. } | Self::Unfinished(_) => Self::Unwritten {
                 done,
                 cause: Box::new(self),
             },

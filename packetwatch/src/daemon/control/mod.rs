@@ -2,13 +2,15 @@
 //! follows from them.
 //!
 //! `state` is what holds, `policy` what the kernel is told of it, `store` and `record` what is on disk,
-//! `kept` what a start makes of that; `trial` and `bypass` are what ends by itself.
+//! `kept` what a start makes of that; `trial` and `bypass` are what ends by itself, and `restore` is what
+//! changes with the lists.
 
 mod bypass;
 mod error;
 mod kept;
 mod policy;
 mod record;
+mod restore;
 mod state;
 mod store;
 mod trial;
@@ -25,24 +27,27 @@ use crate::{
     clock::Clock,
     config::{Config, Mode},
     dataplane::Dataplane,
-    lists::Tried,
+    lists::{Lists, Tried},
     pending::{self, Object, Pending},
     rules::{Rule, RuleSet},
 };
 
 pub use bypass::BYPASS;
 pub use error::RulesError;
+pub use restore::RestoreError;
 pub use state::SetBy;
 
 use kept::{Kept, KeptTrial};
 use policy::{check_lengths, policies};
 use record::{mode_record, trial_record, write_rules};
+use restore::Restoring;
 use state::{Configured, Regime, State, To, Trial, last_bypass, tell, told};
 use store::{ControlRecord, Fault, Store};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.
 pub struct RulesControl {
     dataplane: Dataplane,
+    lists: Lists,
     clock: Clock,
     /// the right to change what stands; taken before the state
     store: Mutex<Store>,
@@ -68,12 +73,18 @@ pub struct Standing {
 
 impl RulesControl {
     /// What the state directory says, else the configuration; in force in the kernel when this
-    /// returns. A change whose trial ended while no daemon ran is taken back.
+    /// returns. A change whose trial ended while no daemon ran is taken back, a restore that was cut short
+    /// is finished.
     ///
     /// # Errors
     /// `rules.toml` or `control.json` cannot be read or is a newer build's, or the kernel refuses the
     /// policy.
-    pub fn new(dataplane: Dataplane, config: &Config, clock: Clock) -> Result<Self, RulesError> {
+    pub fn new(
+        dataplane: Dataplane,
+        lists: Lists,
+        config: &Config,
+        clock: Clock,
+    ) -> Result<Self, RulesError> {
         let mut store = Store::in_directory(&config.state_dir);
         let mut state = State::new(Configured::of(config));
         let left = dataplane.inherited_policies();
@@ -106,6 +117,13 @@ impl RulesControl {
                 regime,
             });
         }
+        // None is made while anything is on trial.
+        if let Some(restoring) = Restoring::unfinished(&lists) {
+            state.trial = None;
+            restoring.finish(&mut state);
+            store.lacks_rules = true;
+            store.lacks_control = true;
+        }
         if let Some(left) = left {
             let drawn = RandomState::new().hash_one(()) as u32;
             state.go_on(&left, drawn);
@@ -113,6 +131,7 @@ impl RulesControl {
         }
         let control = Self {
             dataplane,
+            lists,
             clock,
             fault: store.fault(),
             store: Mutex::new(store),

@@ -28,7 +28,7 @@ impl RulesControl {
         }
     }
 
-    /// Writes what the files lack, as things stand. The rules first: as long as `control.json` has their
+    /// Writes what the files lack, as things stand, and then the journal's word that they do. The rules first: as long as `control.json` has their
     /// trial, those that were tried do not count.
     ///
     /// # Errors
@@ -39,6 +39,12 @@ impl RulesControl {
         }
         if store.lacks_control {
             store.put_control(&self.record())?;
+        }
+        // From here on the files count.
+        if self.lists.is_restore_unfinished() {
+            let written = self.lists.finished().map_err(RulesError::from);
+            store.tell(&written);
+            written?;
         }
         Ok(())
     }

@@ -215,7 +215,8 @@ impl Store {
         written
     }
 
-    fn tell(&self, written: &Result<(), RulesError>) {
+    /// Of a write that is one of these.
+    pub(super) fn tell(&self, written: &Result<(), RulesError>) {
         match written {
             Err(error) => self.fault.set(Some(error.to_string())),
             Ok(()) if !self.lacks_rules && !self.lacks_control => self.fault.set(None),

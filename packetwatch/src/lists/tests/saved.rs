@@ -1,5 +1,7 @@
 //! What a backup holds, and what a restore makes of it.
 
+use serde_json::{Value, json};
+
 use super::*;
 
 /// Everything that a backup of these lists has.
@@ -73,7 +75,7 @@ fn what_is_saved_is_restored_elsewhere_and_survives_there() {
     g.put(List::Allow, "192.0.2.1/32");
     g.lists.ban(order(host(9))).unwrap();
     let switches = g.maps.kernel().switches;
-    let restored = g.lists.restore(saved).unwrap();
+    let restored = g.lists.restore(saved, Value::Null).unwrap();
     let expected = Restored {
         allow: 1,
         deny: 2,
@@ -112,7 +114,7 @@ fn what_has_ended_since_is_left_out() {
     let f = filled();
     let saved = saved(&f);
     f.clock.advance(60 * MINUTE);
-    let restored = f.lists.restore(saved).unwrap();
+    let restored = f.lists.restore(saved, Value::Null).unwrap();
     assert_eq!(
         (restored.allow, restored.deny, restored.bans, restored.ended),
         (0, 2, 0, 2)
@@ -135,19 +137,23 @@ fn a_backup_that_does_not_fit_or_cuts_the_host_off_changes_nothing() {
         ..Saved::default()
     };
     let many = |n: u8| (0..n).map(|i| format!("192.0.2.{i}")).collect();
-    let refused = f.lists.restore(entries(many(CAPACITY.lists as u8 + 1)));
+    let refused = f
+        .lists
+        .restore(entries(many(CAPACITY.lists as u8 + 1)), Value::Null);
     assert!(
         matches!(refused, Err(WriteError::Full { .. })),
         "{refused:?}"
     );
     f.protect(&["203.0.113.1/32"]).unwrap();
-    let refused = f.lists.restore(entries(vec!["203.0.113.1".to_owned()]));
+    let refused = f
+        .lists
+        .restore(entries(vec!["203.0.113.1".to_owned()]), Value::Null);
     assert!(
         matches!(refused, Err(WriteError::Protected { .. })),
         "{refused:?}"
     );
     f.maps.kernel().takes = Some(0);
-    let refused = f.lists.restore(entries(many(3)));
+    let refused = f.lists.restore(entries(many(3)), Value::Null);
     assert!(matches!(refused, Err(WriteError::Kernel(_))), "{refused:?}");
     f.maps.kernel().takes = None;
     f.protect(&[]).unwrap();
@@ -158,7 +164,7 @@ fn a_backup_that_does_not_fit_or_cuts_the_host_off_changes_nothing() {
     // As many as there is room for, whatever is protected.
     f.protect(&["203.0.113.1/32"]).unwrap();
     f.lists
-        .restore(entries(many(CAPACITY.lists as u8)))
+        .restore(entries(many(CAPACITY.lists as u8)), Value::Null)
         .unwrap();
     assert_eq!(f.lists.counts().deny.total(), CAPACITY.lists as usize);
 }
@@ -223,7 +229,7 @@ fn a_restore_of_which_the_kernel_refuses_a_write_changes_nothing() {
                 let mut kernel = f.maps.kernel();
                 (kernel.takes, kernel.refuses_once) = (Some(takes), refuses_once);
             }
-            let restored = f.lists.restore(other.clone());
+            let restored = f.lists.restore(other.clone(), Value::Null);
             f.maps.kernel().takes = None;
             if restored.is_ok() {
                 assert_ne!((told(&f), deadlines(&f)), before);
@@ -250,4 +256,44 @@ fn a_restore_of_which_the_kernel_refuses_a_write_changes_nothing() {
         refused.iter().all(|n| *n >= least),
         "{refused:?} of {least}"
     );
+}
+
+/// Whether there is a word of a restore that is not finished, and what it is.
+fn unfinished(f: &Fixture) -> (bool, Option<Value>) {
+    (f.lists.is_restore_unfinished(), f.lists.unfinished())
+}
+
+#[test]
+fn what_a_restore_changes_besides_is_told_until_it_is_done() {
+    let f = filled();
+    assert_eq!(unfinished(&f), (false, None));
+    f.lists.finished().unwrap();
+    let besides = json!({"rules": ["any"]});
+    f.lists.restore(saved(&f), besides.clone()).unwrap();
+    assert_eq!(unfinished(&f), (true, Some(besides.clone())));
+    let clock = f.clock;
+    let f = f.reopened(FakeMaps::default(), clock);
+    assert_eq!(unfinished(&f), (true, Some(besides)));
+    // Of two the later.
+    f.lists.restore(saved(&f), json!("later")).unwrap();
+    let f = f.reopened(FakeMaps::default(), clock);
+    assert_eq!(unfinished(&f), (true, Some(json!("later"))));
+    f.lists.finished().unwrap();
+    assert_eq!(unfinished(&f), (false, None));
+    let f = f.reopened(FakeMaps::default(), clock);
+    assert_eq!(unfinished(&f), (false, None));
+}
+
+#[test]
+fn of_a_restore_that_the_kernel_refuses_nothing_is_left_to_be_done() {
+    let f = filled();
+    f.maps.kernel().takes = Some(0);
+    let refused = f.lists.restore(other_bans(), json!("never"));
+    assert!(matches!(refused, Err(WriteError::Kernel(_))), "{refused:?}");
+    f.maps.kernel().takes = None;
+    f.lists.flush();
+    assert_eq!(unfinished(&f), (false, None));
+    let clock = f.clock;
+    let f = f.reopened(FakeMaps::default(), clock);
+    assert_eq!(unfinished(&f), (false, None));
 }
