@@ -9,14 +9,19 @@ use tempfile::TempDir;
 
 use crate::scene::{PORTS, PROMPT, Scene, failed};
 
-/// A client that is denied, until the daemon dies.
+/// A client that is denied and [`BANNED`], until the daemon dies. The ban is on disk, with what was
+/// acknowledged after it.
 fn killed() -> Scene {
     let mut scene = Scene::new("10m");
+    scene.scan_into_ban(BANNED);
     let denied = scene.address(1);
     scene.expect(201, "PUT", &format!("/v1/deny/{denied}"), None);
     scene.daemon.kill();
     scene
 }
+
+/// By a rule.
+const BANNED: u8 = 2;
 
 /// The mode and the link of the program on an interface. A link that stays was never let go of.
 #[track_caller]
@@ -62,6 +67,7 @@ fn the_mode_that_it_has_already_is_taken_over_in_one_step() {
         let status = scene.expect(200, "GET", "/v1/status", None);
         assert_eq!(status["interfaces"][0]["xdp_mode"], "native", "{status}");
         scene.assert_silence(1);
+        scene.assert_silence(BANNED);
         scene.daemon.kill();
     }
     assert_eq!(scene.pins(), [scene.pin(VERSION, "pw0")]);
@@ -79,6 +85,7 @@ fn another_mode_is_taken_with_a_gap_that_is_told() {
     assert_ne!(link, before);
     assert!(warned(&scene, GAP));
     scene.assert_silence(1);
+    scene.assert_silence(BANNED);
     scene.assert_served(0, &PORTS[..1]);
     assert_eq!(scene.pins(), [scene.pin(VERSION, "pw0")]);
 
@@ -171,6 +178,7 @@ fn a_filter_of_another_abi_version_is_taken_over_in_one_step() {
     assert_eq!(scene.pins(), [scene.pin(VERSION, "pw0")]);
     assert!(!scene.daemon.bpffs().join("packetwatch/abi-1").exists());
     scene.assert_silence(1);
+    scene.assert_silence(BANNED);
 
     // Whose process lives is its own.
     scene.move_pin(&scene.pin(VERSION, "pw0"), &older);
