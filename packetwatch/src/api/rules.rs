@@ -131,7 +131,7 @@ fn current(app: &App) -> Rules {
 pub(super) fn refusal(error: RulesError, what: &'static str) -> Problem {
     match error {
         RulesError::InTheWay(error) => in_the_way(&error),
-        RulesError::Io { .. } => {
+        RulesError::Io { .. } | RulesError::Unfinished(_) => {
             let detail = format!("{error}; see to the state directory's disk and try again");
             tracing::error!(error.message = %detail, "API: cannot {what}");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)

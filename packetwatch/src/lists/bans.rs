@@ -2,6 +2,7 @@
 
 mod held;
 mod replace;
+mod start;
 mod trial;
 
 use std::{
@@ -25,6 +26,7 @@ use super::{
 use crate::{clock::Clock, dataplane, rules::BanLength};
 
 pub(super) use held::Held;
+pub(super) use start::Left;
 use trial::Whole;
 
 #[derive(Debug)]
@@ -58,51 +60,6 @@ impl Bans {
             capacity,
             unwritten: BTreeSet::new(),
         }
-    }
-
-    /// Takes a ban from the journal. The kernel's own deadline, if it has one, is the better one:
-    /// the wall clock may have been set while no daemon ran.
-    pub(super) fn restore(
-        &mut self,
-        prefix: IpNet,
-        record: BanRecord,
-        maps: &dyn Maps,
-        clock: Clock,
-    ) -> Result<(), dataplane::Error> {
-        let now = clock.monotonic_ns();
-        let (within, spent) = (record.within, record.spent);
-        let is_to_be_marked = record.is_to_be_marked(clock);
-        let tried = Whole::restored(&record, clock);
-        let mut until = record.deadline(clock);
-        let entry = record.into_entry(prefix);
-        match maps.ban_until(prefix) {
-            // It was lifted, and the process killed before the kernel knew.
-            Some(kept) if spent && now < kept => {
-                until = until.min(now);
-                ban_if_room(maps, prefix, until)?;
-                self.unwritten.insert(prefix);
-            }
-            Some(kept) if spent || now < kept => until = kept,
-            None if spent => {
-                self.unwritten.insert(prefix);
-                return Ok(());
-            }
-            // Also one that has ended: the sweep turns it into a spent one, which the kernel knows.
-            _ => ban_if_room(maps, prefix, until)?,
-        }
-        if is_to_be_marked {
-            self.unwritten.insert(prefix);
-        }
-        if let Some(tried) = tried {
-            self.on_trial.insert(prefix, tried);
-        }
-        self.hold(Held {
-            entry,
-            until,
-            within,
-            spent,
-        });
-        Ok(())
     }
 
     /// Bans as ordered, for as long as the remembered offences of the prefix make it.
@@ -384,15 +341,6 @@ impl Bans {
 fn due(times: &BTreeSet<(u64, IpNet)>, now: u64) -> Vec<IpNet> {
     let come = times.iter().take_while(|(at, _)| *at <= now);
     come.map(|(_, prefix)| *prefix).collect()
-}
-
-/// At a start. Who has filled the kernel's table is foreign to the comparison with it, which sets this ban
-/// when they are gone.
-fn ban_if_room(maps: &dyn Maps, prefix: IpNet, until: u64) -> Result<(), dataplane::Error> {
-    match maps.ban(prefix, until) {
-        Err(error) if error.is_full() => Ok(()),
-        banned => banned,
-    }
 }
 
 /// The length of the `repeat`-th ban: `first * escalate^(repeat-1)`, at most `max`.

@@ -66,11 +66,10 @@ pub use writes::Writing;
 
 use crate::clock::Clock;
 pub use crate::dataplane::Differences;
-use bans::Bans;
+use bans::{Bans, Left};
 use exempt::Exempt;
 use flusher::{Flusher, Wake};
 use journal::Journal;
-use offences::Offences;
 use projection::Projection;
 use recover::Recovered;
 use state::{About, Change, Draft, State};
@@ -177,11 +176,15 @@ impl Shared {
             trial,
             restore,
         } = contents;
+        // Of bans; the lists are replaced as it is.
+        let is_behind = restore.as_ref().is_some_and(|restore| !restore.is_in_force);
         // A million entries and a hundred thousand bans take a second and a fraction of one.
         let (state, bans) = thread::scope(|scope| {
             let maps = &*maps;
-            let bans =
-                scope.spawn(move || restore_bans(bans, offences, maps, capacity.bans, clock));
+            let bans = scope.spawn(move || {
+                let left = Left { maps, is_behind };
+                Bans::read(bans, offences, left, capacity.bans, clock)
+            });
             let state = restore_entries(entries, trial, maps, capacity.lists, clock);
             (state, bans.join().expect("it does not panic"))
         });
@@ -282,31 +285,6 @@ fn restore_entries(
     }
     maps.replace_standings(&Projection::standings(&state, clock.monotonic_ns()))?;
     Ok(state)
-}
-
-fn restore_bans(
-    rows: Vec<(ipnet::IpNet, record::BanRecord)>,
-    offences: Vec<(ipnet::IpNet, record::OffenceRecord)>,
-    maps: &dyn Maps,
-    capacity: u32,
-    clock: Clock,
-) -> Result<Bans, OpenError> {
-    if rows.len() > capacity as usize {
-        return Err(OpenError::Capacity {
-            table: "bans",
-            found: rows.len(),
-            capacity,
-        });
-    }
-    let mut remembered = Offences::default();
-    for (prefix, record) in &offences {
-        remembered.restore(*prefix, record, clock);
-    }
-    let mut bans = Bans::new(capacity, remembered);
-    for (prefix, record) in rows {
-        bans.restore(prefix, record, maps, clock)?;
-    }
-    Ok(bans)
 }
 
 #[cfg(test)]

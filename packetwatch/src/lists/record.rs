@@ -96,6 +96,10 @@ impl ListRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RestoreRecord {
     pub(super) besides: serde_json::Value,
+    /// The kernel has the lists and bans. Before it does, what a filter says that was left is older than the
+    /// journal.
+    #[serde(default)]
+    pub(super) is_in_force: bool,
 }
 
 /// A change of a list that waits to be confirmed, with what stood before it.
@@ -129,7 +133,7 @@ pub(super) struct BanRecord {
     #[serde(with = "rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    pub(super) expires_at: Option<OffsetDateTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark: Option<Mark>,
     /// how long the kernel keeps the ban after its end

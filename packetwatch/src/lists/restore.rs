@@ -16,7 +16,6 @@ use super::{
     saved::{Saved, SavedBan, SavedEntries, SavedOffence},
     state::{About, Change, Draft, Shelf},
     sweep::Reach,
-    unfinished::Unfinished,
     writes::Switch,
 };
 
@@ -80,10 +79,13 @@ impl Lists {
         let bans: Vec<(IpNet, BanRecord)> = bans.into_iter().map(ban_record).collect();
         let offences = offences.into_iter().map(offence_record).collect::<Vec<_>>();
         // What stands and is not in the backup: the bans are ended, the offences forgotten.
-        let restore = RestoreRecord { besides };
+        let restore = RestoreRecord {
+            besides: besides.clone(),
+            is_in_force: false,
+        };
         let mut batch = Batch {
             lists: lists.into(),
-            restore: Some(Some(restore.clone())),
+            restore: Some(Some(restore)),
             ..Batch::default()
         };
         shared
@@ -107,11 +109,11 @@ impl Lists {
         };
         let written = shared.write_as(&mut journal, batch, changes, None, Switch::Whole, replace);
         match written {
-            Ok(()) => *shared.unfinished() = Unfinished::read(Some(restore)),
+            Ok(()) => shared.unfinished().begin(besides),
             // Whatever the journal has of them, it gets what is so.
             Err(_) => {
                 shared.bans().mark_unwritten(rows);
-                shared.unfinished().end();
+                shared.unfinished().refuse();
             }
         }
         shared.wake.unwritten();

@@ -9,7 +9,7 @@ use super::{Lists, error::JournalError, journal::Batch, record::RestoreRecord};
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
     restore: Option<RestoreRecord>,
-    /// The journal may still say so.
+    /// One was acknowledged, and the journal may still say that it is not finished.
     is_there: bool,
     is_unwritten: bool,
 }
@@ -22,6 +22,24 @@ impl Unfinished {
             restore,
             is_unwritten: false,
         }
+    }
+
+    /// Lists and bans are the backup's.
+    pub(super) fn begin(&mut self, besides: Value) {
+        *self = Self {
+            restore: Some(RestoreRecord {
+                besides,
+                is_in_force: true,
+            }),
+            is_there: true,
+            is_unwritten: true,
+        };
+    }
+
+    /// It was refused, whatever the disk says.
+    pub(super) fn refuse(&mut self) {
+        self.restore = None;
+        self.is_unwritten = true;
     }
 
     /// Whatever the disk says: nothing is to be finished.
@@ -55,7 +73,7 @@ impl Lists {
         unfinished.restore.as_ref().map(|r| r.besides.clone())
     }
 
-    /// Whether the journal says, or may say, that a restore is not finished.
+    /// Whether the journal says, or may say, that a restore is not finished that was acknowledged.
     pub fn is_restore_unfinished(&self) -> bool {
         self.0.shared.unfinished().is_there
     }

@@ -47,8 +47,18 @@ impl Log {
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
         let reader = thread::spawn(move || {
-            for line in BufReader::new(output).lines() {
-                writer.lock().add(line.map_err(|error| error.to_string()));
+            let mut output = BufReader::new(output);
+            loop {
+                let mut line = Vec::new();
+                match output.read_until(b'\n', &mut line) {
+                    Err(error) => {
+                        writer.lock().faults.push(error.to_string());
+                        break;
+                    }
+                    // Who is killed while it writes leaves a line without an end, which says nothing.
+                    Ok(_) if line.pop() != Some(b'\n') => break,
+                    Ok(_) => writer.lock().add(&line),
+                }
                 writer.grew.notify_all();
             }
             writer.lock().ended = true;
@@ -138,14 +148,10 @@ impl Shared {
 }
 
 impl State {
-    fn add(&mut self, line: Result<String, String>) {
-        let checked = line.and_then(|text| {
-            let line: Value = serde_json::from_str(&text)
-                .map_err(|error| format!("not JSON ({error}): {text}"))?;
-            validate(&line)?;
-            Ok(line)
-        });
-        match checked {
+    fn add(&mut self, line: &[u8]) {
+        let parsed = serde_json::from_slice(line)
+            .map_err(|error| format!("not JSON ({error}): {}", String::from_utf8_lossy(line)));
+        match parsed.and_then(|line: Value| validate(&line).map(|()| line)) {
             Ok(line) if self.lines.len() < MAX_LINES => self.lines.push(line),
             Ok(_) => self.faults = vec![format!("more than {MAX_LINES} lines")],
             Err(fault) if self.faults.len() < TAIL => self.faults.push(fault),

@@ -117,10 +117,8 @@ impl RulesControl {
                 regime,
             });
         }
-        // None is made while anything is on trial.
-        if let Some(restoring) = Restoring::unfinished(&lists) {
-            state.trial = None;
-            restoring.finish(&mut state);
+        let unfinished = Restoring::unfinished(&lists);
+        if unfinished.is_some_and(|restore| restore.finish(&mut state, kept.is_control_lost)) {
             store.lacks_rules = true;
             store.lacks_control = true;
         }

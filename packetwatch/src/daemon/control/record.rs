@@ -41,12 +41,12 @@ impl RulesControl {
             store.put_control(&self.record())?;
         }
         // From here on the files count.
-        if self.lists.is_restore_unfinished() {
-            let written = self.lists.finished().map_err(RulesError::from);
-            store.tell(&written);
-            written?;
-        }
-        Ok(())
+        let written = match self.lists.is_restore_unfinished() {
+            true => self.lists.finished().map_err(RulesError::from),
+            false => Ok(()),
+        };
+        store.tell(&written);
+        written
     }
 
     /// Writes `control.json`, and before it what else is lacking.

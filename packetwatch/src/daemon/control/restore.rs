@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     RulesControl, RulesError,
     record::mode_of,
-    state::{Regime, State, To},
+    state::{Regime, SetBy, State, To},
     store::Rules,
 };
 use crate::{
@@ -32,19 +32,34 @@ pub enum RestoreError {
     Halfway(#[source] RulesError),
 }
 
-/// Rules and mode as the journal keeps them; `None` for the configuration's.
+/// Changes that make rules and mode what they are to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Regulation {
+    rules: To,
+    mode: To,
+}
+
+/// The same in the journal; `None` for the configuration's.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StandingRecord {
+struct RegulationRecord {
     rules: Option<Rules>,
     mode: Option<String>,
 }
 
-/// The changes that make rules and mode what a backup has.
+/// What the journal keeps of a restore besides the lists.
 #[derive(Debug, PartialEq)]
 pub(super) struct Restoring {
-    rules: To,
-    mode: To,
+    /// what stood
+    before: Regulation,
+    to: Regulation,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoringRecord {
+    before: RegulationRecord,
+    to: RegulationRecord,
 }
 
 impl RulesControl {
@@ -60,12 +75,7 @@ impl RulesControl {
         mode: Option<Mode>,
     ) -> Result<Restored, RestoreError> {
         let rules = rules.map(RuleSet::validate).transpose();
-        let restoring = Restoring {
-            rules: rules
-                .map_err(RulesError::from)?
-                .map_or(To::ResetRules, To::Rules),
-            mode: mode.map_or(To::ResetMode, To::Mode),
-        };
+        let to = Regulation::new(rules.map_err(RulesError::from)?, mode);
         let mut store = self.store();
         let now = self.clock.monotonic_ns();
         self.end_trial_if(&mut store, |pending| !pending.is_live(now))?;
@@ -74,10 +84,14 @@ impl RulesControl {
         if let Some(pending) = tried {
             return Err(RulesError::from(pending.in_the_way()).into());
         }
-        let record = serde_json::to_value(restoring.record());
-        let record = record.expect("a record is of strings and lists");
+        let before = Regulation::of(&self.state().standing);
+        let record = RestoringRecord {
+            before: before.record(),
+            to: to.record(),
+        };
+        let record = serde_json::to_value(record).expect("a record is of strings and lists");
         let restored = self.lists.restore(saved, record)?;
-        if let Err(error) = self.enforced(|state| restoring.stand(state)) {
+        if let Err(error) = self.enforced(|state| to.stand(state)) {
             // What stands is what the files say. Tried again until the journal takes it.
             let _ = self.lists.finished();
             return Err(RestoreError::Halfway(error));
@@ -95,7 +109,7 @@ impl Restoring {
     /// files say stands.
     pub(super) fn unfinished(lists: &Lists) -> Option<Self> {
         let besides = lists.unfinished()?;
-        let read = serde_json::from_value::<StandingRecord>(besides).map_err(|e| e.to_string());
+        let read = serde_json::from_value::<RestoringRecord>(besides).map_err(|e| e.to_string());
         let restoring = read.and_then(Self::try_from);
         let told = restoring.inspect_err(|cause| {
             tracing::error!(
@@ -107,18 +121,27 @@ impl Restoring {
         told.ok()
     }
 
-    pub(super) fn stand(&self, state: &mut State) {
-        let Regime { mode, mode_by, .. } = state.changed(&self.mode);
-        state.standing = Regime {
-            mode,
-            mode_by,
-            ..state.changed(&self.rules)
-        };
+    /// Whether the files say what they said before, or what they are to say, or one of them this and the
+    /// other that. Else somebody has changed them since, of a restore that the disk refused, and yet has.
+    fn is_due(&self, standing: &Regulation) -> bool {
+        let Self { before, to } = self;
+        let rules = [&before.rules, &to.rules].contains(&&standing.rules);
+        rules && [&before.mode, &to.mode].contains(&&standing.mode)
     }
 
-    /// The same, for a restore that another process has begun.
-    pub(super) fn finish(&self, state: &mut State) {
-        self.stand(state);
+    /// Has it stand in this state, which is what the files say; tells whether it was due. With
+    /// `is_untold` nobody knows what they said of the mode.
+    pub(super) fn finish(&self, state: &mut State, is_untold: bool) -> bool {
+        if !is_untold && !self.is_due(&Regulation::of(&state.standing)) {
+            tracing::warn!(
+                "a restore was cut short that was never acknowledged: rules and mode have been changed since, \
+                 and stand"
+            );
+            return false;
+        }
+        // None is made while anything is on trial.
+        state.trial = None;
+        self.to.stand(state);
         let Regime { rules, mode, .. } = &state.standing;
         tracing::warn!(
             target: EVENT,
@@ -131,10 +154,38 @@ impl Restoring {
             rules.len(),
             mode.word()
         );
+        true
+    }
+}
+
+impl Regulation {
+    fn new(rules: Option<RuleSet>, mode: Option<Mode>) -> Self {
+        Self {
+            rules: rules.map_or(To::ResetRules, To::Rules),
+            mode: mode.map_or(To::ResetMode, To::Mode),
+        }
     }
 
-    fn record(&self) -> StandingRecord {
-        StandingRecord {
+    fn of(standing: &Regime) -> Self {
+        let Regime { rules, mode, .. } = standing;
+        let of_api = |by: &SetBy| *by == SetBy::Api;
+        Self::new(
+            of_api(&standing.rules_by).then(|| rules.clone()),
+            of_api(&standing.mode_by).then_some(*mode),
+        )
+    }
+
+    fn stand(&self, state: &mut State) {
+        let Regime { mode, mode_by, .. } = state.changed(&self.mode);
+        state.standing = Regime {
+            mode,
+            mode_by,
+            ..state.changed(&self.rules)
+        };
+    }
+
+    fn record(&self) -> RegulationRecord {
+        RegulationRecord {
             rules: match &self.rules {
                 To::Rules(rules) => Some(rules.into()),
                 _ => None,
@@ -147,16 +198,24 @@ impl Restoring {
     }
 }
 
-impl TryFrom<StandingRecord> for Restoring {
+impl TryFrom<RestoringRecord> for Restoring {
     type Error = String;
 
-    fn try_from(StandingRecord { rules, mode }: StandingRecord) -> Result<Self, String> {
+    fn try_from(RestoringRecord { before, to }: RestoringRecord) -> Result<Self, String> {
+        Ok(Self {
+            before: before.try_into()?,
+            to: to.try_into()?,
+        })
+    }
+}
+
+impl TryFrom<RegulationRecord> for Regulation {
+    type Error = String;
+
+    fn try_from(RegulationRecord { rules, mode }: RegulationRecord) -> Result<Self, String> {
         let rules = rules.map(|rules| rules.checked()).transpose()?;
         let mode = mode.as_deref().map(mode_of).transpose()?;
-        Ok(Self {
-            rules: rules.map_or(To::ResetRules, To::Rules),
-            mode: mode.map_or(To::ResetMode, To::Mode),
-        })
+        Ok(Self::new(rules, mode))
     }
 }
 
@@ -164,21 +223,53 @@ impl TryFrom<StandingRecord> for Restoring {
 mod tests {
     use super::*;
 
+    fn regulations() -> [Regulation; 4] {
+        let rules = [Some(RuleSet::default()), None];
+        let modes = [Some(Mode::Observe), None];
+        let [[a, b], [c, d]] = rules.map(|rules| modes.map(|mode| (rules.clone(), mode)));
+        [a, b, c, d].map(|(rules, mode)| Regulation::new(rules, mode))
+    }
+
     #[test]
     fn a_record_reads_as_it_was_written() {
-        let rules = [To::Rules(RuleSet::default()), To::ResetRules];
-        let modes = [To::Mode(Mode::Observe), To::ResetMode];
-        for (rules, mode) in rules.into_iter().zip(modes) {
-            let restoring = Restoring { rules, mode };
-            let json = serde_json::to_string(&restoring.record()).unwrap();
-            let read: StandingRecord = serde_json::from_str(&json).unwrap();
-            assert_eq!(Restoring::try_from(read), Ok(restoring));
+        for (before, to) in regulations()
+            .into_iter()
+            .zip(regulations().into_iter().rev())
+        {
+            let record = RestoringRecord {
+                before: before.record(),
+                to: to.record(),
+            };
+            let json = serde_json::to_string(&record).unwrap();
+            let read: RestoringRecord = serde_json::from_str(&json).unwrap();
+            assert_eq!(Restoring::try_from(read), Ok(Restoring { before, to }));
         }
-        let strange = StandingRecord {
+        let strange = RegulationRecord {
             rules: None,
             mode: Some("asleep".to_owned()),
         };
-        let refused = Restoring::try_from(strange).unwrap_err();
+        let refused = Regulation::try_from(strange).unwrap_err();
         assert!(refused.contains("asleep"), "{refused}");
+    }
+
+    #[test]
+    fn what_was_changed_since_is_not_changed_by_a_restore_that_was_refused() {
+        let [api, rules, mode, configured] = regulations();
+        let restoring = |before: &Regulation, to: &Regulation| Restoring {
+            before: before.clone(),
+            to: to.clone(),
+        };
+        let all = restoring(&configured, &api);
+        for standing in [&api, &rules, &mode, &configured] {
+            assert!(
+                all.is_due(standing),
+                "{standing:?}: a file or both are written"
+            );
+        }
+        let of_rules = restoring(&configured, &rules);
+        assert!(of_rules.is_due(&rules) && of_rules.is_due(&configured));
+        assert!(!of_rules.is_due(&mode) && !of_rules.is_due(&api));
+        let of_mode = restoring(&configured, &mode);
+        assert!(!of_mode.is_due(&rules) && !of_mode.is_due(&api));
     }
 }

@@ -26,12 +26,12 @@ impl Bans {
         clock: Clock,
         batch: &mut Batch,
     ) {
-        let now = clock.monotonic_ns();
-        let ended = self.after(None, now).filter_map(|held| {
-            let prefix = held.entry.prefix;
-            Some((prefix, Some(self.lifted(prefix, clock)?)))
-        });
-        batch.bans.extend(ended);
+        // No more rows than there is room for, whatever comes after.
+        let Place { evicted, ended } = self.place_for(bans.iter().map(|(prefix, _)| *prefix));
+        let evicted = evicted.into_iter().map(|prefix| (prefix, None));
+        let ended = ended.into_iter();
+        let ended = ended.filter_map(|prefix| Some((prefix, Some(self.lifted(prefix, clock)?))));
+        batch.bans.extend(evicted.chain(ended));
         let restored = bans.iter();
         batch
             .bans
@@ -69,7 +69,7 @@ impl Bans {
                 Held::new(entry, until, within, false)
             })
             .collect();
-        let place = self.place_for(&bans);
+        let place = self.place_for(bans.iter().map(|held| held.entry.prefix));
         let mut written = Vec::new();
         if let Err(error) = tell(&place, &bans, now, maps, &mut written) {
             self.take_back(written, maps);
@@ -85,11 +85,11 @@ impl Bans {
     }
 
     /// Who makes room for these, and whose ban ends.
-    fn place_for(&self, bans: &[Held]) -> Place {
-        let kept: HashSet<IpNet> = bans.iter().map(|held| held.entry.prefix).collect();
-        let new = bans
+    fn place_for(&self, bans: impl Iterator<Item = IpNet>) -> Place {
+        let kept: HashSet<IpNet> = bans.collect();
+        let new = kept
             .iter()
-            .filter(|held| self.held.get(held.entry.prefix).is_none());
+            .filter(|prefix| self.held.get(**prefix).is_none());
         let beyond = (self.held.len() + new.count()).saturating_sub(self.capacity as usize);
         let spent = self.spent.iter().map(|(_, prefix)| *prefix);
         let live = self.held.iter().filter(|(_, held)| !held.spent);

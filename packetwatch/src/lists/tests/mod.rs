@@ -2,6 +2,7 @@
 
 mod algebra;
 mod bans;
+mod cut_short;
 mod disk;
 mod faults;
 mod forecast;
@@ -43,7 +44,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const CAPACITY: Capacity = Capacity { lists: 64, bans: 8 };
 
 /// What the kernel holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Kernel {
     standings: BTreeMap<IpNet, Standing>,
     hits: HashMap<u32, Tally>,

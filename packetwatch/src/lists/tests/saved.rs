@@ -1,6 +1,6 @@
 //! What a backup holds, and what a restore makes of it.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn of_what_is_on_trial_a_backup_has_what_stood_before() {
     assert_eq!(saved(&f).entries, before.entries[1..], "it stays so");
 }
 
-fn filled() -> Fixture {
+pub(super) fn filled() -> Fixture {
     let f = Fixture::new();
     let entry = NewEntry {
         reason: Some("ours".to_owned()),
@@ -196,7 +196,7 @@ fn deadlines(f: &Fixture) -> BTreeMap<IpNet, u64> {
 }
 
 /// As many bans as there is room for: live ones, and two spent ones.
-fn full_of_bans() -> Fixture {
+pub(super) fn full_of_bans() -> Fixture {
     let f = filled();
     let last = CAPACITY.bans as u8;
     (3..=last).for_each(|i| drop(f.lists.ban(order(host(i))).unwrap()));
@@ -205,7 +205,7 @@ fn full_of_bans() -> Fixture {
 }
 
 /// As many again: of two prefixes that are banned there, and of others.
-fn other_bans() -> Saved {
+pub(super) fn other_bans() -> Saved {
     let f = Fixture::new();
     f.put(List::Deny, "203.0.113.0/24");
     f.clock.advance(MINUTE);
@@ -256,44 +256,4 @@ fn a_restore_of_which_the_kernel_refuses_a_write_changes_nothing() {
         refused.iter().all(|n| *n >= least),
         "{refused:?} of {least}"
     );
-}
-
-/// Whether there is a word of a restore that is not finished, and what it is.
-fn unfinished(f: &Fixture) -> (bool, Option<Value>) {
-    (f.lists.is_restore_unfinished(), f.lists.unfinished())
-}
-
-#[test]
-fn what_a_restore_changes_besides_is_told_until_it_is_done() {
-    let f = filled();
-    assert_eq!(unfinished(&f), (false, None));
-    f.lists.finished().unwrap();
-    let besides = json!({"rules": ["any"]});
-    f.lists.restore(saved(&f), besides.clone()).unwrap();
-    assert_eq!(unfinished(&f), (true, Some(besides.clone())));
-    let clock = f.clock;
-    let f = f.reopened(FakeMaps::default(), clock);
-    assert_eq!(unfinished(&f), (true, Some(besides)));
-    // Of two the later.
-    f.lists.restore(saved(&f), json!("later")).unwrap();
-    let f = f.reopened(FakeMaps::default(), clock);
-    assert_eq!(unfinished(&f), (true, Some(json!("later"))));
-    f.lists.finished().unwrap();
-    assert_eq!(unfinished(&f), (false, None));
-    let f = f.reopened(FakeMaps::default(), clock);
-    assert_eq!(unfinished(&f), (false, None));
-}
-
-#[test]
-fn of_a_restore_that_the_kernel_refuses_nothing_is_left_to_be_done() {
-    let f = filled();
-    f.maps.kernel().takes = Some(0);
-    let refused = f.lists.restore(other_bans(), json!("never"));
-    assert!(matches!(refused, Err(WriteError::Kernel(_))), "{refused:?}");
-    f.maps.kernel().takes = None;
-    f.lists.flush();
-    assert_eq!(unfinished(&f), (false, None));
-    let clock = f.clock;
-    let f = f.reopened(FakeMaps::default(), clock);
-    assert_eq!(unfinished(&f), (false, None));
 }
