@@ -148,6 +148,29 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// Asks on a connection that stays open: the answer as it comes, up to where it ends with `last`.
+///
+/// # Errors
+/// Those of the stream, its time-out among them; `UnexpectedEof` where it ends before that.
+pub fn ask_on(stream: &mut (impl Read + Write), path: &str, last: &str) -> io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    while !answer.ends_with(last.as_bytes()) {
+        match stream.read(&mut piece)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => answer.extend_from_slice(&piece[..read]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Whether the daemon says so on a connection that stays open.
+pub fn is_healthy(stream: &mut (impl Read + Write)) -> bool {
+    let answer = ask_on(stream, "/healthz", "{\"status\":\"ok\"}");
+    answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

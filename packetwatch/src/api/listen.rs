@@ -17,6 +17,7 @@ use nix::unistd::{Gid, chown};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket, UnixListener},
+    task::spawn_blocking,
     time::sleep,
 };
 
@@ -30,7 +31,7 @@ use crate::{
     log::EVENT,
 };
 
-/// How often a place that cannot be listened on is tried again.
+/// How often a place that cannot be listened on is tried again, and the socket's file looked at.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Connections over TCP that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -62,50 +63,51 @@ pub enum BindError {
 /// What the API listens on. Either may be off.
 pub struct Listeners {
     pub(super) tcp: Option<Door<TcpListener>>,
-    pub(super) unix: Option<Door<(UnixListener, SocketFile)>>,
+    pub(super) unix: Option<Door<Socket>>,
     /// What TCP shows, from when it could be read; never, where it speaks plain HTTP.
     pub certificate: Arc<OnceLock<Certificate>>,
 }
 
 impl Listeners {
-    /// Listens; within a tokio runtime. A socket left over by a dead daemon is replaced. What cannot
-    /// be listened on yet, a filter does without: it is a lack, and tried again.
+    /// Listens on the unix socket, and not on TCP yet. One left over by a dead daemon is replaced. What
+    /// cannot be listened on yet, a filter does without: it is a lack, and tried again.
     ///
     /// # Errors
-    /// A daemon answers on the unix socket.
-    pub fn bind(api: &Api, readiness: &Readiness) -> Result<Self, BindError> {
-        let Api {
-            listen,
-            tls,
-            socket,
-        } = api;
-        let certificate = Arc::<OnceLock<Certificate>>::default();
-        let tcp = listen.map(|address| {
-            let (files, shown) = (tls.files(), Arc::clone(&certificate));
-            let bind = move || bind_tcp(address, files.as_ref(), &shown);
-            Door::of(address.to_string(), Lack::Tcp, bind, readiness)
-        });
-        let unix = socket.clone().map(|path| {
+    /// A daemon answers on it.
+    pub async fn bind_unix(api: &Api, readiness: &Readiness) -> Result<Self, BindError> {
+        let unix = api.socket.clone().map(|path| {
             let name = path.display().to_string();
-            Door::of(name, Lack::Socket, move || bind_unix(&path), readiness)
+            Door::shut(name, Lack::Socket, move || bind_unix(&path), readiness)
         });
-        if let Some(Door {
-            bound: Err(BindError::Live(path)),
-            ..
-        }) = unix
-        {
-            return Err(BindError::Live(path));
-        }
-        Ok(Self {
-            tcp,
+        let mut listeners = Self {
+            tcp: None,
             unix,
-            certificate,
-        })
+            certificate: Arc::default(),
+        };
+        if let Some(door) = &mut listeners.unix
+            && let Err(error @ BindError::Live(_)) = door.bind().await
+        {
+            return Err(error);
+        }
+        Ok(listeners)
+    }
+
+    /// Listens on TCP, too. It waits for the disk that the certificate is on.
+    pub async fn bind_tcp(&mut self, api: &Api, readiness: &Readiness) {
+        let Some(address) = api.listen else {
+            return;
+        };
+        let (files, shown) = (api.tls.files(), Arc::clone(&self.certificate));
+        let bind = move || bind_tcp(address, files.as_ref(), &shown);
+        let mut door = Door::shut(address.to_string(), Lack::Tcp, bind, readiness);
+        // What it lacks is told, and tried again.
+        let _ = door.bind().await;
+        self.tcp = Some(door);
     }
 
     /// The address that TCP listens on, which says the port where 0 was asked for.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref()?.bound.as_ref().ok()?.local_addr().ok()
+        self.tcp.as_ref()?.bound.as_ref()?.local_addr().ok()
     }
 }
 
@@ -114,51 +116,68 @@ pub(super) struct Door<L> {
     /// as people know it
     name: String,
     lack: Lack,
-    bind: Box<dyn Fn() -> Result<L, BindError> + Send>,
-    bound: Result<L, BindError>,
+    bind: Arc<dyn Fn() -> Result<L, BindError> + Send + Sync>,
+    /// until it is asked for
+    bound: Option<L>,
+    /// why there was none at the last try, as it was told
+    why: Option<String>,
     readiness: Readiness,
 }
 
-impl<L> Door<L> {
-    fn of(
+impl<L: Send + 'static> Door<L> {
+    fn shut(
         name: String,
         lack: Lack,
-        bind: impl Fn() -> Result<L, BindError> + Send + 'static,
+        bind: impl Fn() -> Result<L, BindError> + Send + Sync + 'static,
         readiness: &Readiness,
     ) -> Self {
-        let bound = bind();
-        let door = Self {
+        Self {
             name,
             lack,
-            bind: Box::new(bind),
-            bound,
+            bind: Arc::new(bind),
+            bound: None,
+            why: None,
             readiness: readiness.clone(),
-        };
-        door.tell_if_shut();
-        door
+        }
     }
 
-    /// The listener, as soon as there is one.
-    pub(super) async fn open(mut self) -> L {
+    /// The listener, as soon as there is one; another one, if there was one before.
+    pub(super) async fn open(&mut self) -> L {
         loop {
-            let before = match self.bound {
-                Ok(listener) => return listener,
-                Err(error) => error.to_string(),
-            };
-            sleep(AGAIN).await;
-            self.bound = (self.bind)();
-            match &self.bound {
-                Ok(_) => self.tell_open(),
-                Err(error) if error.to_string() != before => self.tell_if_shut(),
-                Err(_) => {}
+            if let Some(listener) = self.bound.take() {
+                return listener;
+            }
+            if self.why.is_some() {
+                sleep(AGAIN).await;
+            }
+            if self.bind().await.is_ok() {
+                self.tell_open();
             }
         }
     }
 
-    fn tell_if_shut(&self) {
-        let Err(error) = &self.bound else {
-            return;
-        };
+    /// Tries it once. Why it fails is told, unless it was the last time.
+    async fn bind(&mut self) -> Result<(), BindError> {
+        let bind = Arc::clone(&self.bind);
+        let bound = spawn_blocking(move || bind()).await;
+        match bound.expect("binding does not panic") {
+            Ok(listener) => {
+                self.bound = Some(listener);
+                self.why = None;
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if self.why.as_ref() != Some(&why) {
+                    self.tell_shut(&why);
+                    self.why = Some(why);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn tell_shut(&self, error: &str) {
         let why = format!("the API does not listen on {}: {error}", self.name);
         self.readiness.set_lack(self.lack, Some(why));
         tracing::error!(
@@ -166,7 +185,7 @@ impl<L> Door<L> {
             {
                 event.action = "listen-failed",
                 packetwatch.api = self.name.as_str(),
-                error.message = %error,
+                error.message = error,
             },
             "API: does not listen on {}, and tries again each second; the filter does without: {error}",
             self.name
@@ -208,7 +227,7 @@ fn bind_tcp(
     listen().map_err(|source| BindError::Tcp { address, source })
 }
 
-fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+fn bind_unix(path: &Path) -> Result<Socket, BindError> {
     let failed = |verb| {
         move |source| BindError::Unix {
             verb,
@@ -230,7 +249,7 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
         tracing::info!("there is no group {GROUP} on this host: the API socket is root's alone");
     }
     fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
-    Ok((listener, file))
+    Ok(Socket { file, listener })
 }
 
 /// Removes what a dead daemon left, and nothing else.
@@ -259,6 +278,12 @@ fn make_way(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// The unix socket. Its file goes first: while it is bound, no other has the file's inode.
+pub(super) struct Socket {
+    pub(super) file: SocketFile,
+    pub(super) listener: UnixListener,
+}
+
 /// A bound socket's file. A file that has come in its place is another's.
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -271,6 +296,27 @@ impl SocketFile {
             path: path.to_owned(),
             identity: Self::identity(path)?,
         })
+    }
+
+    /// Waits until nobody finds the socket under its name, since the file was removed or replaced, which
+    /// is told.
+    pub(super) async fn lost(&self) {
+        while !self.is_lost() {
+            sleep(AGAIN).await;
+        }
+        tracing::warn!(
+            "API: the socket {} was removed or replaced; it is to be bound anew",
+            self.path.display()
+        );
+    }
+
+    fn is_lost(&self) -> bool {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        match Self::identity(&self.path) {
+            Ok(found) => found != self.identity,
+            // Where this process may not look any more, others may still find it.
+            Err(error) => matches!(error.kind(), NotFound | NotADirectory),
+        }
     }
 
     fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -294,7 +340,7 @@ mod tests {
 
     use super::*;
 
-    fn bind(
+    async fn bind(
         listen: Option<SocketAddr>,
         socket: Option<&Path>,
         readiness: &Readiness,
@@ -304,7 +350,9 @@ mod tests {
             socket: socket.map(Path::to_owned),
             ..Api::default()
         };
-        Listeners::bind(&api, readiness)
+        let mut listeners = Listeners::bind_unix(&api, readiness).await?;
+        listeners.bind_tcp(&api, readiness).await;
+        Ok(listeners)
     }
 
     /// That it works, but for what it cannot listen on.
@@ -315,7 +363,11 @@ mod tests {
     }
 
     /// Why it is not ready, and what comes through the door after `clear`.
-    async fn after<L>(door: Door<L>, readiness: &Readiness, clear: impl FnOnce()) -> (String, L) {
+    async fn after<L: Send + 'static>(
+        mut door: Door<L>,
+        readiness: &Readiness,
+        clear: impl FnOnce(),
+    ) -> (String, L) {
         let why = readiness.is_ready().unwrap_err();
         clear();
         let listener = timeout(10 * AGAIN, door.open()).await.expect("it listens");
@@ -331,13 +383,13 @@ mod tests {
         fs::create_dir(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let readiness = working();
-        let first = bind(None, Some(&path), &readiness).unwrap();
+        let first = bind(None, Some(&path), &readiness).await.unwrap();
         assert_eq!(readiness.is_ready(), Ok(()));
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o660
         );
-        let second = bind(None, Some(&path), &readiness).err().unwrap();
+        let second = bind(None, Some(&path), &readiness).await.err().unwrap();
         assert!(matches!(second, BindError::Live(_)), "{second}");
         drop(first);
         assert!(!path.exists());
@@ -349,7 +401,7 @@ mod tests {
         let path = directory.path().join("api.sock");
         fs::write(&path, "precious").unwrap();
         let readiness = working();
-        let listeners = bind(None, Some(&path), &readiness).unwrap();
+        let listeners = bind(None, Some(&path), &readiness).await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let clear = || fs::remove_file(&path).unwrap();
         let (why, _listener) = after(listeners.unix.unwrap(), &readiness, clear).await;
@@ -361,7 +413,7 @@ mod tests {
     async fn a_socket_that_has_replaced_ours_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api.sock");
-        let ours = bind(None, Some(&path), &working()).unwrap();
+        let ours = bind(None, Some(&path), &working()).await.unwrap();
         fs::rename(&path, directory.path().join("old.sock")).unwrap();
         let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(ours);
@@ -369,11 +421,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_socket_whose_file_goes_is_bound_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/api.sock");
+        let readiness = working();
+        let mut door = bind(None, Some(&path), &readiness).await.unwrap().unix;
+        let door = door.as_mut().unwrap();
+        let first = door.open().await;
+        assert!(!first.file.is_lost());
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        timeout(10 * AGAIN, first.file.lost())
+            .await
+            .expect("it is missed");
+        let second = door.open().await;
+        assert_eq!(readiness.is_ready(), Ok(()));
+        // The end of the first is not that of its successor.
+        drop(first);
+        assert!(UnixStream::connect(&path).is_ok());
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert!(second.file.is_lost());
+        drop(second);
+        assert!(path.is_file());
+    }
+
+    #[tokio::test]
     async fn a_taken_port_is_named_and_listened_on_when_it_is_free() {
-        let other = bind(Some(([127, 0, 0, 1], 0).into()), None, &working()).unwrap();
+        let other = bind(Some(([127, 0, 0, 1], 0).into()), None, &working())
+            .await
+            .unwrap();
         let address = other.tcp_address().unwrap();
         let readiness = working();
-        let listeners = bind(Some(address), None, &readiness).unwrap();
+        let listeners = bind(Some(address), None, &readiness).await.unwrap();
         assert_eq!(listeners.tcp_address(), None);
         let (why, listener) = after(listeners.tcp.unwrap(), &readiness, || drop(other)).await;
         assert!(why.contains(&address.to_string()), "{why}");

@@ -20,7 +20,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, TcpStream, UnixStream},
     task::JoinSet,
     time::timeout,
 };
@@ -31,7 +31,7 @@ use tower::ServiceExt as _;
 use super::{
     App,
     connections::{Answering, Bounds, Place, Places},
-    listen::{Door, Listeners, SocketFile},
+    listen::{Door, Listeners, Socket},
     peer::{Credentials, Guarded, Peer},
     problem::Problem,
     router,
@@ -126,11 +126,11 @@ struct Serving {
 }
 
 async fn accept_tcp(
-    door: Door<TcpListener>,
+    mut door: Door<TcpListener>,
     certificate: Arc<OnceLock<Certificate>>,
     serving: Serving,
 ) {
-    let Some(listener) = serving.opened(door).await else {
+    let Some(listener) = serving.opened(&mut door).await else {
         return;
     };
     let Some(certificate) = certificate.get() else {
@@ -141,33 +141,27 @@ async fn accept_tcp(
     tokio::join!(watching, serving.accept_tcp(listener, Some(acceptor)));
 }
 
-async fn accept_unix(door: Door<(UnixListener, SocketFile)>, serving: Serving) {
-    let Some((mut listener, _file)) = serving.opened(door).await else {
-        return;
-    };
-    while let Some((stream, _)) = serving.next(&mut listener).await {
-        let credentials = match Credentials::of(&stream) {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                tracing::warn!(
-                    error.message = %error,
-                    "API socket: cannot tell who connects, closing the connection"
-                );
-                continue;
+/// Over socket after socket: one whose file is lost gives way to the next, and its connections go on.
+async fn accept_unix(mut door: Door<Socket>, serving: Serving) {
+    while let Some(mut socket) = serving.opened(&mut door).await {
+        let mut lost = pin!(socket.file.lost());
+        loop {
+            tokio::select! {
+                // Who has connected before it was lost is heard.
+                biased;
+                next = serving.next(&mut socket.listener) => match next {
+                    Some((stream, _)) => serving.unix(stream),
+                    None => return,
+                },
+                () = &mut lost => break,
             }
-        };
-        let Some(place) = serving.places.enter(None) else {
-            continue;
-        };
-        let peer = Peer::Unix(credentials);
-        let spoken = serving.clone().http(stream, peer, place.clone());
-        serving.keep(spoken, place);
+        }
     }
 }
 
 impl Serving {
     /// What is listened on, as soon as it is; `None` at the order to stop.
-    async fn opened<L>(&self, door: Door<L>) -> Option<L> {
+    async fn opened<L: Send + 'static>(&self, door: &mut Door<L>) -> Option<L> {
         tokio::select! {
             listener = door.open() => Some(listener),
             () = self.shutdown.cancelled() => None,
@@ -202,6 +196,25 @@ impl Serving {
                 () = place.cut() => {}
             }
         });
+    }
+
+    fn unix(&self, stream: UnixStream) {
+        let credentials = match Credentials::of(&stream) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!(
+                    error.message = %error,
+                    "API socket: cannot tell who connects, closing the connection"
+                );
+                return;
+            }
+        };
+        let Some(place) = self.places.enter(None) else {
+            return;
+        };
+        let peer = Peer::Unix(credentials);
+        let spoken = self.clone().http(stream, peer, place.clone());
+        self.keep(spoken, place);
     }
 
     async fn tcp(

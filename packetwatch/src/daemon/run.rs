@@ -125,7 +125,8 @@ pub(super) async fn run(
         &config,
         clock,
     )?);
-    let listeners = Listeners::bind(&config.api, &readiness)?;
+    // A daemon that answers on it ends the start here, with nothing attached.
+    let mut listeners = Listeners::bind_unix(&config.api, &readiness).await?;
     let certificate = Arc::clone(&listeners.certificate);
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     if let Some(chained) = dataplane.chain() {
@@ -218,6 +219,7 @@ pub(super) async fn run(
                 }
             });
         }
+        listeners.bind_tcp(&config.api, &readiness).await;
         let address = listeners.tcp_address();
         let app = App {
             lists: lists.clone(),

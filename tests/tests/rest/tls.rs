@@ -1,7 +1,7 @@
 //! Certificates, and who is told to use them. Everything here is asked from another host.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Output;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use packetwatch_tests::daemon::{binary, refused};
-use packetwatch_tests::http::{Request, Response};
+use packetwatch_tests::http::{Request, Response, is_healthy};
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Daemon, Family, Lan, Netns, connect};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -184,20 +184,6 @@ impl Scene {
         let mut command = self.client().command(binary());
         command.args(arguments).output().expect("run the binary")
     }
-}
-
-/// Asks on a connection that stays open.
-fn is_healthy(stream: &mut (impl Read + Write)) -> bool {
-    let asked = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    let mut answer = Vec::new();
-    let mut piece = [0; 1024];
-    while asked.is_ok() && !answer.ends_with(b"{\"status\":\"ok\"}") {
-        match stream.read(&mut piece) {
-            Ok(read) if read > 0 => answer.extend_from_slice(&piece[..read]),
-            _ => return false,
-        }
-    }
-    answer.starts_with(b"HTTP/1.1 200 ")
 }
 
 #[test]
