@@ -30,6 +30,7 @@ pub mod pending;
 pub mod prefix;
 pub mod privileges;
 pub mod protect;
+mod regular_file;
 pub mod rules;
 mod state_file;
 pub mod tokens;

@@ -3,16 +3,14 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
 use time::{OffsetDateTime, macros::format_description};
 
-use crate::{durable, log::EVENT};
+use crate::{durable, log::EVENT, regular_file};
 
 /// Why a file is not understood.
 #[derive(Debug)]
@@ -39,26 +37,10 @@ impl From<io::Error> for Unread {
 /// # Errors
 /// It is something else than a file, or is not let be opened.
 pub(crate) fn open(path: &Path) -> Result<Option<File>, Unread> {
-    // A pipe in its place would be waited for.
-    let nonblocking = OFlag::O_NONBLOCK.bits();
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path);
-    let file = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() {
-            "a directory"
-        } else {
-            "no file"
-        };
-        return Err(Unread::Damaged(format!("it is {what}")));
+    match regular_file::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => Ok(Some(opened?)),
     }
-    Ok(Some(file))
 }
 
 /// The text of a file, which has at most so many bytes.
@@ -154,7 +136,7 @@ mod tests {
         damaged("a directory");
         fs::remove_dir(&path).unwrap();
         mkfifo(&path, Mode::S_IRUSR).unwrap();
-        damaged("no file");
+        damaged("a pipe");
     }
 
     #[test]

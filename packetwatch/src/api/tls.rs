@@ -3,8 +3,7 @@
 mod expiry;
 
 use std::{
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -25,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::expiry::{Told, end_of, tell};
-use crate::{config::TlsFiles, log::EVENT};
+use crate::{config::TlsFiles, log::EVENT, regular_file};
 
 pub use self::expiry::Validity;
 
@@ -42,6 +41,12 @@ pub enum TlsError {
          packetwatch` and `chmod 640` it, and let the group search the directories above", path.display()
     )]
     Unreadable {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the {what} of [api.tls], {}, cannot be one: {source}. Put the file in PEM in its place", path.display())]
+    Unfit {
         what: &'static str,
         path: PathBuf,
         source: io::Error,
@@ -258,19 +263,22 @@ fn read_pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| {
+    let read = regular_file::open(path).and_then(|file| {
         match file.take(MAX_FILE + 1).read_to_end(&mut text)? as u64 {
             0..=MAX_FILE => Ok(()),
-            _ => Err(io::Error::other("it is longer than 1 MiB")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is longer than 1 MiB",
+            )),
         }
     });
+    let path = path.to_owned();
     match read {
         Ok(()) => Ok(text),
-        Err(source) => Err(TlsError::Unreadable {
-            what,
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() == io::ErrorKind::InvalidData => {
+            Err(TlsError::Unfit { what, path, source })
+        }
+        Err(source) => Err(TlsError::Unreadable { what, path, source }),
     }
 }
 

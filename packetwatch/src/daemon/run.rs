@@ -261,7 +261,10 @@ pub(super) async fn run(
             "packetwatch {VERSION} filters {filtered}"
         );
         let changed = async |new: &Config| {
-            certificate.get().inspect(|shown| shown.reload());
+            if let Some(shown) = certificate.get().cloned() {
+                // It tells what comes of it.
+                let _ = spawn_blocking(move || shown.reload()).await;
+            }
             let settings = protected(new, &names);
             protect.send_replace(settings.clone());
             protecting.follow(&settings, followed.clone()).await

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use packetwatch_tests::daemon::{binary, refused};
 use packetwatch_tests::http::{Request, Response, is_healthy};
 use packetwatch_tests::patience::until;
@@ -249,6 +251,56 @@ fn a_certificate_that_is_missing_at_the_start_is_shown_when_it_comes() {
     scene.authority.write(&scene.authority.sign(&[&host]));
     let changed = |line: &serde_json::Value| line["event.action"] == "certificate-changed";
     scene.daemon.log().wait_from(from, changed, PROMPT);
+}
+
+/// Neither the start nor a reload waits for who may write to it.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_pipe_in_the_place_of_a_certificate_keeps_nothing_waiting() {
+    let mut scene = Scene::new();
+    let (cert, pipe) = (scene.authority.path("cert.pem"), scene.authority.path("p"));
+    let replace = || {
+        mkfifo(pipe.as_str(), Mode::S_IRUSR | Mode::S_IWUSR).expect("make a pipe");
+        fs::rename(&pipe, &cert).expect("put it in its place");
+    };
+    scene.daemon.terminate();
+    replace();
+    scene.daemon.restart_lacking();
+    let ready = scene.daemon.api("GET", "/readyz", None);
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let told = ready.text();
+    assert!(told.contains(&cert) && told.contains("a pipe"), "{told}");
+    let interface = &scene.lan.segment().interface;
+    assert!(
+        scene.lan.host.xdp(interface).is_some(),
+        "nothing is filtered"
+    );
+    // What a certificate's disk does comes after that.
+    let lines = scene.daemon.lines();
+    let at = |action: &str| {
+        let is_it = |line: &serde_json::Value| line["event.action"] == action;
+        let at = lines.iter().position(is_it);
+        at.unwrap_or_else(|| panic!("no line {action}"))
+    };
+    assert!(at("attached") < at("listen-failed"));
+
+    let host = scene.address.ip().to_string();
+    fs::remove_file(&cert).expect("remove the pipe");
+    scene.authority.write(&scene.authority.sign(&[&host]));
+    let of = |action: &'static str, from| {
+        let is_it = move |line: &serde_json::Value| line["event.action"] == action;
+        scene.daemon.log().wait_from(from, is_it, PROMPT)
+    };
+    of("listening", 0);
+    let shown = scene.secure().1;
+    let from = scene.daemon.log().len();
+    replace();
+    scene.daemon.signal(Signal::SIGHUP);
+    let refused = of("certificate-refused", from);
+    let why = refused["error.message"].as_str().unwrap_or_default();
+    assert!(why.contains(&cert) && why.contains("a pipe"), "{refused}");
+    of("reloaded", from);
+    assert_eq!(scene.secure().1, shown);
 }
 
 #[test]

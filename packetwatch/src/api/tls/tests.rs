@@ -1,3 +1,4 @@
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use rcgen::{CertifiedKey as Made, generate_simple_self_signed};
 
 use super::*;
@@ -85,6 +86,9 @@ fn what_is_wrong_is_said_with_its_file() {
     refused("not in PEM", &files.cert);
     fs::write(&files.cert, vec![b'x'; MAX_FILE as usize + 1]).unwrap();
     refused("longer than 1 MiB", &files.cert);
+    fs::remove_file(&files.cert).unwrap();
+    mkfifo(&files.cert, Mode::S_IRUSR).unwrap();
+    refused("a pipe", &files.cert);
     fs::remove_file(&files.cert).unwrap();
     refused("cannot read the certificate", &files.cert);
 }
