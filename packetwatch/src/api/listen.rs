@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{Gid, chown};
+use nix::{
+    errno::Errno,
+    unistd::{Gid, chown},
+};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket, UnixListener},
@@ -243,8 +246,15 @@ fn bind_unix(path: &Path) -> Result<Socket, BindError> {
     let file = SocketFile::of(path).map_err(failed("look at"))?;
     // Whoever connects before this is judged by the peer credentials all the same.
     if let Some(group) = group_id() {
-        chown(path, None, Some(Gid::from_raw(group)))
-            .map_err(|errno| failed("give the group")(errno.into()))?;
+        match chown(path, None, Some(Gid::from_raw(group))) {
+            // Whoever is no member of the group, and may give nothing away.
+            Err(Errno::EPERM) => tracing::warn!(
+                "the API socket {} cannot be given to the group {GROUP}: only root and who runs the \
+                 daemon may ask there",
+                path.display()
+            ),
+            given => given.map_err(|errno| failed("give the group")(errno.into()))?,
+        }
     } else {
         tracing::info!("there is no group {GROUP} on this host: the API socket is root's alone");
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, getgroups};
 
 use super::{PrivilegeError, capabilities};
 
@@ -24,6 +24,7 @@ pub(super) struct Account {
     pub(super) name: String,
     pub(super) uid: Uid,
     pub(super) gid: Gid,
+    /// the group of the socket is one of them, if there is one
     pub(super) groups: Vec<Gid>,
 }
 
@@ -60,7 +61,12 @@ impl Account {
             name: "root".to_owned(),
             uid: Uid::from_raw(0),
             gid: Gid::from_raw(0),
-            groups: vec![Gid::from_raw(0)],
+            // Without CAP_CHOWN a file is given to no group but one's own.
+            groups: getgroups()
+                .into_iter()
+                .flatten()
+                .chain(socket_group())
+                .collect(),
         }
     }
 
@@ -68,8 +74,7 @@ impl Account {
         let listed = CString::new(user.name.as_str()).ok();
         let listed = listed.and_then(|name| getgrouplist(&name, user.gid).ok());
         let mut groups = listed.unwrap_or_else(|| vec![user.gid]);
-        let socket = Group::from_name(SOCKET_GROUP).ok().flatten();
-        groups.extend(socket.map(|group| group.gid));
+        groups.extend(socket_group());
         groups.sort_by_key(|group| group.as_raw());
         groups.dedup();
         Self {
@@ -79,6 +84,11 @@ impl Account {
             groups,
         }
     }
+}
+
+fn socket_group() -> Option<Gid> {
+    let group = Group::from_name(SOCKET_GROUP).ok().flatten();
+    group.map(|group| group.gid)
 }
 
 /// What the user of this process is called, or its number.

@@ -26,8 +26,12 @@ pub(super) fn keep_for_loading(account: Option<&Account>) -> Result<(), Privileg
             caps::drop(None, CapSet::Bounding, *capability).map_err(failed)?;
         }
     }
-    if let Some(account) = account.filter(|account| !account.is_root()) {
-        become_user(account)?;
+    match account {
+        Some(root) if root.is_root() && has(Capability::CAP_SETGID)? => {
+            setgroups(&root.groups).map_err(refused("take the group of the API's socket"))?;
+        }
+        Some(user) if !user.is_root() => become_user(user)?,
+        _ => {}
     }
     caps::clear(None, CapSet::Ambient).map_err(failed)?;
     kept.insert(LOADING);

@@ -275,3 +275,38 @@ fn a_user_that_is_not_there_or_cannot_reach_its_state_is_told_with_the_remedy() 
     assert!(kept.contains("user nobody cannot reach"), "{kept}");
     assert_eq!(owners(others.path()), [0; 2]);
 }
+
+/// Root has given up its right to give files away, and is no member of the group.
+#[test]
+#[ignore = "needs root: network namespaces, BPF and mounts"]
+fn root_gives_the_socket_to_the_group_where_the_host_has_no_user() {
+    const GROUP: u32 = 64_999;
+    let lan = Lan::with_interfaces(1);
+    let mut daemon = Daemon::builder(&lan.host)
+        .interface("pw0")
+        .env("PACKETWATCH_USER", "root")
+        .start();
+    daemon.terminate();
+    let directory = TempDir::new().expect("a directory");
+    let [groups, wrapped] = ["group", "wrapped"].map(|name| directory.path().join(name));
+    let others = fs::read_to_string("/etc/group").expect("every host has groups");
+    let others = others
+        .lines()
+        .filter(|line| !line.starts_with("packetwatch:"));
+    let mut listed: String = others.map(|line| format!("{line}\n")).collect();
+    listed.push_str(&format!("packetwatch:x:{GROUP}:\n"));
+    fs::write(&groups, listed).expect("write it");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind {} /etc/group && exec {} \"$@\"' sh \"$@\"\n",
+        groups.display(),
+        binary().display()
+    );
+    fs::write(&wrapped, script).expect("write it");
+    fs::set_permissions(&wrapped, Permissions::from_mode(0o755)).expect("it is ours");
+    daemon.set_binary(&wrapped);
+    daemon.restart();
+    let socket = fs::metadata(daemon.socket()).expect("it listens");
+    assert_eq!((socket.uid(), socket.gid()), (0, GROUP));
+    assert_eq!(socket.mode() & 0o7777, 0o660);
+    expect(&daemon, 200, "GET", "/readyz");
+}
