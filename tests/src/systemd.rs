@@ -200,7 +200,14 @@ fn prepare(files: &Path) {
     let write = |path: PathBuf, text: &str| fs::write(path, text).expect("write a file");
     write(etc.join("passwd"), "root:x:0:0::/root:/bin/sh\n");
     write(etc.join("group"), "root:x:0:\n");
-    for target in ["sysinit", "basic", "network-pre", "shutdown", "default"] {
+    let ordering = [
+        "sysinit",
+        "basic",
+        "network-pre",
+        "network",
+        "network-online",
+    ];
+    for target in ordering.into_iter().chain(["shutdown", "default"]) {
         let text = "[Unit]\nDefaultDependencies=no\n";
         write(units.join(format!("{target}.target")), text);
     }

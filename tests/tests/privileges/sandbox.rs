@@ -21,6 +21,12 @@ const SILENCE: Duration = Duration::from_millis(700);
 /// half a minute is waited for.
 const DROP_IN: &str = "[Service]\nStandardOutput=append:/run/packetwatch.log\nStandardError=inherit\nWatchdogSec=20\n";
 
+/// One that is ordered as sshd and others are.
+const SERVER: &str = "server.service";
+/// Starts both in one transaction, as a boot does.
+const BOOT: &str = "boot.target";
+const SERVER_UNIT: &str = "[Unit]\nAfter=network.target\n[Service]\nExecStart=sleep infinity\n";
+
 fn stage(files: &Path) {
     install(&[format!("DESTDIR={}", files.display())]);
     let write = |path: &str, text: &str| {
@@ -35,6 +41,9 @@ fn stage(files: &Path) {
         "etc/packetwatch/packetwatch.toml",
         "interfaces = [\"pw0\"]\n",
     );
+    write(&format!("etc/systemd/system/{SERVER}"), SERVER_UNIT);
+    let boot = format!("[Unit]\nWants={SERVER} {UNIT}\n");
+    write(&format!("etc/systemd/system/{BOOT}"), &boot);
 }
 
 #[test]
@@ -99,6 +108,39 @@ fn the_unit_filters_feeds_the_watchdog_comes_back_and_stops() {
     assert_eq!(property("ExecMainStatus"), "0");
     assert_filtered("it has stopped");
     assert_told(&log(&systemd));
+}
+
+#[test]
+#[ignore = "needs root: namespaces, BPF and systemd"]
+fn servers_start_behind_the_filter_and_wait_for_no_interface() {
+    if !Systemd::is_installed() {
+        skip("there is no systemd (package systemd)");
+        return;
+    }
+    let lan = Lan::new();
+    let systemd = Systemd::start(&lan.host, stage);
+    let property = |unit: &str, name: &str| systemd.property(unit, name);
+    let started_at = |unit: &str, event: &str| {
+        let time = property(unit, &format!("{event}Monotonic"));
+        time.parse::<u64>().expect("microseconds")
+    };
+    systemd.done(&["systemctl", "start", BOOT]);
+    let filtered = started_at(UNIT, "ActiveEnterTimestamp");
+    let served = started_at(SERVER, "ExecMainStartTimestamp");
+    assert!(served > filtered, "{served} is not after {filtered}");
+
+    // `detach`, as after a boot nothing is filtered.
+    systemd.done(&["systemctl", "stop", BOOT, UNIT, SERVER, "network.target"]);
+    systemd.done(&["packetwatch", "detach"]);
+    lan.host.ip(["link set pw0 name later"]);
+    systemd.done(&["systemctl", "start", BOOT]);
+    assert_eq!(property(SERVER, "ActiveState"), "active");
+    assert_ne!(property(UNIT, "ActiveState"), "active");
+    lan.host.ip(["link set later name pw0"]);
+    let is_filtered = || property(UNIT, "ActiveState") == "active";
+    let filtered = until(PROMPT, || is_filtered().then_some(()));
+    assert!(filtered.is_some(), "{}", log(&systemd));
+    assert!(lan.host.xdp("pw0").is_some());
 }
 
 /// What the daemon has logged; nothing, if it was not started.
