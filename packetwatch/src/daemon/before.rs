@@ -1,6 +1,6 @@
 //! What a start does while it is a single thread, and gives its rights up on the way.
 
-use std::{net::IpAddr, path::Path};
+use std::{io::ErrorKind, net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result};
 use nix::unistd::{AccessFlags, access};
@@ -10,7 +10,7 @@ use crate::{
     config::{Config, OnExit, Origin},
     dataplane::{
         AttachError, Capacities, ChainError, Dataplane, Error, Events, Holder, Inherited, LOCKS,
-        Options, Pins, is_pinned,
+        Options, Pins,
     },
     lists::JOURNAL_FILE,
     log::EVENT,
@@ -35,7 +35,8 @@ impl Before {
     ///
     /// # Errors
     /// There is nothing to pin to and `on_exit` is `keep`; there is no such user, or it cannot reach
-    /// what it needs; the kernel refuses the program, or the one to be chained.
+    /// what it needs; the kernel refuses the program; the one to be chained is where the daemon never
+    /// sees it.
     pub(super) fn of(config: &Config, debug: bool) -> Result<Self> {
         Self::load(config, debug).inspect_err(|_| Pins::leave(&config.bpffs))
     }
@@ -48,10 +49,13 @@ impl Before {
             holders,
         } = scout(config, pins.as_ref());
         let root = pins.as_ref().map(Pins::root);
-        // With all rights: what is wrong with the program itself. What fails below is for want of them.
         let chain = config.chain.as_deref();
-        let look = || chain.map_or(Ok(false), is_pinned);
-        let is_chained = look().map_err(|error| reachable(error, root.as_deref()))?;
+        // Of a symbolic link itself: where it leads its owner says, who is to stop no start.
+        let is_there = |path: &&Path| {
+            let found = path.symlink_metadata();
+            !found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        let pinned = chain.filter(is_there);
         let wanted = match config.origin("user") {
             Origin::Default | Origin::EmptyVariable(_) => Wanted::IfThere(&config.user),
             _ => Wanted::Named(&config.user),
@@ -64,12 +68,11 @@ impl Before {
             pins: root.as_deref(),
         };
         reduction.here()?;
-        // What root has seen is not missing, but hidden.
-        if let Some(path) = chain.filter(|_| is_chained)
-            && !look().map_err(|error| reachable(error, root.as_deref()))?
+        // What root has seen is not missing, but hidden: by where it is, and so for ever.
+        if let (Some(path), Some(ours)) = (pinned, &root)
+            && !is_there(&path)
         {
-            let path = path.to_owned();
-            return Err(reachable(ChainError::denied(path), root.as_deref()).into());
+            return Err(Error::from(ChainError::unreachable(path, ours)).into());
         }
         let (dataplane, events) = Dataplane::load(Options {
             capacities: Capacities {
@@ -83,8 +86,7 @@ impl Before {
             chain: config.chain.clone(),
             clock_from_map: false,
             debug,
-        })
-        .map_err(|error| reachable(error, root.as_deref()))?;
+        })?;
         Ok(Self {
             dataplane,
             events,
@@ -162,23 +164,6 @@ fn tell_inherited(inherited: &Inherited) {
              are yours"
         );
     }
-}
-
-/// Names the way out where this user cannot open the program to be chained.
-fn reachable(error: impl Into<Error>, ours: Option<&Path>) -> Error {
-    let (error, ours) = match (error.into(), ours) {
-        (Error::Chain(error), Some(ours)) => (error, ours),
-        (error, _) => return error,
-    };
-    let error = match *error {
-        ChainError::Denied { path, user } => ChainError::Unreachable {
-            path,
-            user,
-            ours: ours.to_owned(),
-        },
-        other => other,
-    };
-    error.into()
 }
 
 /// Pins keep the filter when the process dies. Without a bpffs it works all the same, and ends

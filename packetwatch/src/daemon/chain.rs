@@ -2,7 +2,8 @@
 //!
 //! Its pin is somebody else's: it may be taken away, and another program may be pinned in its place.
 //! The kernel tells nobody, so it is looked at once a second, in the round of the interfaces. What is
-//! pinned and cannot be chained is a lack, since it is there to be run; a pin that is not there is none.
+//! pinned and cannot be chained is a lack, since it is there to be run; a pin that is not there is none. At
+//! a start it is the same: a pin's owner is not to decide whether the host is filtered.
 
 use super::{Readiness, readiness::Lack, reconcile};
 use crate::{
@@ -24,14 +25,7 @@ pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness, counters: &Co
             let Some(chain) = changed else {
                 return;
             };
-            tell(&chain);
-            let lacks = match chain.state {
-                ChainState::Refused(why) => {
-                    Some(format!("the chained program does not run: {why}"))
-                }
-                ChainState::Up { .. } | ChainState::Gone => None,
-            };
-            readiness.set_lack(Lack::Chain, lacks);
+            tell(&chain, readiness);
         }
         Err(error) => tracing::error!(
             error.message = %error,
@@ -41,7 +35,7 @@ pub(super) fn follow(dataplane: &Dataplane, readiness: &Readiness, counters: &Co
 }
 
 /// What a start finds.
-pub(super) fn begin(chain: &ChainStatus) {
+pub(super) fn begin(chain: &ChainStatus, readiness: &Readiness) {
     let path = chain.path.display();
     match chain.state {
         ChainState::Gone => tracing::warn!(
@@ -54,11 +48,12 @@ pub(super) fn begin(chain: &ChainStatus) {
             "what passes goes to the kernel until an XDP program is pinned at {path} (`bpftool prog \
              load FILE.o {path}`)"
         ),
-        ChainState::Up { .. } | ChainState::Refused(_) => tell(chain),
+        ChainState::Up { .. } | ChainState::Refused(_) => tell(chain, readiness),
     }
 }
 
-fn tell(chain: &ChainStatus) {
+/// In the log, and as a lack.
+fn tell(chain: &ChainStatus, readiness: &Readiness) {
     let path = chain.path.display();
     match &chain.state {
         ChainState::Up { program_id, name } => tracing::info!(
@@ -74,6 +69,11 @@ fn tell(chain: &ChainStatus) {
         ChainState::Gone => ended(chain, "nothing is pinned there any more"),
         ChainState::Refused(reason) => ended(chain, reason),
     }
+    let lack = match &chain.state {
+        ChainState::Refused(why) => Some(format!("the chained program does not run: {why}")),
+        ChainState::Up { .. } | ChainState::Gone => None,
+    };
+    readiness.set_lack(Lack::Chain, lack);
 }
 
 fn ended(chain: &ChainStatus, reason: &str) {

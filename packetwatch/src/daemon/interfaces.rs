@@ -65,7 +65,7 @@ pub(super) async fn attach(
     };
     let mut withheld = None;
     for interface in first.into_iter().chain(others) {
-        match dataplane.attach(interface, mode, present(&links, interface)) {
+        match attach_or_unchain(dataplane, mode, &links, interface) {
             Ok(attached) => {
                 let links = netlink.links().await.unwrap_or_default();
                 tell_attached(dataplane, &links, attached);
@@ -91,6 +91,28 @@ pub(super) async fn attach(
     }
     dataplane.leftovers().iter().for_each(tell_left);
     Ok(())
+}
+
+/// A driver may refuse the filter that fits before the chained program. The filter comes first.
+fn attach_or_unchain(
+    dataplane: &Dataplane,
+    mode: AttachMode,
+    links: &[Link],
+    interface: &str,
+) -> Result<Interface, AttachError> {
+    let attach = || dataplane.attach(interface, mode, present(links, interface));
+    let attached = attach();
+    let Err(AttachError::NotTakenOver { source, .. } | AttachError::NotNative { source, .. }) =
+        &attached
+    else {
+        return attached;
+    };
+    let link = links.iter().find(|link| link.name == interface);
+    let mtu = link.map(|link| link.mtu);
+    if dataplane.unchain_for(interface, mtu, source) {
+        return attach();
+    }
+    attached
 }
 
 fn tell_left(leftover: &Leftover) {

@@ -130,7 +130,7 @@ pub(super) async fn run(
     let certificate = Arc::clone(&listeners.certificate);
     interfaces::attach(&dataplane, &netlink, &names, &config).await?;
     if let Some(chained) = dataplane.chain() {
-        chain::begin(&chained);
+        chain::begin(&chained, &readiness);
     }
     // From here on the filter is in place: whatever fails now lets go of it.
     let serving = async {

@@ -27,12 +27,13 @@ use std::{
 use aya::{Ebpf, maps::MapData};
 
 use super::{
-    ChainError, Dataplane, Differences, Error,
+    ChainError, Error,
     chain_place::Place,
     chained::Chained,
-    lock,
     variant::{self, Variant},
 };
+
+mod follow;
 
 /// The arrays, by the names of their pins.
 pub(super) const MAPS: [&str; 2] = ["CHAIN", "CHAIN_SB"];
@@ -52,6 +53,13 @@ pub enum ChainState {
 impl ChainState {
     pub fn is_up(&self) -> bool {
         matches!(self, Self::Up { .. })
+    }
+
+    fn without(error: ChainError) -> Self {
+        match error {
+            ChainError::Missing { .. } => Self::Gone,
+            other => Self::Refused(other.to_string()),
+        }
     }
 
     /// `up`, `gone`, `refused`.
@@ -91,16 +99,12 @@ impl Chain {
     /// Loads our two programs, and chains what is pinned at `path`. Returns which of them is to be in
     /// force.
     ///
-    /// Where nothing is pinned the places stay empty: after a boot nothing is, and a host had better be
-    /// filtered while it waits for what is to come.
+    /// Where nothing is pinned, or what cannot be chained, the places stay empty: after a boot nothing is,
+    /// and whoever owns the pin is not to decide whether the host is filtered.
     ///
     /// # Errors
-    /// [`Error::Chain`]: what is wrong with it.
+    /// The kernel refuses our programs, or to write a place.
     pub(super) fn new(ebpf: &mut Ebpf, path: &Path) -> Result<(Self, Variant), Error> {
-        let program = match Chained::open(path) {
-            Err(ChainError::Missing { .. }) => None,
-            opened => Some(opened?),
-        };
         // Before the places are filled: it makes them theirs.
         variant::load(ebpf, &Variant::CHAINING)?;
         let [frags, single] = MAPS;
@@ -112,12 +116,19 @@ impl Chain {
             },
             objected: None,
         };
-        let mut in_force = Variant::Frags;
-        if let Some(program) = program {
-            in_force = chain.put(&program, in_force)?;
-            chain.status.state = up(&program);
-        }
+        let (state, in_force) = match chain.begin(Variant::Frags) {
+            Ok((program, fit)) => (up(&program), fit),
+            Err(Error::Chain(error)) => (ChainState::without(*error), Variant::Frags),
+            Err(error) => return Err(error),
+        };
+        chain.status.state = state;
         Ok((chain, in_force))
+    }
+
+    fn begin(&mut self, in_force: Variant) -> Result<(Chained, Variant), Error> {
+        let program = Chained::open(&self.status.path)?;
+        let fit = self.put(&program, in_force)?;
+        Ok((program, fit))
     }
 
     /// For their pins.
@@ -154,114 +165,5 @@ fn up(program: &Chained) -> ChainState {
     ChainState::Up {
         program_id: program.id,
         name: program.name.clone(),
-    }
-}
-
-impl Dataplane {
-    /// What is chained behind the filter; `None` where nothing is asked for.
-    pub fn chain(&self) -> Option<ChainStatus> {
-        let chain = self.0.chain.as_ref()?;
-        Some(lock(chain).status.clone())
-    }
-
-    /// How the place of the chained program differs from what was put there. [`Dataplane::follow_chain`] mends
-    /// it.
-    ///
-    /// # Errors
-    /// The kernel refuses to read the place.
-    pub fn compare_chain(&self) -> Result<Differences, Error> {
-        let mut differences = Differences::default();
-        let Some(chain) = &self.0.chain else {
-            return Ok(differences);
-        };
-        let mut chain = lock(chain);
-        let holds = chain.place(self.variant()).holds()?;
-        match (&chain.status.state, holds) {
-            (ChainState::Up { program_id, .. }, Some(id)) if *program_id == id => {}
-            (ChainState::Up { .. }, Some(_)) => differences.changed = 1,
-            (ChainState::Up { .. }, None) => differences.missing = 1,
-            (ChainState::Gone | ChainState::Refused(_), Some(_)) => differences.foreign = 1,
-            (ChainState::Gone | ChainState::Refused(_), None) => {}
-        }
-        Ok(differences)
-    }
-
-    /// Looks at the pin, and takes what is there now: a program, or none. One that takes frames as the
-    /// one before did not changes the filter on each interface, for which drivers may take their time.
-    /// Returns the chain if it has changed.
-    ///
-    /// # Errors
-    /// The kernel refuses to read or to write the place.
-    pub fn follow_chain(&self) -> Result<Option<ChainStatus>, Error> {
-        let Some(chain) = &self.0.chain else {
-            return Ok(None);
-        };
-        let mut chain = lock(chain);
-        let state = match self.take_chained(&mut chain) {
-            Ok(state) => state,
-            // Of this process's want of descriptors or memory, and not of the pin.
-            Err(Error::Chain(error)) if matches!(*error, ChainError::Unreadable { .. }) => {
-                return Err(Error::Chain(error));
-            }
-            Err(Error::Chain(error)) => match *error {
-                ChainError::Missing { .. } => ChainState::Gone,
-                other => ChainState::Refused(other.to_string()),
-            },
-            Err(error) => return Err(error),
-        };
-        if !state.is_up() {
-            chain.empty()?;
-        }
-        if state == chain.status.state {
-            return Ok(None);
-        }
-        chain.status.state = state;
-        Ok(Some(chain.status.clone()))
-    }
-
-    fn take_chained(&self, chain: &mut Chain) -> Result<ChainState, Error> {
-        let program = Chained::open(&chain.status.path)?;
-        let in_force = self.variant();
-        if chain.place(in_force).holds()? == Some(program.id) {
-            chain.place(in_force.other()).empty()?;
-            return Ok(up(&program));
-        }
-        if let Some(objected) = &chain.objected
-            && objected.program_id == program.id
-            && objected.interfaces == self.filtered()
-        {
-            return Ok(objected.state.clone());
-        }
-        chain.objected = None;
-        let fit = chain.put(&program, in_force)?;
-        if fit == in_force {
-            return Ok(up(&program));
-        }
-        // It is behind the other already when that comes into force. Who was behind the one before gets the
-        // packets that are on their way through it, and goes at the next look.
-        let Some(objection) = self.put_in_force(fit)? else {
-            return Ok(up(&program));
-        };
-        let is_passing = objection.is_passing();
-        let path = &chain.status.path;
-        let state =
-            ChainState::Refused(ChainError::unfit(path, &program, fit, objection).to_string());
-        if !is_passing {
-            chain.objected = Some(Objected {
-                program_id: program.id,
-                interfaces: self.filtered(),
-                state: state.clone(),
-            });
-        }
-        Ok(state)
-    }
-
-    /// Index and MTU of each filtered interface.
-    fn filtered(&self) -> Vec<(u32, Option<u32>)> {
-        let interfaces = self.interfaces().into_iter();
-        let filtered = interfaces.filter(|interface| interface.state.is_filtered());
-        filtered
-            .map(|interface| (interface.ifindex, interface.mtu))
-            .collect()
     }
 }

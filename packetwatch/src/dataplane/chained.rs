@@ -9,7 +9,7 @@ use std::{
 use aya::programs::{ProgramError, ProgramInfo};
 
 use super::{
-    Error, bpffs,
+    bpffs,
     error::Errno as _,
     link::Pinned,
     variant::{Objection, Variant},
@@ -28,11 +28,11 @@ pub enum ChainError {
          `chain` out of the configuration", path.display(), path.display()
     )]
     Missing { path: PathBuf },
-    /// Root can open it, and the user that the daemon becomes cannot.
+    /// Root sees it, and from the user that the daemon becomes it is hidden.
     #[error(
-        "user {user}, as whom the daemon runs, cannot open {}: `chown {user}` the pin, and let {user} \
-         search the directories above (`chmod o+x`). Where the BPF file system is for root alone, pin it \
-         below {}, which the daemon sees and is given", path.display(), ours.display()
+        "user {user}, as whom the daemon runs, does not see {}, on a BPF file system that is for root \
+         alone: pin it below {}, which the daemon sees and is given, and name that as `chain`",
+        path.display(), ours.display()
     )]
     Unreachable {
         path: PathBuf,
@@ -97,11 +97,12 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    /// This process's user may not open it.
-    pub fn denied(path: PathBuf) -> Self {
-        Self::Denied {
-            path,
+    /// `ours`: what this process's user has of the BPF file system
+    pub fn unreachable(path: &Path, ours: &Path) -> Self {
+        Self::Unreachable {
+            path: path.to_owned(),
             user: privileges::own_name(),
+            ours: ours.to_owned(),
         }
     }
 
@@ -156,18 +157,6 @@ fn remedy(frags: bool, interface: &str) -> String {
         "Load it from a section `xdp.frags`, or lower the MTU of {interface} (drivers want no more than \
          some 3500 bytes), or start the daemon with `--xdp-mode generic`"
     )
-}
-
-/// Whether an XDP program is pinned at `path`; `false` when nothing is.
-///
-/// # Errors
-/// [`Error::Chain`]: what is there instead, or that this process may not open it, and the remedy.
-pub fn is_pinned(path: &Path) -> Result<bool, Error> {
-    match Chained::open(path) {
-        Ok(_) => Ok(true),
-        Err(ChainError::Missing { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// An XDP program by its pin.
@@ -228,7 +217,10 @@ fn failed(path: &Path, source: io::Error) -> ChainError {
     let path = path.to_owned();
     match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => ChainError::Missing { path },
-        Some(libc::EACCES | libc::EPERM) => ChainError::denied(path),
+        Some(libc::EACCES | libc::EPERM) => ChainError::Denied {
+            path,
+            user: privileges::own_name(),
+        },
         _ => ChainError::Unreadable { path, source },
     }
 }

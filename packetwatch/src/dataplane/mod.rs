@@ -53,7 +53,7 @@ use std::{
 pub use admission::AdmissionCounts;
 pub use bans::Ban;
 pub use chain::{ChainState, ChainStatus};
-pub use chained::{ChainError, is_pinned};
+pub use chained::ChainError;
 pub use counters::{ListUse, MapUse, Outcome};
 pub use detach::{Detached, Was, detach};
 pub use error::{AttachError, Error};

@@ -75,10 +75,10 @@ impl Dataplane {
     /// Loads program and maps; nothing is attached yet, and the policy in force passes everything.
     ///
     /// # Errors
-    /// The kernel lacks a feature, memory or this process the rights; what is to be chained cannot be.
+    /// The kernel lacks a feature, memory or this process the rights.
     pub fn load(options: Options) -> Result<(Self, Events), Error> {
         Self::try_load(options).map_err(|error| match error {
-            Error::NotPermitted | Error::Chain(_) => error,
+            Error::NotPermitted => error,
             // Asked for now alone: the kernel's own words seldom tell a missing feature from others.
             error => features::missing().map_or(error, Error::Unsupported),
         })

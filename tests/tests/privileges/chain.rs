@@ -78,17 +78,18 @@ fn a_pin_that_the_daemons_user_cannot_open_is_told_with_the_way_out() {
     open.terminate();
     let pin = open.bpffs().join("own");
     Program::passing().pin(&pin);
-    let words = refused(&open, &pin);
+    open.set_env("PACKETWATCH_CHAIN", &pin.display().to_string());
+    open.restart_lacking();
+    assert!(lan.host.xdp("pw0").is_some());
+    let words = open.api("GET", "/readyz", None).text().to_owned();
     for word in [NOBODY, &pin.display().to_string(), "`chown nobody`"] {
         assert!(words.contains(word), "{words}");
     }
     chown(&pin, Some(nobody()), None).expect("give the pin");
-    open.set_env("PACKETWATCH_CHAIN", &pin.display().to_string());
-    open.restart();
-    assert_eq!(chain(&open)["state"], "up", "{}", chain(&open));
+    wait_for(&open, "up");
     drop(open);
 
-    // On a file system for root alone no owner helps.
+    // On a file system for root alone no owner helps, nor would time.
     let bpffs = Private::new();
     let mut closed = daemon(&lan).bpffs(bpffs.path()).start();
     closed.terminate();
@@ -101,4 +102,11 @@ fn a_pin_that_the_daemons_user_cannot_open_is_told_with_the_way_out() {
         assert!(words.contains(word), "{words}");
     }
     assert!(lan.host.xdp("pw0").is_none());
+
+    // Who owns a directory that the daemon sees stops no start by where a link in it leads.
+    let ours = ours(&bpffs.path());
+    std::os::unix::fs::symlink(&pin, &ours).expect("a link");
+    closed.set_env("PACKETWATCH_CHAIN", &ours.display().to_string());
+    closed.restart();
+    assert_eq!(chain(&closed)["state"], "gone", "{}", chain(&closed));
 }

@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use packetwatch_abi::VERSION;
-use packetwatch_tests::daemon::refused;
 use packetwatch_tests::intruder::Intruder;
 use packetwatch_tests::patience::until;
 use packetwatch_tests::{Family, Program, Runs};
@@ -88,6 +87,24 @@ impl Chained {
     fn assert_chained(&self, n: u8) {
         self.scene.assert_silence(n);
         self.scene.assert_served(n, &PORTS[1..]);
+    }
+
+    /// A start has told it in each place, with this word and the path.
+    #[track_caller]
+    fn assert_lacking(&self, word: &str) {
+        let shown = self.path().display().to_string();
+        let line = self.told(0, "chain-ended");
+        let reason = line["event.reason"].as_str().expect("a reason");
+        assert!(reason.contains(word) && reason.contains(&shown), "{line}");
+        let status = self.status();
+        assert_eq!(status["state"], "refused", "{status}");
+        assert_eq!(status["error"], reason, "{status}");
+        let ready = self.scene.daemon.api("GET", "/readyz", None);
+        assert_eq!(ready.status, 503, "{ready:?}");
+        let told = ready.json()["detail"].to_string();
+        assert!(told.contains("the chained program does not run"), "{told}");
+        assert!(told.contains(word), "{told}");
+        assert!(!self.is_up());
     }
 
     #[track_caller]
@@ -188,30 +205,58 @@ fn the_pin_is_looked_at_each_second() {
     chained.assert_alone(2);
 }
 
+/// Whoever owns the pin does not take the daemon away: not where it is killed and started again, over
+/// which nobody whom the filter refuses gets through, and not at a boot.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
-fn a_start_before_what_cannot_be_chained_is_refused_and_the_filter_stays() {
+fn a_start_before_what_cannot_be_chained_filters_and_takes_what_can() {
+    let map: fn(&Path) = |path| Runs::new().pin(path);
+    let of_sockets: fn(&Path) = |path| Program::of_sockets().pin(path);
+    let directory: fn(&Path) = |path| std::fs::create_dir(path).expect("a directory");
+    let cases = [
+        (map, "of a map"),
+        (of_sockets, "none of XDP"),
+        (directory, "a directory"),
+    ];
     let mut chained = Chained::new(false);
-    chained.scene.daemon.terminate();
-    let kept = chained.scene.lan.host.xdp("pw0");
     let path = chained.path();
-    let shown = path.display().to_string();
-    let start = |words: &[&str]| {
-        let all = [&["chain: ", &*shown][..], words].concat();
-        refused(chained.scene.daemon.command(), &all);
-        assert_eq!(chained.scene.lan.host.xdp("pw0"), kept);
-    };
+    let (denied, good) = (chained.scene.address(6), chained.scene.address(7));
+    let entry = Some(json!([{"prefix": denied.to_string()}]));
+    chained.scene.expect(200, "POST", "/v1/deny", entry);
+    let client = chained.scene.lan.segment().client.clone();
+    let host = SocketAddr::new(chained.scene.lan.segment().host(Family::V4), 9);
+    let received = Receiver::start(&chained.scene.lan.host, host, good);
+    let mut senders = [denied, good].map(|source| Sender::start(&client, source, host));
+    for (n, (pin, word)) in (0..).zip(cases) {
+        chained.scene.daemon.kill();
+        chained.unpin();
+        chained.scene.assert_silence(n);
+        pin(&path);
+        chained.scene.daemon.restart_lacking();
+        chained.assert_lacking(word);
+        chained.scene.assert_served(n, &PORTS[..1]);
+
+        let mark = chained.scene.daemon.log().len();
+        match path.is_dir() {
+            true => std::fs::remove_dir(&path).expect("remove it"),
+            false => chained.unpin(),
+        }
+        chained.pin(&Program::closing(PORTS[0]));
+        chained.told(mark, "chain-began");
+        chained.scene.expect(200, "GET", "/readyz", None);
+        chained.scene.assert_silence(n);
+    }
+    let [refused, _] = senders.each_mut().map(Sender::stop);
+    assert!(received.good() > 0);
+    assert_eq!(received.bad(), 0, "of {refused}");
+
+    chained.scene.daemon.kill();
+    assert!(chained.scene.detach(&[]).status.success());
     chained.unpin();
-    Runs::new().pin(&path);
-    start(&["of a map"]);
-    chained.unpin();
-    Program::of_sockets().pin(&path);
-    start(&["none of XDP", "`xdp`"]);
-    chained.unpin();
-    std::fs::create_dir(&path).expect("a directory");
-    start(&["a directory"]);
-    std::fs::remove_dir(&path).expect("remove it");
-    chained.assert_chained(0);
+    map(&path);
+    chained.scene.daemon.restart_lacking();
+    chained.assert_lacking("of a map");
+    assert!(chained.scene.is_filtered());
 }
 
 /// After a boot nothing is pinned yet, and the host had better be filtered.
@@ -361,12 +406,19 @@ fn one_that_an_interface_cannot_have_is_a_lack_until_it_can() {
     assert!(is_ready.is_some(), "{}", ready().text());
     chained.assert_chained(1);
 
-    // A start is refused what a running daemon is.
+    // It is the same at a start, before a filter on pw0 that fits and one on pw1 that it cannot have.
     client.ip(["link set eth0 mtu 9000"]);
     chained.scene.daemon.terminate();
-    let words = ["pw1", "several buffers", "xdp.frags", "packetwatch detach"];
-    refused(chained.scene.daemon.command(), &words);
     chained.assert_chained(2);
+    chained.scene.daemon.restart_lacking();
+    chained.assert_lacking("pw1 (MTU 1500)");
+    chained.assert_alone(3);
+    let [pw0, pw1] = programs().map(|xdp| xdp.expect("it is filtered")["prog"]["id"].clone());
+    assert_eq!(pw0, pw1);
+    chained.unpin();
+    chained.pin(&Program::closing(PORTS[0]));
+    chained.told(0, "chain-began");
+    chained.assert_chained(4);
 }
 
 /// Frames of several buffers are what a driver gives a program of an interface with a large MTU.
@@ -379,10 +431,17 @@ fn without_frags_a_large_mtu_is_filtered_generically_and_the_chain_named_as_the_
     let segment = chained.scene.lan.segment();
     segment.client.ip(["link set eth0 mtu 9000"]);
     chained.scene.lan.host.ip(["link set pw0 mtu 9000"]);
-    let mut native = chained.scene.daemon.command();
-    native.args(["--xdp-mode", "native"]);
-    refused(native, &["pw0", "several buffers", "xdp.frags"]);
-    assert_eq!(chained.scene.pins(), ["own"], "it leaves nothing behind");
+    // Where that is not wanted, the filter comes before the chain.
+    chained
+        .scene
+        .daemon
+        .set_env("PACKETWATCH_XDP_MODE", "native");
+    chained.scene.daemon.restart_lacking();
+    chained.assert_lacking("pw0 (MTU 9000)");
+    chained.assert_alone(1);
+    chained.scene.daemon.terminate();
+    assert!(chained.scene.detach(&[]).status.success());
+    chained.scene.daemon.set_env("PACKETWATCH_XDP_MODE", "auto");
     chained.scene.daemon.restart();
     let status = chained.scene.expect(200, "GET", "/v1/status", None);
     let interface = &status["interfaces"][0];
