@@ -177,7 +177,7 @@ fn kills_restarts_upgrades_and_reloads_let_nothing_through_and_lose_nothing() {
     );
     assert!(all.is_some(), "good packets are lost");
     assert_eq!(received.bad(), traffic.before);
-    assert!(dropped > 100_000 * rounds, "no flood: {dropped} of {sent}");
+    assert!(dropped > 10_000 * rounds, "no flood: {dropped} of {sent}");
 }
 
 /// As the host's own stack takes it.
