@@ -54,6 +54,12 @@ pub(super) fn begin(chain: &ChainStatus, readiness: &Readiness) {
 
 /// In the log, and as a lack.
 fn tell(chain: &ChainStatus, readiness: &Readiness) {
+    // First: who has read the line finds it so.
+    let lack = match &chain.state {
+        ChainState::Refused(why) => Some(format!("the chained program does not run: {why}")),
+        ChainState::Up { .. } | ChainState::Gone => None,
+    };
+    readiness.set_lack(Lack::Chain, lack);
     let path = chain.path.display();
     match &chain.state {
         ChainState::Up { program_id, name } => tracing::info!(
@@ -69,11 +75,6 @@ fn tell(chain: &ChainStatus, readiness: &Readiness) {
         ChainState::Gone => ended(chain, "nothing is pinned there any more"),
         ChainState::Refused(reason) => ended(chain, reason),
     }
-    let lack = match &chain.state {
-        ChainState::Refused(why) => Some(format!("the chained program does not run: {why}")),
-        ChainState::Up { .. } | ChainState::Gone => None,
-    };
-    readiness.set_lack(Lack::Chain, lack);
 }
 
 fn ended(chain: &ChainStatus, reason: &str) {
