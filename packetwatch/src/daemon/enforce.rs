@@ -24,7 +24,7 @@ use crate::{
     metrics::Counters,
     rules::{
         BanLength, Rule, Trigger,
-        decide::{Action, Offence, Standing, decide},
+        decide::{Offence, Sentence, Standing, decide},
         duration,
     },
 };
@@ -91,38 +91,40 @@ impl Enforcer {
         if at < bypassed_until {
             return;
         }
-        for action in decide(offence, &rules, generation, &self.lists) {
-            match action {
-                Action::Ban {
-                    prefix,
-                    offender,
-                    rule,
-                } => {
-                    let order = BanOrder {
-                        // With an allow entry taken away on trial, whom it covered is banned for
-                        // the trial.
-                        trial: trial.clone().or_else(|| self.lists.uncovered(prefix)),
-                        ..ordered(prefix, offender, rule, rules.longest_within())
-                    };
-                    self.ban(order);
-                }
-                Action::CountAnew(unit) => {
-                    // The step after, so that the ports that led here are left out too.
-                    let since = self.clock.monotonic_ns() + PortSeen::STEP;
-                    self.warn(self.dataplane.count_anew(unit, since));
-                }
-            }
+        let Some(Sentence {
+            prefix,
+            offender,
+            rule,
+            count_anew,
+        }) = decide(offence, &rules, generation, &self.lists)
+        else {
+            return;
+        };
+        let order = BanOrder {
+            // With an allow entry taken away on trial, whom it covered is banned for the trial.
+            trial: trial.or_else(|| self.lists.uncovered(prefix)),
+            ..ordered(prefix, offender, rule, rules.longest_within())
+        };
+        let stands = self.ban(order);
+        // The limiter goes on dropping the calls of a source that could not be banned, by what is
+        // counted of its unit.
+        if let Some(unit) = count_anew.filter(|_| stands) {
+            // The step after, so that the ports that led here are left out too.
+            let since = self.clock.monotonic_ns() + PortSeen::STEP;
+            self.warn(self.dataplane.count_anew(unit, since));
         }
     }
 
-    fn ban(&self, order: BanOrder) {
+    /// Tells whether the ban stands, set now or before.
+    fn ban(&self, order: BanOrder) -> bool {
         let (prefix, rule) = (order.prefix, order.rule.clone());
         match self.lists.ban(order) {
             Ok(BanOutcome::Banned(_)) => {
                 self.counters.ban(&rule);
                 self.readiness.set_lack(Lack::Bans, None);
+                true
             }
-            Ok(BanOutcome::Already) => {}
+            Ok(BanOutcome::Already) => true,
             Err(error) => {
                 match &error {
                     WriteError::Full { list, .. } => self.counters.map_full(list),
@@ -141,6 +143,7 @@ impl Enforcer {
                          them: {error}"
                     );
                 }
+                false
             }
         }
     }

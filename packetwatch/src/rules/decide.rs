@@ -28,14 +28,13 @@ pub trait Standing {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action<'r> {
-    Ban {
-        prefix: IpNet,
-        offender: IpAddr,
-        rule: &'r Rule,
-    },
-    /// Count a unit anew: one of its addresses was banned for what the unit did.
-    CountAnew(IpNet),
+pub struct Sentence<'r> {
+    pub prefix: IpNet,
+    pub offender: IpAddr,
+    pub rule: &'r Rule,
+    /// The unit to count anew once the ban stands: this one of its addresses is banned for what the unit
+    /// did. Where no ban comes to be, what was counted is all that holds the source back.
+    pub count_anew: Option<IpNet>,
 }
 
 /// Decides on an offence.
@@ -47,29 +46,19 @@ pub fn decide<'r>(
     rules: &'r RuleSet,
     generation: u32,
     standing: &impl Standing,
-) -> Vec<Action<'r>> {
-    let Some(rule) = rules.iter().nth(offence.rule) else {
-        return Vec::new();
-    };
+) -> Option<Sentence<'r>> {
+    let rule = rules.iter().nth(offence.rule)?;
     if offence.generation != generation || standing.is_allowed(offence.offender) {
-        return Vec::new();
+        return None;
     }
     let single = IpNet::from(offence.offender);
-    if offence.unit == single || !standing.holds_allowed(offence.unit) {
-        return vec![Action::Ban {
-            prefix: offence.unit,
-            offender: offence.offender,
-            rule,
-        }];
-    }
-    vec![
-        Action::Ban {
-            prefix: single,
-            offender: offence.offender,
-            rule,
-        },
-        Action::CountAnew(offence.unit),
-    ]
+    let is_alone = offence.unit != single && standing.holds_allowed(offence.unit);
+    Some(Sentence {
+        prefix: if is_alone { single } else { offence.unit },
+        offender: offence.offender,
+        rule,
+        count_anew: is_alone.then_some(offence.unit),
+    })
 }
 
 #[cfg(test)]
@@ -105,45 +94,43 @@ mod tests {
         }
     }
 
-    fn banned(actions: &[Action<'_>]) -> Vec<String> {
-        let prefixes = actions.iter().filter_map(|action| match action {
-            Action::Ban { prefix, .. } => Some(prefix.to_string()),
-            Action::CountAnew(_) => None,
-        });
-        prefixes.collect()
+    /// The prefix that is banned, and the unit that is counted anew.
+    fn decided(
+        offence: &Offence,
+        allowed: &'static [&'static str],
+    ) -> Option<(String, Option<IpNet>)> {
+        let rules = rules();
+        let sentence = decide(offence, &rules, 7, &Allowed(allowed))?;
+        assert_eq!(sentence.offender, offence.offender);
+        Some((sentence.prefix.to_string(), sentence.count_anew))
     }
 
     #[test]
     fn the_unit_is_banned() {
         let offence = offence("2001:db8:1:2::/64", "2001:db8:1:2::9");
-        let rules = rules();
-        let actions = decide(&offence, &rules, 7, &Allowed(&[]));
-        assert_eq!(banned(&actions), ["2001:db8:1:2::/64"]);
+        let banned = decided(&offence, &[]);
+        assert_eq!(banned, Some(("2001:db8:1:2::/64".to_owned(), None)));
     }
 
     #[test]
     fn beside_an_allowed_address_the_offender_alone_is_banned() {
         let offence = offence("2001:db8:1:2::/64", "2001:db8:1:2::9");
-        let rules = rules();
-        let actions = decide(&offence, &rules, 7, &Allowed(&["2001:db8:1:2::1/128"]));
-        assert_eq!(banned(&actions), ["2001:db8:1:2::9/128"]);
-        assert_eq!(actions[1], Action::CountAnew(offence.unit));
+        let banned = decided(&offence, &["2001:db8:1:2::1/128"]);
+        let single = "2001:db8:1:2::9/128".to_owned();
+        assert_eq!(banned, Some((single, Some(offence.unit))));
     }
 
     #[test]
     fn an_allowed_source_is_never_banned() {
         let offence = offence("198.18.0.9/32", "198.18.0.9");
-        assert_eq!(
-            decide(&offence, &rules(), 7, &Allowed(&["198.18.0.0/24"])),
-            []
-        );
+        assert_eq!(decided(&offence, &["198.18.0.0/24"]), None);
     }
 
     #[test]
     fn replaced_rules_convict_nobody() {
         let offence = offence("198.18.0.9/32", "198.18.0.9");
-        assert_eq!(decide(&offence, &rules(), 8, &Allowed(&[])), []);
+        assert_eq!(decide(&offence, &rules(), 8, &Allowed(&[])), None);
         let none = RuleSet::validate(Vec::new()).unwrap();
-        assert_eq!(decide(&offence, &none, 7, &Allowed(&[])), []);
+        assert_eq!(decide(&offence, &none, 7, &Allowed(&[])), None);
     }
 }

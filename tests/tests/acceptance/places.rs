@@ -1,6 +1,6 @@
 //! Where the daemon stands, what it counts as one caller, and how it leaves.
 
-use packetwatch_tests::{Daemon, Family, Lan};
+use packetwatch_tests::{Daemon, Family, Lan, patience};
 use serde_json::Value;
 
 use crate::for_both_families;
@@ -111,4 +111,35 @@ fn a_64_with_an_allowed_address_is_banned_by_single_address() {
     assert_eq!(line["packetwatch.prefix"], scene.single(&scanner), "{line}");
     allowed.assert_served(&[PORTS, PORTS].concat());
     scanner.assert_silence(PORTS[0]);
+}
+
+/// What was counted of the /64 is all that holds back whoever the full table of bans has no room for.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn beside_an_allowed_address_a_ban_that_is_refused_forgives_nothing() {
+    let rules =
+        "[[rules]]\nname = \"port-scan\"\ndistinct_ports = 3\nwithin = \"10m\"\nban = \"10m\"\n";
+    let scene = Scene::on(Lan::routed(), Family::V6, |daemon| {
+        daemon.rules_toml(rules).config_toml("[capacity]\nbans = 1")
+    });
+    let segment = scene.lan.segment();
+    let at = |n| scene.caller_at(segment, segment.remote_client(0, Family::V6, n));
+    let (scanner, allowed, next) = (at(0), at(1), at(2));
+    scene.change("PUT", "allow", &scene.single(&allowed), 201);
+    scene.scan_into_ban(&scanner);
+    // Counted anew once the ban stands: calls of that moment are in no window.
+    let refused = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("bans could not be set")
+    };
+    let is_refused = || {
+        next.call(&PORTS);
+        scene.daemon.lines().iter().any(refused).then_some(())
+    };
+    patience::until(PROMPT, is_refused).expect("its ban is refused");
+    for port in [PORTS, PORTS].concat() {
+        next.assert_silence(port);
+    }
+    assert_eq!(scene.bans().len(), 1);
+    allowed.assert_served(&PORTS);
 }
