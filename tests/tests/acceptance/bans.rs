@@ -1,7 +1,7 @@
 //! The life of a ban after it is set.
 
 use packetwatch_tests::Family;
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -14,6 +14,7 @@ for_both_families![
     delete_unbans_and_forgets_the_offence,
     the_command_line_unbans_and_forgets_the_offence,
     a_source_that_falls_silent_is_banned_once,
+    rules_that_are_sent_again_forgive_nobody,
 ];
 
 fn an_expired_ban_is_logged_and_serves_again(family: Family) {
@@ -68,6 +69,48 @@ fn a_source_that_falls_silent_is_banned_once(family: Family) {
         lines.iter().filter(of).count()
     };
     assert_eq!((bans(&served), bans(&lifted)), (1, 1));
+}
+
+fn rules_that_are_sent_again_forgive_nobody(family: Family) {
+    let scene = Scene::new(family, &rule("10m", "10m", ""));
+    let ask = |method: &str, path: &str, body: Option<&Value>| {
+        let answer = scene.daemon.api(method, path, body);
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        answer
+    };
+    let scanner = scene.caller(0);
+    scanner.assert_served(&PORTS[..2]);
+    let mark = scene.daemon.log().len();
+    let configured = ask("GET", "/v1/rules", None).json();
+    let same = json!({"rules": configured["rules"]});
+    for _ in 0..2 {
+        let answer = ask("PUT", "/v1/rules", Some(&same)).json();
+        assert_eq!(answer["rules_from"], "api", "{answer}");
+    }
+    for (method, end) in [("DELETE", ""), ("POST", "/confirm")] {
+        ask("PUT", "/v1/rules?confirm=10m", Some(&same));
+        let pending = ask("GET", "/v1/pending", None).json();
+        let id = pending["pending"][0]["id"].as_str().expect("an id");
+        ask(method, &format!("/v1/pending/{id}{end}"), None);
+    }
+    assert_eq!(ask("DELETE", "/v1/rules", None).json(), configured);
+    scanner.assert_served(&PORTS[2..]);
+    scanner.assert_silence(PORTS[0]);
+    scene.wait_for_action(mark, "ban", &scanner);
+    // They are told as set by another, who is told.
+    let lines = scene.daemon.lines();
+    let changed = lines[mark..]
+        .iter()
+        .filter(|line| line["event.action"] == "rules-changed");
+    let before_and_after = changed.map(|line| {
+        let of = |key: &str| line[format!("packetwatch.{key}")].clone();
+        [of("before"), of("after")]
+    });
+    let file = &configured["rules_from"];
+    assert_eq!(
+        before_and_after.collect::<Vec<_>>(),
+        [[file.clone(), json!("api")], [json!("api"), file.clone()]]
+    );
 }
 
 fn delete_unbans_and_forgets_the_offence(family: Family) {

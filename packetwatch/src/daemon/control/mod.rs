@@ -59,7 +59,7 @@ pub struct RulesControl {
 pub struct InForce {
     pub rules: RuleSet,
     pub generation: u32,
-    /// When the rules are on trial: beyond its end no ban of theirs lasts.
+    /// When other rules are on trial than stand: beyond its end no ban of theirs lasts.
     pub trial: Option<Tried>,
     /// CLOCK_MONOTONIC nanoseconds: nobody is banned for what came before, during a bypass.
     pub bypassed_until: u64,
@@ -166,8 +166,7 @@ impl RulesControl {
         let Regime {
             rules, generation, ..
         } = state.regime(now).clone();
-        let trial = state.live_trial(now);
-        let trial = trial.filter(|trial| trial.to.object() == Object::Rules);
+        let trial = state.other_rules_on_trial(now);
         InForce {
             rules,
             generation,

@@ -195,6 +195,13 @@ impl State {
         trial.filter(|trial| trial.pending.is_live(now))
     }
 
+    /// The rules on trial, where they are others than stand without it: what follows from those that do
+    /// does not end with the trial.
+    pub(super) fn other_rules_on_trial(&self, now: u64) -> Option<&Trial> {
+        let trial = self.live_trial(now);
+        trial.filter(|trial| trial.regime.rules != self.standing.rules)
+    }
+
     /// What this change makes of what stands.
     pub(super) fn changed(&mut self, to: &To) -> Regime {
         let mut regime = self.standing.clone();
@@ -213,11 +220,24 @@ impl State {
             To::Mode(mode) => (regime.mode, regime.mode_by) = (*mode, SetBy::Api),
             To::ResetMode => (regime.mode, regime.mode_by) = (*mode, mode_by.clone()),
         }
-        if to.object() == Object::Rules {
-            self.generations = self.generations.wrapping_add(1);
-            regime.generation = self.generations;
-        }
+        regime.generation = self.generation_of(&regime.rules);
         regime
+    }
+
+    /// The generation that these rules have or are to have: with what the program makes of them as it was,
+    /// its windows and limits count on, and who sends them again forgives nobody.
+    fn generation_of(&mut self, rules: &RuleSet) -> u32 {
+        let compiled = compile(rules);
+        let trial = self.trial.as_ref().map(|trial| &trial.regime);
+        let same = [&self.standing]
+            .into_iter()
+            .chain(trial)
+            .find(|regime| compile(&regime.rules) == compiled);
+        if let Some(regime) = same {
+            return regime.generation;
+        }
+        self.generations = self.generations.wrapping_add(1);
+        self.generations
     }
 
     /// Puts a change in force for good, beside a trial of the other object.
@@ -242,20 +262,12 @@ impl State {
     /// Takes over another configuration: what is the configuration's follows it, also what is to
     /// stand again after a trial; what the API has said stays.
     pub(super) fn follow(&mut self, configured: Configured) {
+        let generation = self.generation_of(&configured.rules);
         let trial = self.trial.as_mut().map(|trial| &mut trial.regime);
-        let mut generation = None;
         for regime in [&mut self.standing].into_iter().chain(trial) {
             if regime.rules_by.is_configuration() {
-                if regime.rules != configured.rules {
-                    self.generations = match generation {
-                        // The same rules, so the same windows.
-                        Some(generation) => generation,
-                        None => self.generations.wrapping_add(1),
-                    };
-                    generation = Some(self.generations);
-                    regime.generation = self.generations;
-                    regime.rules = configured.rules.clone();
-                }
+                regime.generation = generation;
+                regime.rules = configured.rules.clone();
                 regime.rules_by = configured.rules_by.clone();
             }
             if regime.mode_by.is_configuration() {
@@ -282,19 +294,33 @@ pub(super) fn tell(before: &Regime, after: &Regime) {
             "mode changed to {mode}"
         );
     }
-    if before.generation != after.generation {
-        tracing::info!(
-            target: EVENT,
-            {
-                event.action = "rules-changed",
-                packetwatch.rules = after.rules.len() as u64,
-                packetwatch.rules_from = %after.rules_by,
-                packetwatch.before = written(&before.rules),
-                packetwatch.after = written(&after.rules),
-            },
-            "{} rules in force", after.rules.len()
+    if before.rules != after.rules {
+        let message = format!("{} rules in force", after.rules.len());
+        tell_rules(
+            after,
+            written(&before.rules),
+            written(&after.rules),
+            &message,
         );
+    } else if before.rules_by != after.rules_by {
+        let (before, now) = (before.rules_by.to_string(), after.rules_by.to_string());
+        let message = format!("the rules in force are as before, set by {now}");
+        tell_rules(after, before, now, &message);
     }
+}
+
+fn tell_rules(regime: &Regime, before: String, after: String, message: &str) {
+    tracing::info!(
+        target: EVENT,
+        {
+            event.action = "rules-changed",
+            packetwatch.rules = regime.rules.len() as u64,
+            packetwatch.rules_from = %regime.rules_by,
+            packetwatch.before = before,
+            packetwatch.after = after,
+        },
+        "{message}"
+    );
 }
 
 /// When the last bypass ends or ended, by these policies. Observe mode does not tell.
@@ -331,11 +357,21 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
+        log::tests::events_of,
         rules::{Rule, Trigger},
     };
 
-    fn rules(name: &str) -> RuleSet {
-        RuleSet::validate(vec![Rule::new(name, Trigger::Connections(5))]).unwrap()
+    // Calls of the configuration's rule, of one on trial, and of the configuration's when it was edited.
+    const FILE: u64 = 5;
+    const TRIED: u64 = 6;
+    const EDITED: u64 = 7;
+
+    fn rules(calls: u64) -> RuleSet {
+        named("calls", calls)
+    }
+
+    fn named(name: &str, calls: u64) -> RuleSet {
+        RuleSet::validate(vec![Rule::new(name, Trigger::Connections(calls))]).unwrap()
     }
 
     fn configured(rules: RuleSet, mode: Mode) -> Configured {
@@ -361,17 +397,17 @@ mod tests {
 
     #[test]
     fn a_trial_counts_to_its_end_and_then_what_stood() {
-        let mut state = State::new(configured(rules("file"), Mode::Enforce));
-        let end = on_trial(&mut state, To::Rules(rules("tried")));
-        assert_eq!(state.regime(end - 1).rules, rules("tried"));
-        assert_eq!(state.regime(end).rules, rules("file"));
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
+        let end = on_trial(&mut state, To::Rules(rules(TRIED)));
+        assert_eq!(state.regime(end - 1).rules, rules(TRIED));
+        assert_eq!(state.regime(end).rules, rules(FILE));
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
         assert_eq!(generations, [2, 1], "each set has its own windows");
     }
 
     #[test]
     fn a_bypass_that_is_over_is_known_until_the_next_and_to_the_next_process() {
-        let standing = || State::new(configured(rules("file"), Mode::Enforce));
+        let standing = || State::new(configured(rules(FILE), Mode::Enforce));
         let mut state = standing();
         let ms = |ms: u64| ms * 1_000_000;
         state.set_bypass(ms(100), ms(10));
@@ -384,7 +420,7 @@ mod tests {
         state.set_bypass(0, ms(300));
         assert_eq!((state.bypass_until, state.bypassed_until()), (0, ms(200)));
         let left = |observe_until| {
-            let policy = left(&rules("file"), 1);
+            let policy = left(&rules(FILE), 1);
             [Policy {
                 observe_until,
                 ..policy
@@ -402,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_trial_of_the_mode_keeps_the_windows() {
-        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
         let end = on_trial(&mut state, To::Mode(Mode::Observe));
         let regime = state.regime(end - 1);
         assert_eq!((regime.mode, regime.generation), (Mode::Observe, 1));
@@ -411,13 +447,78 @@ mod tests {
 
     #[test]
     fn another_configuration_is_what_a_trial_returns_to() {
-        let mut state = State::new(configured(rules("file"), Mode::Enforce));
-        let end = on_trial(&mut state, To::Rules(rules("tried")));
-        state.follow(configured(rules("edited"), Mode::Observe));
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
+        let end = on_trial(&mut state, To::Rules(rules(TRIED)));
+        state.follow(configured(rules(EDITED), Mode::Observe));
         let tried = state.regime(end - 1);
-        assert_eq!((&tried.rules, tried.mode), (&rules("tried"), Mode::Observe));
-        assert_eq!(state.regime(end).rules, rules("edited"));
+        assert_eq!((&tried.rules, tried.mode), (&rules(TRIED), Mode::Observe));
+        assert_eq!(state.regime(end).rules, rules(EDITED));
         assert_eq!(state.regime(end).generation, 3);
+    }
+
+    #[test]
+    fn the_same_rules_keep_their_windows_whoever_sends_them() {
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
+        for to in [To::Rules(rules(FILE)), To::ResetRules] {
+            assert_eq!(state.changed(&to).generation, 1, "{to:?}");
+        }
+        // What a ban is called, and how long it is, the program does not know.
+        let renamed = named("renamed", FILE);
+        assert_eq!(state.changed(&To::Rules(renamed.clone())).generation, 1);
+        state.standing = state.changed(&To::Rules(rules(TRIED)));
+        assert_eq!(state.standing.generation, 2);
+        assert_eq!(state.changed(&To::Rules(rules(TRIED))).generation, 2);
+        assert_eq!(state.changed(&To::ResetRules).generation, 3);
+        // A trial of them, its end, and its confirmation.
+        let end = on_trial(&mut state, To::Rules(rules(TRIED)));
+        let generations = [end - 1, end].map(|now| state.regime(now).generation);
+        assert_eq!(generations, [2, 2]);
+        assert!(
+            state.other_rules_on_trial(end - 1).is_none(),
+            "what they ban does not end with the trial"
+        );
+        let end = on_trial(&mut state, To::Rules(renamed));
+        assert!(state.other_rules_on_trial(end - 1).is_some());
+        assert!(state.other_rules_on_trial(end).is_none());
+        // The configuration comes to say what the trial does.
+        state.follow(configured(named("renamed", FILE), Mode::Enforce));
+        let tried = state.regime(end - 1).generation;
+        assert_eq!(state.changed(&To::ResetRules).generation, tried);
+    }
+
+    #[test]
+    fn rules_that_have_not_changed_are_not_told_to_have() {
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
+        let before = state.standing.clone();
+        let told = |before: &Regime, after: &Regime| {
+            let lines = events_of(|| tell(before, after));
+            let key = |line: &serde_json::Value, key: &str| line[key].as_str().map(str::to_owned);
+            lines
+                .iter()
+                .map(|line| {
+                    assert_eq!(line["event.action"], "rules-changed");
+                    ["rules_from", "before", "after"]
+                        .map(|of| key(line, &format!("packetwatch.{of}")).unwrap())
+                })
+                .collect::<Vec<_>>()
+        };
+        let same = state.changed(&To::ResetRules);
+        assert!(told(&before, &same).is_empty());
+        let of_api = state.changed(&To::Rules(rules(FILE)));
+        assert_eq!(
+            told(&before, &of_api),
+            [["api", "built-in", "api"].map(str::to_owned)]
+        );
+        assert!(told(&of_api, &of_api).is_empty());
+        // As far as the program goes it is the same.
+        let renamed = state.changed(&To::Rules(named("renamed", FILE)));
+        let [line] = &told(&of_api, &renamed)[..] else {
+            panic!("one line");
+        };
+        assert!(
+            line[1].contains("calls") && line[2].contains("renamed"),
+            "{line:?}"
+        );
     }
 
     /// As the kernel would have it.
@@ -430,33 +531,29 @@ mod tests {
 
     #[test]
     fn windows_go_on_under_the_same_rules_alone() {
-        let of = |calls| {
-            let rule = Rule::new("calls", Trigger::Connections(calls));
-            RuleSet::validate(vec![rule]).unwrap()
-        };
-        let mut state = State::new(configured(of(5), Mode::Enforce));
-        state.go_on(&[left(&of(5), 7); 2], 50);
+        let mut state = State::new(configured(rules(5), Mode::Enforce));
+        state.go_on(&[left(&rules(5), 7); 2], 50);
         assert_eq!(state.regime(0).generation, 7);
         // Others were on trial: they are told from those that stand, and from what comes next.
-        let end = on_trial(&mut state, To::Rules(of(6)));
-        state.go_on(&[left(&of(6), 9), left(&of(5), 7)], 50);
+        let end = on_trial(&mut state, To::Rules(rules(6)));
+        state.go_on(&[left(&rules(6), 9), left(&rules(5), 7)], 50);
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
         assert_eq!(generations, [9, 7]);
-        assert_eq!(state.changed(&To::Rules(of(8))).generation, 51);
+        assert_eq!(state.changed(&To::Rules(rules(8))).generation, 51);
         // Rules that were changed while no daemon ran have windows of their own, and one trial of
         // the mode has those of what stands.
-        let mut state = State::new(configured(of(5), Mode::Enforce));
+        let mut state = State::new(configured(rules(5), Mode::Enforce));
         let end = on_trial(&mut state, To::Mode(Mode::Observe));
-        state.go_on(&[left(&of(6), 9), left(&of(4), 7)], 50);
+        state.go_on(&[left(&rules(6), 9), left(&rules(4), 7)], 50);
         let generations = [end - 1, end].map(|now| state.regime(now).generation);
         assert_eq!(generations, [51, 51]);
     }
 
     #[test]
     fn what_the_api_has_said_stays() {
-        let mut state = State::new(configured(rules("file"), Mode::Enforce));
+        let mut state = State::new(configured(rules(FILE), Mode::Enforce));
         state.standing = state.changed(&To::Mode(Mode::Observe));
-        state.follow(configured(rules("file"), Mode::Enforce));
+        state.follow(configured(rules(FILE), Mode::Enforce));
         let regime = state.regime(0);
         assert_eq!((regime.mode, &regime.mode_by), (Mode::Observe, &SetBy::Api));
         assert_eq!(regime.generation, 1, "the same rules keep their windows");
