@@ -3,6 +3,7 @@
 mod held;
 mod replace;
 mod start;
+mod sweep;
 mod trial;
 
 use std::{
@@ -27,6 +28,7 @@ use crate::{clock::Clock, dataplane, rules::BanLength};
 
 pub(super) use held::Held;
 pub(super) use start::Left;
+pub(super) use sweep::{AT_ONCE, Sweep};
 use trial::Whole;
 
 #[derive(Debug)]
@@ -175,39 +177,6 @@ impl Bans {
         self.offences.records(clock)
     }
 
-    /// Turns bans that have ended into spent ones and returns them; removes spent ones that no
-    /// window reaches, and offences beyond memory.
-    pub(super) fn sweep(&mut self, maps: &dyn Maps, now: u64) -> Vec<BanEntry> {
-        let ended = due(&self.ends, now)
-            .into_iter()
-            .filter_map(|prefix| {
-                let mut held = self.drop_held(prefix)?;
-                let entry = held.entry.clone();
-                held.spent = true;
-                self.hold(held);
-                self.unwritten.insert(prefix);
-                event::ban(BanEvent::Expired, &entry);
-                Some(entry)
-            })
-            .collect();
-        for prefix in due(&self.removals, now) {
-            // Kept on failure: the next sweep tries again.
-            match maps.remove_ban(prefix) {
-                Ok(()) => {
-                    self.drop_held(prefix);
-                    self.unwritten.insert(prefix);
-                }
-                Err(error) => event::kernel_refused(
-                    "removing an ended ban, tried again within a second",
-                    Some(prefix),
-                    &error,
-                ),
-            }
-        }
-        self.unwritten.extend(self.offences.sweep(now));
-        ended
-    }
-
     pub(super) fn live(&self, prefix: IpNet, now: u64) -> Option<&Held> {
         self.held.get(prefix).filter(|held| held.is_live(now))
     }
@@ -262,9 +231,12 @@ impl Bans {
         !self.unwritten.is_empty()
     }
 
-    /// Moves the rows that the journal lacks into `batch`.
-    pub(super) fn take_unwritten(&mut self, batch: &mut Batch, clock: Clock) {
-        for prefix in std::mem::take(&mut self.unwritten) {
+    /// Moves rows that the journal lacks into `batch`, up to `most`; tells whether there may be more.
+    pub(super) fn take_unwritten(&mut self, batch: &mut Batch, most: usize, clock: Clock) -> bool {
+        for _ in 0..most {
+            let Some(prefix) = self.unwritten.pop_first() else {
+                return false;
+            };
             let ban = self.held.get(prefix);
             let record = |held: &Held| {
                 let mark = clock.mark(held.until);
@@ -278,34 +250,7 @@ impl Bans {
                 .offences
                 .push((prefix, self.offences.record(prefix, clock)));
         }
-    }
-
-    /// At capacity the spent ban that ended first makes room; windows from before its end must
-    /// then not count either.
-    fn make_room(
-        &mut self,
-        prefix: IpNet,
-        maps: &dyn Maps,
-        clock: Clock,
-    ) -> Result<(), WriteError> {
-        if self.held.len() < self.capacity as usize || self.held.get(prefix).is_some() {
-            return Ok(());
-        }
-        self.sweep(maps, clock.monotonic_ns());
-        if self.held.len() < self.capacity as usize {
-            return Ok(());
-        }
-        let Some(&(_, oldest)) = self.spent.first() else {
-            return Err(WriteError::Full {
-                list: "bans",
-                capacity: self.capacity,
-            });
-        };
-        maps.forget_caller(oldest)?;
-        maps.remove_ban(oldest)?;
-        self.drop_held(oldest);
-        self.unwritten.insert(oldest);
-        Ok(())
+        true
     }
 
     fn hold(&mut self, held: Held) {
@@ -334,13 +279,6 @@ impl Bans {
         }
         Some(held)
     }
-}
-
-/// Whose time has come, in its order. The others are not looked at: with the table full of spent bans
-/// each new one asks.
-fn due(times: &BTreeSet<(u64, IpNet)>, now: u64) -> Vec<IpNet> {
-    let come = times.iter().take_while(|(at, _)| *at <= now);
-    come.map(|(_, prefix)| *prefix).collect()
 }
 
 /// The length of the `repeat`-th ban: `first * escalate^(repeat-1)`, at most `max`.

@@ -240,7 +240,10 @@ pub struct Replaced {
 /// What [`Lists::expire`](super::Lists::expire) found ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
+    /// a hundred at most
     pub bans: Vec<BanEntry>,
+    /// how many bans there were, these included
+    pub bans_total: usize,
     /// a hundred at most
     pub entries: Vec<(List, Entry)>,
     /// how many entries there were, these included

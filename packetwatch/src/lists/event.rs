@@ -17,6 +17,7 @@ use crate::pending::Told;
 
 /// Lines with this target are events: they have an `event.action` and are streamed.
 const TARGET: &str = "packetwatch::event";
+const EXPIRED: &str = "ban-expired";
 /// The log's queue has room for eight times as many.
 const PROTECTED_LINES: usize = 1000;
 
@@ -228,7 +229,7 @@ pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
     let (action, words) = match event {
         BanEvent::Ban => ("ban", "banned"),
         BanEvent::Unban => ("unban", "unbanned"),
-        BanEvent::Expired => ("ban-expired", "no longer banned: the ban has ended"),
+        BanEvent::Expired => (EXPIRED, "no longer banned: the ban has ended"),
     };
     event!(
         target: TARGET,
@@ -242,6 +243,19 @@ pub(super) fn ban(event: BanEvent, ban: &BanEntry) {
         packetwatch.expires_at = rfc3339(*expires_at),
         packetwatch.before = matches!(event, BanEvent::Unban).then(|| until(*expires_at)),
         "{prefix} {words}"
+    );
+}
+
+/// One line for many bans that end together; `left` is how many there are still.
+pub(super) fn bans_ended(ended: usize, left: usize) {
+    event!(
+        target: TARGET,
+        Level::INFO,
+        event.action = EXPIRED,
+        packetwatch.removed = ended,
+        packetwatch.before = bans(left + ended),
+        packetwatch.after = bans(left),
+        "{ended} are no longer banned: their bans have ended"
     );
 }
 
@@ -335,6 +349,13 @@ fn entries(count: usize) -> String {
     match count {
         1 => "1 entry".to_owned(),
         _ => format!("{count} entries"),
+    }
+}
+
+fn bans(count: usize) -> String {
+    match count {
+        1 => "1 ban".to_owned(),
+        _ => format!("{count} bans"),
     }
 }
 

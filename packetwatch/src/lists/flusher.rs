@@ -133,7 +133,7 @@ impl Shared {
     pub(super) fn commit(&self, journal: &mut Journal, rows: Batch) -> Result<(), JournalError> {
         let mut batch = Batch::default();
         self.state().take_unwritten(&mut batch);
-        self.bans().take_unwritten(&mut batch, self.clock);
+        self.bans_in_slices(|bans, most| bans.take_unwritten(&mut batch, most, self.clock));
         self.unfinished().take_unwritten(&mut batch);
         batch.append(rows);
         if batch.is_empty() {

@@ -100,13 +100,14 @@ impl Offences {
         }
     }
 
-    /// Forgets what is beyond memory and returns whose it was.
-    pub(super) fn sweep(&mut self, now: u64) -> Vec<IpNet> {
+    /// Forgets what is beyond memory, up to `most`, and returns whose it was.
+    pub(super) fn sweep(&mut self, now: u64, most: usize) -> Vec<IpNet> {
         let beyond = |&&(at, _): &&(u64, IpNet)| at <= now;
         let gone: Vec<IpNet> = self
             .by_oblivion
             .iter()
             .take_while(beyond)
+            .take(most)
             .map(|e| e.1)
             .collect();
         for prefix in &gone {
@@ -176,9 +177,12 @@ mod tests {
     fn memory_ends_a_while_after_the_ban() {
         let mut offences = Offences::default();
         offences.remember(host(1), 3, 1_000, Duration::from_nanos(500));
-        assert!(offences.sweep(1_499).is_empty());
+        offences.remember(host(2), 1, 1_000, Duration::from_nanos(500));
+        assert!(offences.sweep(1_499, 9).is_empty());
         assert_eq!(offences.count(host(1), 1_499), 3);
         assert_eq!(offences.count(host(1), 1_500), 0);
-        assert_eq!(offences.sweep(1_500), [host(1)]);
+        assert_eq!(offences.sweep(1_500, 1), [host(1)]);
+        assert_eq!(offences.sweep(1_500, 1), [host(2)]);
+        assert!(offences.sweep(1_500, 1).is_empty());
     }
 }

@@ -2,7 +2,8 @@
 //! up behind it and tells.
 //!
 //! Many end together, if they were written together: they are taken out some at a time, and writes
-//! get in between. One that comes while there are many waits for those of its own prefixes alone.
+//! get in between. One that comes while there are many waits for those of its own prefixes alone. So
+//! it is with bans, and the rule loop, which sets them.
 
 use std::{
     sync::{MutexGuard, TryLockError},
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 
 use super::{
     Lists, Shared,
+    bans::{self, Bans, Sweep},
     entry::{Entry, Expired, List},
     event,
     journal::Journal,
@@ -28,8 +30,8 @@ const AT_ONCE: usize = 10_000;
 /// After which others get the right to write: a lock that is let go and taken again at once lets
 /// nobody in.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Beyond so many a line of the log tells of all of them.
-const LINES: usize = 100;
+/// Beyond so many a line of the log tells of all of them: entries, or bans.
+pub(super) const LINES: usize = 100;
 
 /// The prefixes that a write is about.
 pub(super) enum Reach<'a> {
@@ -51,19 +53,13 @@ impl Lists {
     /// between.
     pub fn expire(&self) -> Expired {
         let shared = &self.0.shared;
-        let (bans, is_unwritten) = {
-            let mut bans = shared.bans();
-            let ended = bans.sweep(&*shared.maps, shared.clock.monotonic_ns());
-            (ended, bans.has_unwritten())
-        };
+        let bans = shared.end_bans(shared.clock.monotonic_ns());
         let ended = shared.drop_in_slices(shared.clock.monotonic_ns());
-        if is_unwritten {
-            shared.wake.unwritten();
-        }
         let entries_total = ended.rows.len();
         let first = ended.first.into_iter().take(LINES);
         Expired {
-            bans,
+            bans: bans.first,
+            bans_total: bans.ended,
             entries: first.map(|(shelf, entry)| (shelf.list(), entry)).collect(),
             entries_total,
         }
@@ -97,7 +93,30 @@ impl Shared {
         writer
     }
 
-    /// Everything that ended by `now`. While an API write waits for its fsync, ended entries wait for
+    /// Bans that ended by `now`.
+    fn end_bans(&self, now: u64) -> Sweep {
+        let mut sweep = Sweep::until(now);
+        self.bans_in_slices(|bans, most| bans.sweep_some(&mut sweep, most, &*self.maps));
+        let (left, is_unwritten) = {
+            let bans = self.bans();
+            (bans.counts().total(), bans.has_unwritten())
+        };
+        sweep.tell(left);
+        if is_unwritten {
+            self.wake.unwritten();
+        }
+        sweep
+    }
+
+    /// Has `some` see to up to so many bans at a time, while it tells that there are more: who is to be
+    /// banned waits for these alone.
+    pub(super) fn bans_in_slices(&self, mut some: impl FnMut(&mut Bans, usize) -> bool) {
+        while some(&mut self.bans(), bans::AT_ONCE) {
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Every entry that ended by `now`. While an API write waits for its fsync, ended entries wait for
     /// the next second.
     fn drop_in_slices(&self, now: u64) -> Ended {
         let mut ended = Ended::default();

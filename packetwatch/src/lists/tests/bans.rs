@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn banned(f: &Fixture, prefix: IpNet) -> BanEntry {
+pub(super) fn banned(f: &Fixture, prefix: IpNet) -> BanEntry {
     match f.lists.ban(order(prefix)).unwrap() {
         BanOutcome::Banned(entry) => entry,
         BanOutcome::Already => panic!("{prefix} is banned already"),

@@ -158,7 +158,7 @@ fn the_transaction_of_a_restore_has_no_more_bans_than_there_is_room_for() {
         let shared = &other.lists.0.shared;
         let mut held = shared.bans();
         held.mark_unwritten((0..=255).map(host));
-        held.take_unwritten(&mut batch, other.clock);
+        held.take_unwritten(&mut batch, usize::MAX, other.clock);
         let rows = batch.bans.into_iter();
         rows.filter_map(|(prefix, row)| Some((prefix, row?)))
             .collect()
@@ -190,7 +190,7 @@ fn of_more_bans_than_there_is_room_for_those_that_have_ended_are_left_out() {
         let mut batch = Batch::default();
         let mut held = f.lists.0.shared.bans();
         held.mark_unwritten([prefix]);
-        held.take_unwritten(&mut batch, f.clock);
+        held.take_unwritten(&mut batch, usize::MAX, f.clock);
         batch.bans.into_iter().find_map(|(_, row)| row).unwrap()
     };
     let (live, spent) = (row(&f, host(2)), row(&f, last));

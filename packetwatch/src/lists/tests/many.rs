@@ -5,7 +5,7 @@ use std::{sync::mpsc, thread};
 use super::{disk::Disk, life::journal, *};
 use crate::log::tests::events_of;
 
-const ROOM: Capacity = Capacity {
+pub(super) const ROOM: Capacity = Capacity {
     lists: 40_000,
     bans: 4_000,
 };
@@ -14,7 +14,7 @@ const MANY: u32 = 25_000;
 const PROMPT: Duration = Duration::from_secs(20);
 
 /// Lists whose journal is written when they are told to.
-fn fixture() -> (Lists, FakeMaps, Clock, Disk) {
+pub(super) fn fixture() -> (Lists, FakeMaps, Clock, Disk) {
     let (disk, maps, clock) = (Disk::new(0), FakeMaps::default(), Clock::movable());
     let (journal, contents) = journal(&disk).unwrap();
     let shared = Shared::restore(journal, contents, Box::new(maps.clone()), ROOM, clock).unwrap();
@@ -25,7 +25,7 @@ fn fixture() -> (Lists, FakeMaps, Clock, Disk) {
     (lists, maps, clock, disk)
 }
 
-fn one(i: u32) -> IpNet {
+pub(super) fn one(i: u32) -> IpNet {
     IpNet::from(IpAddr::from((0x0a00_0000 + i).to_be_bytes()))
 }
 

@@ -4,6 +4,7 @@ mod algebra;
 mod bans;
 mod cut_short;
 mod disk;
+mod ended_bans;
 mod faults;
 mod forecast;
 mod journal;
