@@ -1,17 +1,26 @@
 //! The program alone: places, the sketch, the threshold.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
+use ipnet::Ipv6Net;
 use packetwatch::{
     dataplane::Capacities,
     rules::{Rule, Trigger},
 };
 use packetwatch_abi::{Action, Admission, Prefix, Reason, SKETCH_ROWS, SketchKeys};
-use packetwatch_tests::{Kernel, Runner};
+use packetwatch_tests::{Frame, Kernel, Runner};
 
-use super::{call, readdress, spoofed};
+use super::{HOST, call, readdress, spoofed, spoofed_in_both};
 
-const HEAVY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 19, 0, 9));
+/// In each family; of IPv6 any address of its /64.
+const HEAVY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 19, 0, 9)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9)),
+];
+const HEAVY_UNIT: [&str; 2] = ["198.19.0.9/32", "2001:db8:9::/64"];
 const CALLERS: u32 = 4096;
 
 fn kernel(trigger: Trigger, threshold: u64, places: u64) -> Kernel {
@@ -29,6 +38,29 @@ fn counted(kernel: &Kernel) -> usize {
     kernel.dataplane.callers().unwrap().len()
 }
 
+/// What it is counted as.
+fn unit(source: IpAddr) -> Prefix {
+    match source {
+        IpAddr::V4(v4) => Prefix::address_v4(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(v6) => {
+            let octets = v6.octets();
+            let (words, []) = octets.as_chunks() else {
+                unreachable!("four words")
+            };
+            let words = std::array::from_fn(|n| u32::from_ne_bytes(words[n]));
+            Prefix::address_v6(words).truncated(64)
+        }
+    }
+}
+
+/// Another address of the same unit, where there is one.
+fn neighbour(source: IpAddr, n: u32) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() ^ u128::from(n)).into(),
+    }
+}
+
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn a_tick_gives_its_places_and_no_more() {
@@ -37,7 +69,7 @@ fn a_tick_gives_its_places_and_no_more() {
     for tick in 1..=3 {
         for n in 0..500 {
             assert_eq!(
-                runner.run(&call(spoofed(tick * 1000 + n), 80), 1),
+                runner.run(&call(spoofed_in_both(tick * 1000 + n), 80), 1),
                 Action::Pass
             );
         }
@@ -59,14 +91,15 @@ fn whom_a_full_table_does_not_take_is_counted_as_not_admitted() {
         (counts.refused, counts.not_admitted())
     };
     for n in 0..CALLERS {
-        runner.run(&call(spoofed(n), 80), 1);
+        runner.run(&call(spoofed_in_both(n), 80), 1);
     }
     assert_eq!(
         (counted(&kernel), not_admitted()),
         (CALLERS as usize, (0, 0))
     );
     for n in 0..100 {
-        assert_eq!(runner.run(&call(spoofed(CALLERS + n), 80), 1), Action::Pass);
+        let frame = call(spoofed_in_both(CALLERS + n), 80);
+        assert_eq!(runner.run(&frame, 1), Action::Pass);
     }
     assert_eq!(not_admitted(), (100, 100));
 }
@@ -101,19 +134,21 @@ fn a_host_that_is_up_for_long_gives_places_too() {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn under_a_threshold_a_source_is_counted_exactly_from_then_on() {
-    for threshold in [4, 5, 100] {
-        let mut kernel = kernel(Trigger::Connections(10), threshold, 64);
-        let frame = call(HEAVY, 80);
-        for _ in 1..threshold {
-            assert_eq!(kernel.reason(&frame), Reason::Pass);
+    for (heavy, heavy_unit) in HEAVY.into_iter().zip(HEAVY_UNIT) {
+        for threshold in [4, 5, 100] {
+            let mut kernel = kernel(Trigger::Connections(10), threshold, 64);
+            let next = |n| kernel.reason(&call(neighbour(heavy, n as u32), 80));
+            for n in 1..threshold {
+                assert_eq!(next(n), Reason::Pass);
+            }
+            assert_eq!(counted(&kernel), 0, "one short of {threshold}");
+            for n in 0..10 {
+                assert_eq!(next(n), Reason::Pass);
+            }
+            assert_eq!(kernel.caller(heavy_unit).calls, 10, "from zero");
+            assert_eq!(next(10), Reason::Threshold);
+            assert_eq!(kernel.offences().len(), 1);
         }
-        assert_eq!(counted(&kernel), 0, "one short of {threshold}");
-        for _ in 0..10 {
-            assert_eq!(kernel.reason(&frame), Reason::Pass);
-        }
-        assert_eq!(kernel.caller("198.19.0.9").calls, 10, "from zero");
-        assert_eq!(kernel.reason(&frame), Reason::Threshold);
-        assert_eq!(kernel.offences().len(), 1);
     }
 }
 
@@ -121,10 +156,7 @@ fn under_a_threshold_a_source_is_counted_exactly_from_then_on() {
 #[ignore = "needs root: loads the XDP program"]
 fn what_no_rule_looks_at_takes_no_place_and_no_cell() {
     let kernel = kernel(Trigger::Connections(10), 4, 64);
-    let udp = packetwatch_tests::Frame::new()
-        .ip(HEAVY, super::HOST)
-        .udp(1, 2)
-        .build();
+    let udp = Frame::new().ip(HEAVY[0], HOST[0]).udp(1, 2).build();
     (0..100).for_each(|_| assert_eq!(kernel.reason(&udp), Reason::Pass));
     let counts = kernel.dataplane.admission_counts().unwrap();
     assert_eq!(
@@ -141,18 +173,20 @@ fn what_no_rule_looks_at_takes_no_place_and_no_cell() {
 #[ignore = "needs root: loads the XDP program"]
 fn what_is_in_the_sketch_halves_with_each_epoch() {
     const EPOCH: Duration = Duration::from_nanos(1 << 32);
-    let mut kernel = kernel(Trigger::Connections(10), 100, 64);
-    let frame = call(HEAVY, 80);
-    (0..96).for_each(|_| assert_eq!(kernel.reason(&frame), Reason::Pass));
-    kernel.advance(EPOCH);
-    // 48 are left of 96.
-    (0..51).for_each(|_| assert_eq!(kernel.reason(&frame), Reason::Pass));
-    assert_eq!(counted(&kernel), 0);
-    assert_eq!(kernel.reason(&frame), Reason::Pass);
-    assert_eq!(counted(&kernel), 1);
+    for heavy in HEAVY {
+        let mut kernel = kernel(Trigger::Connections(10), 100, 64);
+        let frame = call(heavy, 80);
+        (0..96).for_each(|_| assert_eq!(kernel.reason(&frame), Reason::Pass));
+        kernel.advance(EPOCH);
+        // 48 are left of 96.
+        (0..51).for_each(|_| assert_eq!(kernel.reason(&frame), Reason::Pass));
+        assert_eq!(counted(&kernel), 0);
+        assert_eq!(kernel.reason(&frame), Reason::Pass);
+        assert_eq!(counted(&kernel), 1);
+    }
 }
 
-/// Whatever number of sources: the known ones stay, the table does not grow, the heavy one is found
+/// Whatever number of sources: the known ones stay, the table does not grow, the heavy ones are found
 /// and nobody else is accused.
 #[test]
 #[ignore = "needs root: loads the XDP program"]
@@ -161,8 +195,11 @@ fn ten_million_sources_hide_nobody_and_evict_nobody() {
     const WATCHED: u32 = 100;
     let mut kernel = kernel(Trigger::Connections(50), 1, u64::from(WATCHED));
     kernel.deny("198.19.3.0/24");
+    kernel.deny("2001:db8:3::/48");
     kernel.ban("198.19.4.4", Duration::from_secs(3600));
+    kernel.ban("2001:db8:4::/64", Duration::from_secs(3600));
     kernel.allow("198.19.5.5");
+    kernel.allow("2001:db8:5::5");
     for n in 0..WATCHED {
         for port in 1..=3 {
             kernel.reason(&call(watched(n), port));
@@ -176,31 +213,37 @@ fn ten_million_sources_hide_nobody_and_evict_nobody() {
     kernel.dataplane.set_admission(admission).unwrap();
 
     let runner = Runner::of(&kernel);
-    let mut flood = call(HEAVY, 443);
-    let heavy = call(HEAVY, 22);
-    let (mut heavy_calls, mut found_after) = (0, None);
+    let mut flood = HEAVY.map(|source| call(source, 443));
+    let (mut heavy_calls, mut found_after) = ([0; 2], [None; 2]);
     for n in 0..SOURCES {
-        readdress(&mut flood, spoofed(n));
-        assert_eq!(runner.run(&flood, 1), Action::Pass, "call {n} of the flood");
+        let source = spoofed_in_both(n);
+        let frame = &mut flood[usize::from(source.is_ipv6())];
+        readdress(frame, source);
+        assert_eq!(runner.run(frame, 1), Action::Pass, "call {n} of the flood");
         if n % 1000 == 0 {
-            // Three million a second, and one in a thousand of them the heavy one's.
+            // Three million a second, and one in two thousand of them each heavy one's.
             kernel.advance(Duration::from_micros(333));
-            heavy_calls += 1;
+            let family = (n / 1000 % 2) as usize;
+            heavy_calls[family] += 1;
+            let heavy = call(neighbour(HEAVY[family], n), 22);
             if runner.run(&heavy, 1) == Action::Drop {
-                found_after.get_or_insert(heavy_calls);
+                found_after[family].get_or_insert(heavy_calls[family]);
             }
         }
     }
-    let found_after = found_after.expect("the heavy source is found");
-    assert!(found_after <= 50 + 128 + 1, "late by {found_after} calls");
+    for found_after in found_after {
+        let found_after = found_after.expect("the heavy source is found");
+        assert!(found_after <= 50 + 128 + 1, "late by {found_after} calls");
+    }
     for offence in kernel.offences() {
-        assert_eq!(
-            offence.source,
-            Prefix::address_v4(u32::from_ne_bytes([198, 19, 0, 9]))
-        );
+        assert!(HEAVY.map(unit).contains(&offence.unit), "{offence:?}");
     }
     for n in 0..WATCHED {
-        assert_eq!(kernel.caller(&watched(n).to_string()).calls, 3);
+        let of = match watched(n) {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => Ipv6Net::new_assert(v6, 64).trunc().to_string(),
+        };
+        assert_eq!(kernel.caller(&of).calls, 3);
     }
     assert!(
         counted(&kernel) < WATCHED as usize + 100,
@@ -209,15 +252,23 @@ fn ten_million_sources_hide_nobody_and_evict_nobody() {
     );
     for (source, reason) in [
         ("198.19.3.3", Reason::Deny),
+        ("2001:db8:3::3", Reason::Deny),
         ("198.19.4.4", Reason::Ban),
+        ("2001:db8:4::4", Reason::Ban),
         ("198.19.5.5", Reason::Allow),
+        ("2001:db8:5::5", Reason::Allow),
     ] {
         assert_eq!(kernel.reason(&call(source.parse().unwrap(), 80)), reason);
     }
 }
 
+/// By turns of both families, each of a unit of its own.
 fn watched(n: u32) -> IpAddr {
-    IpAddr::from((0xc613_0100 + n).to_be_bytes())
+    if n.is_multiple_of(2) {
+        IpAddr::from((0xc613_0100 + n).to_be_bytes())
+    } else {
+        IpAddr::from([0x2001, 0xdb8, 1, n as u16, 0, 0, 0, 7])
+    }
 }
 
 /// Who knows everything but the keys can aim at no one.
@@ -236,32 +287,38 @@ fn sources_that_collide_under_other_keys_gain_nothing() {
             })
         }),
     };
-    let prefix = |address: IpAddr| match address {
-        IpAddr::V4(v4) => Prefix::address_v4(u32::from_ne_bytes(v4.octets())),
-        IpAddr::V6(_) => unreachable!("IPv4 here"),
-    };
-    let victim = prefix(HEAVY);
-    // Under keys that one knows this is all it takes: in each row a source that shares the cell, and
-    // calls often, but not often enough to get an entry.
+    // Under keys that one knows this is all it takes: in each row sources that share the cell, and
+    // call often, but not often enough to get an entry.
     let mut aimed = Vec::new();
-    for row in 0..SKETCH_ROWS {
-        let cell = keys.cell(row, &victim);
-        let collide = (0..1 << 22).map(spoofed);
-        let collide = collide.filter(|source| keys.cell(row, &prefix(*source)) == cell);
-        let collide: Vec<IpAddr> = collide.take(3).collect();
-        assert_eq!(collide.len(), 3, "row {row}");
-        aimed.extend(collide);
+    for victim in HEAVY.map(unit) {
+        for row in 0..SKETCH_ROWS {
+            let cell = keys.cell(row, &victim);
+            let collide = (0..1 << 22).map(spoofed_in_both);
+            let collide = collide.filter(|source| keys.cell(row, &unit(*source)) == cell);
+            let collide: Vec<IpAddr> = collide.take(4).collect();
+            assert_eq!(collide.len(), 4, "row {row}");
+            aimed.extend(collide);
+        }
     }
+    let of_v6 = aimed.iter().filter(|source| source.is_ipv6()).count();
+    assert!((1..aimed.len()).contains(&of_v6), "{aimed:?}");
     let kernel = kernel(Trigger::Connections(50), THRESHOLD, 64);
     let runner = Runner::of(&kernel);
     for source in &aimed {
-        for _ in 1..THRESHOLD {
-            assert_eq!(runner.run(&call(*source, 80), 1), Action::Pass);
+        for n in 1..THRESHOLD {
+            let frame = call(neighbour(*source, n as u32), 80);
+            assert_eq!(runner.run(&frame, 1), Action::Pass);
         }
     }
-    // One short of the threshold would lie in each of the victim's cells.
-    assert_eq!(kernel.reason(&call(HEAVY, 80)), Reason::Pass);
-    assert_eq!(counted(&kernel), 0, "{HEAVY} was taken for a heavy source");
+    // One short of the threshold would lie in each of the victims' cells.
+    for heavy in HEAVY {
+        assert_eq!(kernel.reason(&call(heavy, 80)), Reason::Pass);
+    }
+    assert_eq!(
+        counted(&kernel),
+        0,
+        "one of {HEAVY:?} was taken for a heavy source"
+    );
     let sketched = kernel.dataplane.admission_counts().unwrap().sketched;
-    assert_eq!(sketched, (THRESHOLD - 1) * aimed.len() as u64 + 1);
+    assert_eq!(sketched, (THRESHOLD - 1) * aimed.len() as u64 + 2);
 }

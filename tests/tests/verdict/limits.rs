@@ -22,6 +22,19 @@ fn limit(trigger: Trigger, burst: u64) -> Rule {
     }
 }
 
+/// The `n`-th address of what the caller is counted as.
+fn address(family: usize, n: usize) -> String {
+    match family {
+        0 => CALLER[0].to_owned(),
+        _ => format!("2001:db8::{:x}", 0x10 + n),
+    }
+}
+
+/// Of one source, each from another address of it, as far as it has several.
+fn datagrams(family: usize, payload: usize) -> impl Iterator<Item = Vec<u8>> {
+    (0..0xff00).map(move |n| datagram(&address(family, n), payload))
+}
+
 fn datagram(source: &str, payload: usize) -> Vec<u8> {
     from(source).udp(53, 53).payload(vec![0; payload]).build()
 }
@@ -38,119 +51,134 @@ fn passed(kernel: &Kernel) -> u64 {
 fn a_burst_passes_and_then_one_at_a_time_at_the_rate() {
     for family in FAMILIES {
         let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(100), 5)]);
-        let frame = datagram(CALLER[family], 10);
+        let mut frames = datagrams(family, 10);
+        let mut next = |kernel: &Kernel| kernel.reason(&frames.next().unwrap());
         for n in 1..=5 {
-            assert_eq!(kernel.reason(&frame), Pass, "packet {n}");
+            assert_eq!(next(&kernel), Pass, "packet {n}");
         }
         for _ in 0..3 {
-            assert_eq!(kernel.reason(&frame), Limit);
+            assert_eq!(next(&kernel), Limit);
         }
         assert_eq!(kernel.caller(UNIT[family]).dropped, 3);
         for _ in 0..200 {
             kernel.advance(Duration::from_millis(10) + Duration::from_nanos(1));
-            assert_eq!(kernel.reason(&frame), Pass);
-            assert_eq!(kernel.reason(&frame), Limit);
+            assert_eq!(next(&kernel), Pass);
+            assert_eq!(next(&kernel), Limit);
         }
         // What is saved up in a pause is the burst, however long it was.
         kernel.advance(SECOND * 3600);
         for _ in 0..5 {
-            assert_eq!(kernel.reason(&frame), Pass);
+            assert_eq!(next(&kernel), Pass);
         }
-        assert_eq!(kernel.reason(&frame), Limit);
+        assert_eq!(next(&kernel), Limit);
     }
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn from_one_a_second_to_a_million_the_rate_passes() {
-    for (rate, burst) in [(1, 1), (1_000, 10), (1_000_000, 10_000)] {
-        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(rate), burst)]);
-        let frame = datagram(CALLER[0], 10);
-        // Twice the rate for ten seconds, by the kernel's coarsest clock.
-        let each = (rate / 50).max(1) as u32;
-        for _ in 0..1_000 {
-            kernel.dataplane.probe(&frame, each).unwrap();
-            kernel.advance(TICK);
+    for (rate, burst, seconds) in [(1, 1, 10), (1_000, 10, 10), (1_000_000, 10_000, 5)] {
+        for family in FAMILIES {
+            let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(rate), burst)]);
+            // Twice the rate, by the kernel's coarsest clock.
+            let each = (rate / 50).max(1) as u32;
+            for frame in datagrams(family, 10).take(seconds as usize * 100) {
+                kernel.dataplane.probe(&frame, each).unwrap();
+                kernel.advance(TICK);
+            }
+            let passed = passed(&kernel);
+            let all = rate * seconds;
+            let (least, most) = (all * 98 / 100, all + burst);
+            assert!((least..=most).contains(&passed), "{rate}: {passed}");
         }
-        let passed = passed(&kernel);
-        let (least, most) = (rate * 10 * 98 / 100, rate * 10 + burst);
-        assert!((least..=most).contains(&passed), "{rate}: {passed}");
     }
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn bytes_count_by_the_frame_and_calls_alone_by_calls() {
-    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Bytes(100_000), 65_535)]);
-    let frame = datagram(CALLER[0], 1_000);
-    let passed = (0..100).filter(|_| kernel.reason(&frame) == Pass).count();
-    assert_eq!(passed, 65_535 / frame.len());
-    kernel.advance(SECOND / 10);
-    let passed = (0..100).filter(|_| kernel.reason(&frame) == Pass).count();
-    assert_eq!(passed, (10_000 + 65_535 % frame.len()) / frame.len());
+    for family in FAMILIES {
+        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Bytes(100_000), 65_535)]);
+        let len = datagram(CALLER[family], 1_000).len();
+        let passed = |kernel: &Kernel| {
+            let frames = datagrams(family, 1_000).take(100);
+            frames.filter(|frame| kernel.reason(frame) == Pass).count()
+        };
+        assert_eq!(passed(&kernel), 65_535 / len);
+        kernel.advance(SECOND / 10);
+        assert_eq!(passed(&kernel), (10_000 + 65_535 % len) / len);
 
-    let kernel = Kernel::with_rules(vec![limit(Trigger::Connections(10), 2)]);
-    for port in [80, 81] {
-        assert_eq!(kernel.reason(&call(CALLER[0], port)), Pass);
+        let kernel = Kernel::with_rules(vec![limit(Trigger::Connections(10), 2)]);
+        for (n, port) in [80, 81].into_iter().enumerate() {
+            assert_eq!(kernel.reason(&call(&address(family, n), port)), Pass);
+        }
+        assert_eq!(kernel.reason(&call(&address(family, 2), 82)), Limit);
+        let open = from(CALLER[family]).tcp(40_000, 80, ACK).build();
+        assert_eq!(kernel.reason(&open), Pass);
     }
-    assert_eq!(kernel.reason(&call(CALLER[0], 82)), Limit);
-    let open = from(CALLER[0]).tcp(40_000, 80, ACK).build();
-    assert_eq!(kernel.reason(&open), Pass);
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn a_limit_bans_nobody_spares_the_allowed_and_counts_each_source_by_itself() {
-    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
-    kernel.allow("198.18.0.99/32");
-    for _ in 0..20 {
-        assert_ne!(kernel.reason(&datagram("198.18.0.99", 10)), Limit);
+    let sources = [
+        ["198.18.0.99", "198.18.0.17"],
+        ["2001:db8::99", "2001:db8:0:1::10"],
+    ];
+    for (family, [allowed, other]) in FAMILIES.into_iter().zip(sources) {
+        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
+        kernel.allow(allowed);
+        for _ in 0..20 {
+            assert_ne!(kernel.reason(&datagram(allowed, 10)), Limit);
+        }
+        assert_eq!(kernel.reason(&datagram(CALLER[family], 10)), Pass);
+        assert_eq!(kernel.reason(&datagram(&address(family, 1), 10)), Limit);
+        assert_eq!(kernel.reason(&datagram(other, 10)), Pass);
+        assert_eq!(kernel.offences().len(), 0);
     }
-    assert_eq!(kernel.reason(&datagram(CALLER[0], 10)), Pass);
-    assert_eq!(kernel.reason(&datagram(CALLER[0], 10)), Limit);
-    assert_eq!(kernel.reason(&datagram("198.18.0.17", 10)), Pass);
-    assert_eq!(kernel.offences().len(), 0);
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn observe_mode_tells_what_a_limit_would_drop_and_passes_it() {
-    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
-    kernel.observe(true);
-    let frame = datagram(CALLER[0], 10);
-    assert_eq!(kernel.reason(&frame), Pass);
-    let beyond = kernel.judge(&frame);
-    assert_eq!((beyond.reason, beyond.observed), (Limit, true));
-    assert_eq!(beyond.action, packetwatch_abi::Action::Pass);
+    for family in FAMILIES {
+        let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(1), 1)]);
+        kernel.observe(true);
+        assert_eq!(kernel.reason(&datagram(CALLER[family], 10)), Pass);
+        let beyond = kernel.judge(&datagram(&address(family, 1), 10));
+        assert_eq!((beyond.reason, beyond.observed), (Limit, true));
+        assert_eq!(beyond.action, packetwatch_abi::Action::Pass);
+    }
 }
 
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn observe_mode_bans_and_counts_as_enforcing_would() {
-    let ban = rule("ban", Trigger::Packets(10));
-    let mut kernel = Kernel::with_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
-    kernel.observe(true);
-    let frame = datagram(CALLER[0], 10);
-    for _ in 0..100 {
-        kernel.judge(&frame);
-    }
-    assert_eq!(
-        kernel.offences().len(),
-        0,
-        "what a limit drops is in no window"
-    );
-    assert_eq!(kernel.caller(CALLER[0]).dropped, 96);
+    for family in FAMILIES {
+        let ban = rule("ban", Trigger::Packets(10));
+        let mut kernel = Kernel::with_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
+        kernel.observe(true);
+        for frame in datagrams(family, 10).take(100) {
+            kernel.judge(&frame);
+        }
+        assert_eq!(
+            kernel.offences().len(),
+            0,
+            "what a limit drops is in no window"
+        );
+        assert_eq!(kernel.caller(UNIT[family]).dropped, 96);
 
-    // Beyond both: dropped once, by the threshold, which costs no limit.
-    let ban = rule("ban", Trigger::Packets(2));
-    kernel.set_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
-    kernel.advance(SECOND * 120);
-    let before = kernel.caller(CALLER[0]).dropped;
-    for _ in 0..20 {
-        kernel.judge(&frame);
+        // Beyond both: dropped once, by the threshold, which costs no limit.
+        let ban = rule("ban", Trigger::Packets(2));
+        kernel.set_rules(vec![ban, limit(Trigger::Packets(1), 4)]);
+        kernel.advance(SECOND * 120);
+        let before = kernel.caller(UNIT[family]).dropped;
+        for frame in datagrams(family, 10).take(20) {
+            kernel.judge(&frame);
+        }
+        assert_eq!(kernel.caller(UNIT[family]).dropped - before, 18);
+        assert!(!kernel.offences().is_empty());
     }
-    assert_eq!(kernel.caller(CALLER[0]).dropped - before, 18);
-    assert!(!kernel.offences().is_empty());
 }
 
 #[test]
@@ -160,24 +188,28 @@ fn what_a_limit_drops_is_in_no_window_and_what_a_threshold_drops_costs_no_limit(
         within: SECOND * 3600,
         ..rule("ban", Trigger::Packets(10))
     };
-    let kernel = Kernel::with_rules(vec![ban.clone(), limit(Trigger::Packets(1), 4)]);
-    let frame = datagram(CALLER[0], 10);
-    for _ in 0..4 {
-        assert_eq!(kernel.reason(&frame), Pass);
-    }
-    for _ in 0..100 {
-        assert_eq!(kernel.reason(&frame), Limit);
-    }
+    for family in FAMILIES {
+        let kernel = Kernel::with_rules(vec![ban.clone(), limit(Trigger::Packets(1), 4)]);
+        let mut frames = datagrams(family, 10);
+        let mut next = |kernel: &Kernel| kernel.reason(&frames.next().unwrap());
+        for _ in 0..4 {
+            assert_eq!(next(&kernel), Pass);
+        }
+        for _ in 0..100 {
+            assert_eq!(next(&kernel), Limit);
+        }
 
-    let mut kernel = Kernel::with_rules(vec![limit(Trigger::Packets(100), 12), ban]);
-    for _ in 0..10 {
-        assert_eq!(kernel.reason(&frame), Pass);
+        let rules = vec![limit(Trigger::Packets(100), 12), ban.clone()];
+        let mut kernel = Kernel::with_rules(rules);
+        for _ in 0..10 {
+            assert_eq!(next(&kernel), Pass);
+        }
+        for _ in 0..50 {
+            assert_eq!(next(&kernel), Threshold);
+        }
+        kernel.set_rules(vec![limit(Trigger::Packets(100), 12)]);
+        assert_eq!(next(&kernel), Pass);
     }
-    for _ in 0..50 {
-        assert_eq!(kernel.reason(&frame), Threshold);
-    }
-    kernel.set_rules(vec![limit(Trigger::Packets(100), 12)]);
-    assert_eq!(kernel.reason(&frame), Pass);
 }
 
 #[test]
@@ -185,18 +217,24 @@ fn what_a_limit_drops_is_in_no_window_and_what_a_threshold_drops_costs_no_limit(
 fn limits_of_two_units_both_hold_and_neither_pays_for_the_other() {
     let wide = Rule {
         prefix_v4: 24,
+        prefix_v6: 48,
         ..limit(Trigger::Packets(100), 6)
     };
     let narrow = Rule {
         name: "narrow".to_owned(),
         ..limit(Trigger::Packets(100), 4)
     };
-    let kernel = Kernel::with_rules(vec![narrow, wide]);
-    let mut passed = [0; 3];
-    for (n, passed) in passed.iter_mut().enumerate() {
-        let frame = datagram(&format!("198.18.0.{}", 16 + n), 10);
-        *passed = (0..20).filter(|_| kernel.reason(&frame) == Pass).count();
+    let sources: [fn(usize, usize) -> String; 2] = [
+        |network, _| format!("198.18.0.{}", 16 + network),
+        |network, n| format!("2001:db8:0:{network}::{:x}", 0x10 + n),
+    ];
+    for source in sources {
+        let kernel = Kernel::with_rules(vec![narrow.clone(), wide.clone()]);
+        let passed = [0, 1, 2].map(|network| {
+            let frames = (0..20).map(|n| datagram(&source(network, n), 10));
+            frames.filter(|frame| kernel.reason(frame) == Pass).count()
+        });
+        // The second finds what the first, by its own limit, left of the network's.
+        assert_eq!(passed, [4, 2, 0]);
     }
-    // The second finds what the first, by its own limit, left of the network's.
-    assert_eq!(passed, [4, 2, 0]);
 }
