@@ -3,6 +3,9 @@
 //! At first sight, as long as a tick's places last and the daemon has set no threshold. Else it is
 //! counted in the sketch, whatever number of sources there are, until its estimate reaches the
 //! threshold; and even then no more than a tick's places are given.
+//!
+//! Whom no rule looks at is entered to be shown, in few places of its own: however many they are,
+//! they take none from those that a rule counts.
 
 use aya_ebpf::{
     btf_maps::{Array, PerCpuArray},
@@ -18,35 +21,69 @@ static ADMISSION: Array<Admission, 1> = Array::new();
 #[btf_map]
 static ADMISSIONS: PerCpuArray<u64, { Admitted::ALL.len() }> = PerCpuArray::new();
 
-/// Places given in the current tick: at first sight, by count. A [`Bucket`] each, for all CPUs; on
-/// cache lines of their own.
+/// Places given in the current tick: at first sight, by count, unlooked at. A [`Bucket`] each, for all
+/// CPUs; on cache lines of their own.
 #[btf_map]
-static PLACES: Array<[u64; 8], 2> = Array::new();
+static PLACES: Array<[u64; 8], 3> = Array::new();
+
+const FIRST_SIGHT: u32 = 0;
+const BY_COUNT: u32 = 1;
+const UNLOOKED_AT: u32 = 2;
 
 /// How `unit` is to be entered; `None` if it is not, and has been counted otherwise.
 ///
-/// `looked_at`: a rule looks at this packet.
+/// `looking`: the rules that look at this packet.
 #[inline(always)]
-pub fn admit(unit: &Prefix, looked_at: bool, now: u64) -> Option<Admitted> {
-    let Admission { threshold, places } = *ADMISSION.get(0)?;
-    if threshold <= 1 && take(Admitted::FirstSight, places, now) {
-        return Some(Admitted::FirstSight);
+pub fn admit(unit: &Prefix, looking: u32, now: u64) -> Option<Admitted> {
+    // SAFETY: a prefix
+    match unsafe { admit_unit(unit, looking, now) } {
+        ADMITTED_AT_FIRST_SIGHT => Some(Admitted::FirstSight),
+        ADMITTED_BY_COUNT => Some(Admitted::ByCount),
+        _ => None,
     }
-    if !looked_at {
+}
+
+const NOT_ADMITTED: u64 = 0;
+const ADMITTED_AT_FIRST_SIGHT: u64 = 1;
+const ADMITTED_BY_COUNT: u64 = 2;
+
+/// A global function in the sense of BPF, verified once: no way through it multiplies those after it.
+///
+/// # Safety
+/// `unit` is null or points to a prefix.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn admit_unit(unit: *const Prefix, looking: u32, now: u64) -> u64 {
+    // SAFETY: as the caller promises
+    let Some(unit) = (unsafe { unit.as_ref() }) else {
+        return NOT_ADMITTED;
+    };
+    let Some(admission) = ADMISSION.get(0) else {
+        return NOT_ADMITTED;
+    };
+    let Admission { threshold, places } = *admission;
+    let (line, given) = match looking {
+        0 => (UNLOOKED_AT, admission.unlooked_at()),
+        _ => (FIRST_SIGHT, places),
+    };
+    if threshold <= 1 && take(line, given, now) {
+        return ADMITTED_AT_FIRST_SIGHT;
+    }
+    if looking == 0 {
         tally(Admitted::Ignored);
-        return None;
+        return NOT_ADMITTED;
     }
     // SAFETY: a prefix
     let estimate = unsafe { sketch::sketch_count(unit, now) };
     if estimate < threshold.max(LEAST_THRESHOLD) {
         tally(Admitted::Sketched);
-        return None;
+        return NOT_ADMITTED;
     }
-    if !take(Admitted::ByCount, places, now) {
+    if !take(BY_COUNT, places, now) {
         tally(Admitted::Deferred);
-        return None;
+        return NOT_ADMITTED;
     }
-    Some(Admitted::ByCount)
+    ADMITTED_BY_COUNT
 }
 
 #[inline(always)]
@@ -58,9 +95,9 @@ pub fn tally(what: Admitted) {
 }
 
 /// Takes one of the places of this tick.
-#[inline(always)]
-fn take(of: Admitted, places: u64, now: u64) -> bool {
-    let Some(line) = PLACES.get_ptr_mut(of as u32) else {
+#[inline(never)]
+fn take(line: u32, places: u64, now: u64) -> bool {
+    let Some(line) = PLACES.get_ptr_mut(line) else {
         return false;
     };
     let tick = now >> ADMISSION_TICK_SHIFT;

@@ -16,7 +16,7 @@ use crate::{
     exit::fault,
     packet::Packet,
     ports,
-    rules::{Counted, enter, is_beyond, take_back},
+    rules::{Counted, enter, is_beyond, looking, take_back},
     verdict::Judgement,
 };
 
@@ -40,26 +40,25 @@ static NEW_CALLER: PerCpuArray<Caller, 1> = PerCpuArray::new();
 /// An allowed source and a link-local one are counted by single address: what the first does never
 /// counts against its neighbours, and fe80::/64 is every neighbour at once.
 #[inline(always)]
-pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counted {
+pub fn count(packet: &Packet, ingress: &Ingress, judgement: &Judgement) -> Counted {
     let policy = ingress.policy;
     let row = packet.source.row() & 1;
     let [mut len, other] = policy.units[row];
     let [mut rules, mut other_rules] = policy.unit_rules[row];
     let mut others = other != 0;
-    let Judgement { allowed, ended } = judgement;
-    if allowed {
+    if judgement.allowed {
         (len, rules, others) = (packet.source.full_len(), 0, false);
     } else if packet.link_local {
         (len, rules, others) = (packet.source.full_len(), u32::MAX, false);
     }
     let unit = packet.source.truncated(len);
-    let caller = meet(packet, ingress, &unit, ended, allowed);
+    let caller = meet(packet, ingress, &unit, judgement, rules);
     let mut over = is_beyond(packet, ingress, caller, &unit, rules);
     let mut other_unit = unit;
     let mut other_caller = ptr::null_mut();
     if others {
         other_unit = packet.source.truncated(other);
-        other_caller = meet(packet, ingress, &other_unit, ended, false);
+        other_caller = meet(packet, ingress, &other_unit, judgement, other_rules);
         over |= is_beyond(packet, ingress, other_caller, &other_unit, other_rules);
     }
     // What a threshold drops is counted by no window and costs no limit, of neither unit. In observe mode
@@ -87,17 +86,20 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: Judgement) -> Counte
     Counted::of(seen)
 }
 
-/// Finds or adds the caller, and counts what is counted of every packet. Null if there is no room.
+/// Finds or adds the caller, of which `rules` count, and counts what is counted of every packet. Null
+/// if there is no room.
 #[inline(never)]
 fn meet(
     packet: &Packet,
     ingress: &Ingress,
     unit: &Prefix,
-    ended: u64,
-    allowed: bool,
+    judgement: &Judgement,
+    rules: u32,
 ) -> *mut Caller {
     let Ingress { policy, now, .. } = *ingress;
-    let Some(caller) = find_or_add(packet, unit, policy, now) else {
+    let Judgement { allowed, ended } = *judgement;
+    let looking = looking(packet, policy, rules);
+    let Some(caller) = find_or_add(unit, policy, looking, now) else {
         return ptr::null_mut();
     };
     // SAFETY: a live map value. Counters that several CPUs write are added to atomically; the
@@ -169,12 +171,11 @@ unsafe extern "C" fn clear_windows(caller: *mut Caller) -> u64 {
 /// The caller's entry, if it has one or gets one. A new one is entered whole: no CPU ever sees it
 /// without its first time or under other rules.
 #[inline(always)]
-fn find_or_add(packet: &Packet, unit: &Prefix, policy: &Policy, now: u64) -> Option<*mut Caller> {
+fn find_or_add(unit: &Prefix, policy: &Policy, looking: u32, now: u64) -> Option<*mut Caller> {
     if let Some(caller) = CALLERS.get_ptr_mut(unit) {
         return Some(caller);
     }
-    let looked_at = packet.call || policy.volume_rules != 0;
-    let admitted = admission::admit(unit, looked_at, now)?;
+    let admitted = admission::admit(unit, looking, now)?;
     let new = NEW_CALLER.get_ptr_mut(0)?;
     // SAFETY: this CPU's own value, and XDP is not interrupted by itself
     let new = unsafe {

@@ -36,7 +36,7 @@ const _: () = assert!(
 
 /// The rules, of those given, that look at this packet.
 #[inline(always)]
-fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
+pub fn looking(packet: &Packet, policy: &Policy, rules: u32) -> u32 {
     let calls = if packet.call { policy.call_rules } else { 0 };
     rules & (policy.volume_rules | calls)
 }

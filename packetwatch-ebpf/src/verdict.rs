@@ -45,7 +45,7 @@ fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
     if is_glanced && let Some(reason) = packet.parse(ctx) {
         return reason;
     }
-    let counted = callers::count(packet, ingress, judgement);
+    let counted = callers::count(packet, ingress, &judgement);
     match counted {
         _ if judgement.allowed => Reason::Allow,
         Counted::OverThreshold => Reason::Threshold,

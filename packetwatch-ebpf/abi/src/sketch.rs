@@ -65,7 +65,8 @@ const fn pair(a: u64, v: u32, b: u64, w: u32) -> u64 {
 pub struct Admission {
     /// The estimate at which a source gets its own entry; 1: at first sight, while there are places.
     pub threshold: u64,
-    /// New entries a tick at first sight, and as many by their estimate.
+    /// New entries a tick at first sight, and as many by their estimate; [`Admission::unlooked_at`]
+    /// beside them.
     pub places: u64,
 }
 
@@ -80,6 +81,13 @@ impl Admission {
             threshold: 1,
             places: if places < LEAST { LEAST } else { places },
         }
+    }
+
+    /// New entries a tick of sources that no rule looks at, without a flood: a sixteenth as many
+    /// beside the others, so that the sweep keeps up with them whatever their number.
+    #[inline(always)]
+    pub const fn unlooked_at(&self) -> u64 {
+        self.places / 16
     }
 }
 
@@ -105,7 +113,7 @@ admissions! {
     Sketched = 2;
     /// no entry: its estimate sufficed, but the places of the tick were taken
     Deferred = 3;
-    /// no entry, and no rule looks at the packet
+    /// no entry, no rule looks at the packet, and the places for such were taken
     Ignored = 4;
 }
 

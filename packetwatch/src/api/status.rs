@@ -228,7 +228,8 @@ pub struct Counting {
     pub admission_threshold: u64,
     /// Sources that got counts of their own.
     pub admitted: u64,
-    /// Packets whose source had none and got none, be it that the table was full.
+    /// Packets whose source had none and got none, be it that the table was full, or that no rule looks
+    /// at them.
     pub not_admitted: u64,
     /// Sources whose counts were forgotten, as they were idle or room was short.
     pub evicted: u64,

@@ -62,7 +62,7 @@ pub struct AdmissionCounts {
     pub sketched: u64,
     /// packets whose source came often enough, but more than a tick's places did
     pub deferred: u64,
-    /// packets that no rule looks at
+    /// packets that no rule looks at, beyond the few places for such
     pub ignored: u64,
     /// packets whose source was to get an entry and did not, as the table was full or the kernel
     /// took none

@@ -152,21 +152,68 @@ fn under_a_threshold_a_source_is_counted_exactly_from_then_on() {
     }
 }
 
+fn datagram(source: IpAddr) -> Vec<u8> {
+    let host = HOST[usize::from(source.is_ipv6())];
+    Frame::new().ip(source, host).udp(1, 2).build()
+}
+
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn what_no_rule_looks_at_takes_no_place_and_no_cell() {
-    let kernel = kernel(Trigger::Connections(10), 4, 64);
-    let udp = Frame::new().ip(HEAVY[0], HOST[0]).udp(1, 2).build();
-    (0..100).for_each(|_| assert_eq!(kernel.reason(&udp), Reason::Pass));
+    const PLACES: u64 = 64;
+    // Of these, few are entered in places of their own, and none under a flood.
+    for (threshold, own) in [(1, PLACES / 16), (4, 0)] {
+        let kernel = kernel(Trigger::Connections(10), threshold, PLACES);
+        kernel.allow("198.19.5.0/24");
+        let allowed = |n: u32| call(IpAddr::from([198, 19, 5, n as u8]), 80);
+        for n in 0..250 {
+            for frame in [datagram(spoofed_in_both(n)), allowed(n)] {
+                assert_ne!(kernel.reason(&frame), Reason::Threshold);
+            }
+        }
+        let counts = kernel.dataplane.admission_counts().unwrap();
+        assert_eq!(
+            (counts.ignored, counts.sketched, counts.admitted()),
+            (500 - own, 0, own)
+        );
+        // As many as before find a place at once, the others only as they call often.
+        for n in 0..100 {
+            assert_eq!(
+                kernel.reason(&call(spoofed_in_both(1000 + n), 80)),
+                Reason::Pass
+            );
+        }
+        let counts = kernel.dataplane.admission_counts().unwrap();
+        let given = if threshold == 1 { PLACES } else { 0 };
+        assert_eq!(
+            (counts.admitted() - own, counts.sketched),
+            (given, 100 - given)
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn who_is_looked_at_by_the_rules_of_one_unit_takes_places_of_that_unit() {
+    let by_calls = Rule::new("calls", Trigger::Connections(10));
+    let by_packets = Rule {
+        prefix_v4: 24,
+        ..Rule::new("packets", Trigger::Packets(1_000_000))
+    };
+    let capacities = Capacities::default();
+    let kernel = Kernel::with_capacities(vec![by_calls, by_packets], capacities);
+    let admission = Admission {
+        threshold: 4,
+        places: 64,
+    };
+    kernel.dataplane.set_admission(admission).unwrap();
+    for _ in 0..4 {
+        assert_eq!(kernel.reason(&datagram(HEAVY[0])), Reason::Pass);
+    }
+    assert!(kernel.is_counted("198.19.0.0/24"));
+    assert!(!kernel.is_counted("198.19.0.9/32"));
     let counts = kernel.dataplane.admission_counts().unwrap();
-    assert_eq!(
-        (counts.ignored, counts.sketched, counts.admitted()),
-        (100, 0, 0)
-    );
-    // A rule over packets looks at each.
-    let kernel = self::kernel(Trigger::Packets(10), 4, 64);
-    (0..4).for_each(|_| assert_eq!(kernel.reason(&udp), Reason::Pass));
-    assert_eq!(counted(&kernel), 1);
+    assert_eq!((counts.ignored, counts.sketched), (4, 3));
 }
 
 #[test]

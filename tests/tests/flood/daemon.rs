@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use packetwatch_tests::{Daemon, Family, Frame, Frames, Lan, packet::SYN, patience::Raised};
+use packetwatch_tests::{
+    Daemon, Family, Frame, Frames, Lan,
+    packet::SYN,
+    patience::{Raised, until},
+};
 use serde_json::Value;
 
-use super::spoofed;
+use super::{spoofed, spoofed_in_both};
 
 const PROMPT: Duration = Duration::from_secs(20);
 
@@ -105,6 +109,69 @@ fn a_flood_is_told_and_hides_no_heavy_source() {
         .api("GET", &format!("/v1/callers/{known}"), None)
         .json();
     assert_eq!(counted["callers"][0]["connections"], CALLS, "{counted}");
+    super::assert_nothing_reconciled(&daemon);
+}
+
+/// Datagrams by rules that look at calls alone: who calls among them is counted from its first call on,
+/// and `status` tells so.
+#[test]
+#[ignore = "needs root: network namespaces and XDP"]
+fn what_no_rule_looks_at_is_no_flood_and_hides_nobody() {
+    const DATAGRAMS: u32 = 60_000;
+    const SCANNERS: u32 = 40;
+    let lan = Lan::new();
+    let daemon = Daemon::builder(&lan.host)
+        .interface("pw0")
+        .rules_toml(RULE)
+        // Full after two seconds of a flood.
+        .config_toml("[capacity]\ncallers = 1024\n[log]\nconnections_per_second = 0\n")
+        .start();
+    let link = Frames::open(&lan.segment().client, "eth0");
+    let to = |source: IpAddr| {
+        let family = if source.is_ipv6() {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        Frame::new().ip(source, lan.segment().host(family))
+    };
+    let scanner = |n| spoofed_in_both(DATAGRAMS + n);
+    let mut datagrams = [0, 1].map(|n| to(spoofed_in_both(n)).udp(53, 53).build());
+    for n in 0..DATAGRAMS {
+        let source = spoofed_in_both(n);
+        let datagram = &mut datagrams[usize::from(source.is_ipv6())];
+        super::readdress(datagram, source);
+        link.send(datagram);
+        if n % (DATAGRAMS / SCANNERS) == 0 {
+            let calls = to(scanner(n / (DATAGRAMS / SCANNERS)));
+            for port in [22, 23] {
+                link.send(&calls.clone().tcp(40_000, port, SYN).build());
+            }
+        }
+        // Some 30 000 a second; more, and the link is full.
+        if n % 32 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    for scanner in (0..SCANNERS).map(scanner) {
+        let mut counted = Value::Null;
+        let both = until(PROMPT, || {
+            let path = format!("/v1/callers/{scanner}");
+            counted = daemon.api("GET", &path, None).json()["callers"][0].clone();
+            (counted["connections"] == 2).then_some(())
+        });
+        assert!(both.is_some(), "{scanner}: {counted}");
+    }
+    let counting = status(&daemon)["counting"].clone();
+    assert_eq!(counting["flood"], false, "{counting}");
+    assert_eq!(counting["admission_threshold"], 1, "{counting}");
+    assert!(
+        counting["not_admitted"].as_u64() > Some(u64::from(DATAGRAMS) / 2),
+        "{counting}"
+    );
+    let mut told = daemon.lines();
+    told.retain(|line| line["event.action"] == "flood-began");
+    assert!(told.is_empty(), "{told:?}");
     super::assert_nothing_reconciled(&daemon);
 }
 
