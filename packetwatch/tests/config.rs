@@ -327,7 +327,7 @@ packetwatch.toml:14:39: protect.extra: \"host.example\" is a name: write the add
 packetwatch.toml:14:55: protect.extra: ::/0 is everybody, and nobody is banned then: write longer ones, or mode = \"observe\"
 packetwatch.toml:16:9: capacity.lists: 0 is not a whole number from 1 to 16777216
 packetwatch.toml:17:8: capacity.bans: 16777217 is not a whole number from 1 to 16777216
-packetwatch.toml:18:11: capacity.callers: \"many\" is not a whole number from 1 to 16777216
+packetwatch.toml:18:11: capacity.callers: \"many\" is not a whole number from 64 to 16777216
 packetwatch.toml:20:11: capture.enabled: this build does not have it: write false, or install one that has
 packetwatch.toml:21:11: capture.max_age: \"7\" is no length of time (time unit needed, for example 7sec or 7ms): write it like \"60s\", \"10m\" or \"24h\"
 packetwatch.toml:23:11: fleet.enabled: this build does not have it: write false, or install one that has
@@ -447,6 +447,10 @@ fn bounds_hold_at_the_bound() {
             "interfaces = [\"abcdefghijklmnop\"]".into(),
         ),
         (number("capacity.lists", 1), number("capacity.lists", 0)),
+        (
+            number("capacity.callers", 64),
+            number("capacity.callers", 63),
+        ),
         (
             number("capacity.callers", 1 << 24),
             number("capacity.callers", (1 << 24) + 1),

@@ -75,6 +75,9 @@ pub mod capacity {
     pub const BANS: u32 = 65_536;
     /// allocated as they come; each takes 2 KiB of the kernel
     pub const CALLERS: u32 = 32_768;
+    /// As many as get a place in a tick. Of fewer, one tick gives more than there are; of fewer than eight,
+    /// no eighth is left to make room of.
+    pub const LEAST_CALLERS: u32 = 64;
     /// bytes; a call is 72
     pub const CALL_RING: u32 = 256 * 1024;
     /// bytes; an offence is 72

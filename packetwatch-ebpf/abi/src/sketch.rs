@@ -75,7 +75,7 @@ const _: () = assert!(size_of::<Admission>() == 16);
 impl Admission {
     /// For a table of `capacity`: at first sight it takes two seconds to fill, and the daemon sees a flood in a fifth of one.
     pub const fn of(capacity: u32) -> Self {
-        const LEAST: u64 = 64;
+        const LEAST: u64 = crate::capacity::LEAST_CALLERS as u64;
         let places = capacity as u64 / 16;
         Self {
             threshold: 1,

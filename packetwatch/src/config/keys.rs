@@ -67,6 +67,14 @@ fn capacity(value: &Value<'_>) -> Read<u32> {
     values::number(value, 1..=1 << 24)
 }
 
+/// Fewer callers leave the sweep no room to make.
+fn callers(value: &Value<'_>) -> Read<u32> {
+    values::number(
+        value,
+        packetwatch_abi::capacity::LEAST_CALLERS.into()..=1 << 24,
+    )
+}
+
 fn sampling(value: &Value<'_>) -> Read<u32> {
     values::number(value, 0..=1_000_000)
 }
@@ -242,8 +250,8 @@ pub(super) const KEYS: &[Key] = &[
         "capacity.callers",
         Literal,
         capacity.callers,
-        capacity,
-        "Sources with counters of their own, 1 to 16777216."
+        callers,
+        "Sources with counters of their own, 64 to 16777216."
     ),
     key!(
         "capture.enabled",

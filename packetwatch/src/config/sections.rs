@@ -200,7 +200,7 @@ pub struct Capacity {
     /// Allow and deny entries together.
     pub lists: u32,
     pub bans: u32,
-    /// Source units with counters of their own.
+    /// Source units with counters of their own, from [`capacity::LEAST_CALLERS`].
     pub callers: u32,
 }
 

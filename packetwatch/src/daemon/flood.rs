@@ -211,6 +211,8 @@ fn at_least(count: u64, mean: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use packetwatch_abi::capacity::LEAST_CALLERS;
+
     use super::*;
 
     const CAPACITY: u32 = 32_768;
@@ -337,13 +339,20 @@ mod tests {
 
     #[test]
     fn a_table_that_fills_up_admits_nobody_at_first_sight() {
-        let mut scene = Scene::new();
-        let full = u64::from(CAPACITY);
-        assert_eq!(scene.look(0, full / 8 * 7), None);
-        assert_eq!(scene.look(0, full / 8 * 7 + 1), Some(Change::Began));
-        assert_eq!(scene.gauge.threshold, LEAST_THRESHOLD);
-        for _ in 0..100 {
-            assert_eq!(scene.look(0, full / 4 * 3), None, "still crowded");
+        for capacity in [LEAST_CALLERS, CAPACITY] {
+            let mut scene = Scene {
+                gauge: Gauge::new(capacity),
+                ..Scene::new()
+            };
+            let full = u64::from(capacity);
+            assert_eq!(scene.look(0, full / 8 * 7), None);
+            assert_eq!(scene.look(0, full / 8 * 7 + 1), Some(Change::Began));
+            assert_eq!(scene.gauge.threshold, LEAST_THRESHOLD);
+            for _ in 0..100 {
+                assert_eq!(scene.look(0, full / 4 * 3), None, "still crowded");
+            }
+            let calm: Vec<_> = (0..CALM).map(|_| scene.look(0, full / 4 * 3 - 1)).collect();
+            assert!(matches!(calm.last(), Some(Some(Change::Ended { .. }))));
         }
     }
 }

@@ -22,7 +22,7 @@ const PROMPT: Duration = Duration::from_secs(30);
 const RULE: &str = "[[rules]]\nname = \"scan\"\ndistinct_ports = 10\nwithin = \"24h\"\nban = \
                     \"10m\"\nprefix_v4 = 32\n";
 
-/// The least that there may be.
+/// The least of which a tick's places are a sixteenth.
 const CALLERS: u64 = 1024;
 const CAPACITY: &str = "[capacity]\ncallers = 1024\n[log]\nconnections_per_second = 0\n";
 

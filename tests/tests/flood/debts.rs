@@ -13,7 +13,7 @@ const PROMPT: Duration = Duration::from_secs(30);
 const RULE: &str =
     "[[rules]]\nname = \"cap\"\naction = \"limit\"\npackets = 1\nburst = 1000\nprefix_v4 = 32\n";
 
-/// The least that there may be.
+/// The least of which a tick's places are a sixteenth.
 const CAPACITY: &str = "[capacity]\ncallers = 1024\n[log]\nconnections_per_second = 0\n";
 
 #[test]

@@ -1,4 +1,4 @@
-use packetwatch_abi::{Bucket, Limit, PortSeen, place};
+use packetwatch_abi::{Bucket, Limit, PortSeen, capacity::LEAST_CALLERS, place};
 
 use super::*;
 use crate::{
@@ -262,7 +262,6 @@ fn a_quarter_of_the_table_is_for_those_that_owe_longest() {
 /// Whoever fills a table, and with what: there is room after a round.
 #[test]
 fn every_round_makes_room_and_gives_up_half_the_table_at_most() {
-    const CAPACITY: u32 = 1024;
     let (ports_rule, cap) = (rules(), limiting());
     let fillings = [
         (&ports_rule, silent(9, 1)),
@@ -272,12 +271,14 @@ fn every_round_makes_room_and_gives_up_half_the_table_at_most() {
         (&ports_rule, offender(9)),
         (&cap, owing(90)),
     ];
-    for (filling, (rules, caller)) in fillings.into_iter().enumerate() {
-        let room = Room::of(CAPACITY.into(), CAPACITY);
+    let rounds = [LEAST_CALLERS, 1024].map(|capacity| fillings.each_ref().map(|of| (capacity, of)));
+    for (round, (capacity, (rules, caller))) in rounds.into_iter().flatten().enumerate() {
+        let filling = round % fillings.len();
+        let room = Room::of(capacity.into(), capacity);
         let mut eviction = Eviction::new(rules, MOMENT, Duration::from_secs(60), room);
-        for host in 0..CAPACITY {
+        for host in 0..capacity {
             let unit = IpNet::from(std::net::IpAddr::from((host + (1 << 28)).to_be_bytes()));
-            eviction.offer(unit, &caller, false);
+            eviction.offer(unit, caller, false);
         }
         let Chosen {
             idle,
@@ -286,14 +287,15 @@ fn every_round_makes_room_and_gives_up_half_the_table_at_most() {
             speaking,
         } = eviction.chosen();
         let gone = idle.len() + void.len() + spare.len() + speaking.len();
-        let expected = if [2, 3].contains(&filling) { 128 } else { 512 };
-        assert_eq!(gone, expected, "filling {filling}");
+        let share = if [2, 3].contains(&filling) { 8 } else { 2 };
+        let expected = (capacity / share) as usize;
+        assert_eq!(gone, expected, "filling {filling} of {capacity}");
     }
 }
 
 #[test]
 fn what_is_missing_grows_with_the_table() {
-    for capacity in [1024, 32_768, 1 << 20] {
+    for capacity in [LEAST_CALLERS, 1024, 32_768, 1 << 20] {
         let eighth = capacity as usize / 8;
         let of = |entries: usize| {
             let room = Room::of(entries as u64, capacity);
