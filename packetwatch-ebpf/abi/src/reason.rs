@@ -107,7 +107,7 @@ faults! {
     /// an offence found the ring full; the sweep finds it in the caller
     OffencesLost = 4, "offences-lost";
     /// a counter was fought over too often and kept its value; a call that a rule on ports or a
-    /// window would have had to count was dropped for it
+    /// window would have had to count, or a packet that a limit would have had to, was dropped for it
     Contended = 5, "contended";
     /// the kernel had no memory at hand for a new caller
     CallersNoMemory = 6, "callers-no-memory";
