@@ -131,7 +131,8 @@ fn follow(cursor: &mut Cursor, packet: &mut Packet, first: u8) {
         Fragment::Whole
     };
     transport::parse(cursor, packet, next, fragment);
-    if next == TCP && packet.malformed && cursor.is_jumbo() {
+    // Its last extension header may reach beyond this fragment or this page, as the chain may above.
+    if next == TCP && packet.malformed && (more_fragments != 0 || cursor.is_jumbo()) {
         packet.malformed = false;
         packet.call = true;
     }

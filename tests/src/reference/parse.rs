@@ -144,7 +144,7 @@ fn ipv6(seen: &[u8], at: usize, jumbo: bool) -> Result<Packet, Reason> {
         return Ok(packet);
     }
     packet.transport(next, rest, more_fragments);
-    if next == TCP && packet.malformed && jumbo {
+    if next == TCP && packet.malformed && (more_fragments || jumbo) {
         packet.malformed = false;
         packet.call = true;
     }

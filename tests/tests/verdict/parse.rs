@@ -313,6 +313,16 @@ fn an_extension_header_that_a_first_fragment_hides_counts_as_a_call() {
         .build();
     assert_eq!(kernel.reason(&frame), Reason::Pass);
     assert_eq!(kernel.caller(UNIT[1]).calls, 1);
+    // Or inside the last of them, which says what follows: sixteen bytes, of which eight are here.
+    let cut = |protocol| {
+        let options = [protocol, 1, 1, 12, 0, 0, 0, 0];
+        let frame = from(CALLER[1]).fragment(0, true);
+        let frame = frame.protocol(DESTINATION_OPTIONS).payload(options);
+        frame.build()
+    };
+    assert_eq!(calls(&kernel, &cut(TCP), CALLER[1], UNIT[1]), 1);
+    assert_eq!(kernel.reason(&cut(UDP)), Reason::Malformed);
+    assert_eq!(kernel.caller(UNIT[1]).calls, 1, "of no call's protocol");
 }
 
 #[test]
