@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket, UnixListener},
     task::spawn_blocking,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -36,6 +36,9 @@ use crate::{
 
 /// How often a place that cannot be listened on is tried again, and the socket's file looked at.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a start gives the disk that a certificate is on.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections over TCP that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
@@ -95,7 +98,7 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Listens on TCP, too. It waits for the disk that the certificate is on.
+    /// Listens on TCP, too. It waits for the disk that the certificate is on, but not for long.
     pub async fn bind_tcp(&mut self, api: &Api, readiness: &Readiness) {
         let Some(address) = api.listen else {
             return;
@@ -103,8 +106,12 @@ impl Listeners {
         let (files, shown) = (api.tls.files(), Arc::clone(&self.certificate));
         let bind = move || bind_tcp(address, files.as_ref(), &shown);
         let mut door = Door::shut(address.to_string(), Lack::Tcp, bind, readiness);
-        // What it lacks is told, and tried again.
-        let _ = door.bind().await;
+        // What it lacks is told, and tried again. So is a disk that does not answer.
+        if timeout(PATIENCE, door.bind()).await.is_err() {
+            let why = "the disk of its certificate does not answer".to_owned();
+            door.tell_shut(&why);
+            door.why = Some(why);
+        }
         self.tcp = Some(door);
     }
 

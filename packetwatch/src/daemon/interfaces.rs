@@ -94,7 +94,7 @@ pub(super) async fn attach(
 }
 
 /// A driver may refuse the filter that fits before the chained program. The filter comes first.
-fn attach_or_unchain(
+pub(super) fn attach_or_unchain(
     dataplane: &Dataplane,
     mode: AttachMode,
     links: &[Link],

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Readiness, RulesControl, chain,
-    interfaces::{present, tell_attached, tell_failed},
+    interfaces::{attach_or_unchain, tell_attached, tell_failed},
     pins,
     readiness::Lack,
 };
@@ -282,7 +282,7 @@ fn attach(dataplane: &Dataplane, mode: AttachMode, name: &str, links: &[Link]) {
     let known = dataplane.interfaces();
     let before = known.iter().find(|interface| interface.name == name);
     let told = before.and_then(|interface| interface.error.clone());
-    match dataplane.attach(name, mode, present(links, name)) {
+    match attach_or_unchain(dataplane, mode, links, name) {
         Ok(attached) => {
             let ifindex = attached.ifindex;
             tell_attached(dataplane, links, attached);

@@ -131,7 +131,7 @@ pub(super) struct BanRecord {
     offender: IpAddr,
     repeat: u32,
     #[serde(with = "rfc3339")]
-    created_at: OffsetDateTime,
+    pub(super) created_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
     pub(super) expires_at: Option<OffsetDateTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

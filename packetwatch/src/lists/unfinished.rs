@@ -15,12 +15,18 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// As the journal has it.
-    pub(super) fn read(restore: Option<RestoreRecord>) -> Self {
+    /// As the journal has it. The kernel has lists and bans now, which the journal is to know before the next
+    /// start.
+    pub(super) fn read(mut restore: Option<RestoreRecord>) -> Self {
+        let is_behind = restore.as_mut().filter(|restore| !restore.is_in_force);
+        let is_unwritten = is_behind.is_some();
+        if let Some(restore) = is_behind {
+            restore.is_in_force = true;
+        }
         Self {
             is_there: restore.is_some(),
             restore,
-            is_unwritten: false,
+            is_unwritten,
         }
     }
 

@@ -132,15 +132,15 @@ impl Restoring {
     /// Has it stand in this state, which is what the files say; tells whether it was due. With
     /// `is_untold` nobody knows what they said of the mode.
     pub(super) fn finish(&self, state: &mut State, is_untold: bool) -> bool {
-        if !is_untold && !self.is_due(&Regulation::of(&state.standing)) {
+        // None is made while anything is on trial, so one that is was begun after it.
+        let is_due = state.trial.is_none() && self.is_due(&Regulation::of(&state.standing));
+        if !is_untold && !is_due {
             tracing::warn!(
                 "a restore was cut short that was never acknowledged: rules and mode have been changed since, \
                  and stand"
             );
             return false;
         }
-        // None is made while anything is on trial.
-        state.trial = None;
         self.to.stand(state);
         let Regime { rules, mode, .. } = &state.standing;
         tracing::warn!(

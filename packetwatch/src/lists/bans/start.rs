@@ -36,7 +36,10 @@ impl Bans {
         capacity: u32,
         clock: Clock,
     ) -> Result<Self, OpenError> {
-        let left_out = without_spent(&mut rows, capacity as usize);
+        let mut left_out = without_spent(&mut rows, capacity as usize);
+        if left.is_behind {
+            left_out.extend(without_newest(&mut rows, capacity as usize));
+        }
         if rows.len() > capacity as usize {
             return Err(OpenError::Capacity {
                 table: "bans",
@@ -142,6 +145,17 @@ fn without_spent(rows: &mut Vec<(IpNet, BanRecord)>, capacity: usize) -> Vec<IpN
         .collect();
     rows.retain(|(prefix, _)| !gone.contains(prefix));
     gone.into_iter().collect()
+}
+
+/// Takes out the bans that were made last, while there are too many: the rules' own, made while a restore
+/// was written, which it would have ended.
+fn without_newest(rows: &mut Vec<(IpNet, BanRecord)>, capacity: usize) -> Vec<IpNet> {
+    rows.sort_by_key(|(_, record)| record.created_at);
+    let beyond = capacity.min(rows.len());
+    rows.split_off(beyond)
+        .into_iter()
+        .map(|(prefix, _)| prefix)
+        .collect()
 }
 
 /// At a start. Who has filled the kernel's table is foreign to the comparison with it, which sets this ban

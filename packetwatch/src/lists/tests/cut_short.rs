@@ -223,3 +223,49 @@ fn of_more_bans_than_there_is_room_for_those_that_have_ended_are_left_out() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_kernel_is_behind_for_one_start_alone() {
+    let f = killed(Fixture::new(), saved(&filled()), false);
+    f.lists.flush();
+    // Of a rule, when the disk took nothing any more.
+    f.maps.ban(host(9), FOREVER).unwrap();
+    let (maps, clock) = (f.maps.clone(), f.clock);
+    let f = f.reopened(maps, clock);
+    assert_eq!(ends(&f, host(9)).1, Some(FOREVER));
+}
+
+/// The rule loop bans beside the transaction of a restore, which would have ended that ban.
+#[test]
+fn bans_that_were_made_beside_a_restore_stop_no_start() {
+    let f = Fixture::new();
+    let _ = f.lists.ban(order(host(1))).unwrap();
+    let row = {
+        let mut batch = Batch::default();
+        let mut held = f.lists.0.shared.bans();
+        held.mark_unwritten([host(1)]);
+        held.take_unwritten(&mut batch, usize::MAX, f.clock);
+        batch.bans.into_iter().find_map(|(_, row)| row).unwrap()
+    };
+    let Fixture {
+        lists, clock, dir, ..
+    } = f;
+    drop(lists);
+    let mut newest = row.clone();
+    newest.created_at += time::Duration::seconds(1);
+    let last = CAPACITY.bans as u8;
+    let rows = (1..=last).map(|i| (host(i), Some(row.clone())));
+    let batch = Batch {
+        bans: [(host(0), Some(newest))].into_iter().chain(rows).collect(),
+        restore: Some(Some(RestoreRecord {
+            besides: json!("rules"),
+            is_in_force: false,
+        })),
+        ..Batch::default()
+    };
+    Journal::open(dir.path()).unwrap().0.commit(&batch).unwrap();
+    let lists = Lists::open(dir.path(), FakeMaps::default(), CAPACITY, clock).unwrap();
+    let kept = lists.bans(PageQuery::default()).unwrap().entries;
+    let kept: Vec<IpNet> = kept.iter().map(|ban| ban.prefix).collect();
+    assert_eq!(kept, (1..=last).map(host).collect::<Vec<_>>());
+}
