@@ -28,8 +28,8 @@ impl RulesControl {
         }
     }
 
-    /// Writes what the files lack, as things stand, and then the journal's word that they do. The rules first: as long as `control.json` has their
-    /// trial, those that were tried do not count.
+    /// Writes what the files lack, as things stand, and then has the journal forget what they were to hold.
+    /// The rules first: as long as `control.json` has their trial, those that were tried do not count.
     ///
     /// # Errors
     /// Of the disk; what is lacking still is written by the next call, a second later at most.

@@ -24,7 +24,7 @@ pub enum RestoreError {
     /// Nothing has changed.
     #[error(transparent)]
     Lists(#[from] WriteError),
-    /// Neither has anything.
+    /// Nothing has changed, either.
     #[error(transparent)]
     Rules(#[from] RulesError),
     /// The kernel has the lists, and not the rules.

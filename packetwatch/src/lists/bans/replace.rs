@@ -26,7 +26,8 @@ impl Bans {
         clock: Clock,
         batch: &mut Batch,
     ) {
-        // No more rows than there is room for, whatever comes after.
+        // No more rows than there is room for, but for those of bans that rules make before `replace`: a start
+        // leaves these out.
         let Place { evicted, ended } = self.place_for(bans.iter().map(|(prefix, _)| *prefix));
         let evicted = evicted.into_iter().map(|prefix| (prefix, None));
         let ended = ended.into_iter();
