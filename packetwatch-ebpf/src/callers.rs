@@ -8,7 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use packetwatch_abi::{
-    BUCKETS, Caller, Fault, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Since, capacity,
+    BUCKETS, Caller, Fault, MAX_PORTS, MAX_RULES, MAX_UNITS, Policy, PortSeen, Prefix, Since,
+    capacity,
 };
 
 use crate::{
@@ -117,9 +118,9 @@ fn meet(
         if (*caller).generation != policy.generation {
             // In this order: a CPU that comes in between voids once more, which may make a ban late
             // by a call, and never takes what other rules have counted. Theirs were buckets of other
-            // lengths, whose epochs no number of rounds keeps apart.
+            // lengths, whose epochs no number of rounds keeps apart, and ports of this very step.
             count_anew(caller, (*caller).since, now);
-            clear_windows(caller);
+            clear(caller);
             (*caller).generation = policy.generation;
         }
         let excused = (*caller).allowed_at;
@@ -149,13 +150,13 @@ unsafe fn count_anew(caller: *mut Caller, seen: Since, at: u64) {
     unsafe { atomic::replace((&raw mut (*caller).since).cast(), seen.0, seen.next(at).0) };
 }
 
-/// Clears the windows. Returns 0.
+/// Clears windows and ports. Returns 0.
 ///
 /// # Safety
 /// `caller` is null or points to a live map value.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn clear_windows(caller: *mut Caller) -> u64 {
+unsafe extern "C" fn clear(caller: *mut Caller) -> u64 {
     if caller.is_null() {
         return 0;
     }
@@ -164,6 +165,10 @@ unsafe extern "C" fn clear_windows(caller: *mut Caller) -> u64 {
             // SAFETY: as the caller promises; the indices are below the bounds
             unsafe { (*caller).windows[index][bucket] = 0 };
         }
+    }
+    for slot in 0..MAX_PORTS {
+        // SAFETY: as the caller promises; the slot is below the bound
+        unsafe { (*caller).ports[slot] = 0 };
     }
     0
 }

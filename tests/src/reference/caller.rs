@@ -86,6 +86,7 @@ impl Reference {
             caller.since = step(now);
             caller.windows = windows();
             caller.limits = vec![Bucket::default(); self.rules.len()];
+            caller.ports = Ports::default();
         }
         if allowed {
             caller.allowed_at = Some(now);
