@@ -38,19 +38,26 @@ static NEW_CALLER: PerCpuArray<Caller, 1> = PerCpuArray::new();
 
 /// Counts the packet for each unit that the rules use; tells what it is beyond.
 ///
-/// An allowed source and a link-local one are counted by single address: what the first does never
-/// counts against its neighbours, and fe80::/64 is every neighbour at once.
+/// By single address are counted an allowed source, which then counts against no neighbour; its
+/// neighbours, for whose unit one of them would be banned alone; and a link-local one, since fe80::/64 is
+/// every neighbour at once.
 #[inline(always)]
 pub fn count(packet: &Packet, ingress: &Ingress, judgement: &Judgement) -> Counted {
     let policy = ingress.policy;
     let row = packet.source.row() & 1;
+    // The shorter one first.
     let [mut len, other] = policy.units[row];
     let [mut rules, mut other_rules] = policy.unit_rules[row];
     let mut others = other != 0;
+    let full = packet.source.full_len();
     if judgement.allowed {
-        (len, rules, others) = (packet.source.full_len(), 0, false);
-    } else if packet.link_local {
-        (len, rules, others) = (packet.source.full_len(), u32::MAX, false);
+        (len, rules, others) = (full, 0, false);
+    } else if packet.link_local || judgement.near >= len {
+        // The one of two units that is left may be the address itself.
+        if packet.link_local || judgement.near >= other || other == full {
+            (rules, others) = (u32::MAX, false);
+        }
+        len = full;
     }
     let unit = packet.source.truncated(len);
     let caller = meet(packet, ingress, &unit, judgement, rules);
@@ -98,7 +105,7 @@ fn meet(
     rules: u32,
 ) -> *mut Caller {
     let Ingress { policy, now, .. } = *ingress;
-    let Judgement { allowed, ended } = *judgement;
+    let Judgement { allowed, ended, .. } = *judgement;
     let looking = looking(packet, policy, rules);
     let Some(caller) = find_or_add(unit, policy, looking, now) else {
         return ptr::null_mut();

@@ -24,6 +24,9 @@ pub struct Standing {
     /// Allowed as an address of the host's own surroundings alone: who reads the lists back leaves it
     /// out. The program does not look.
     pub is_derived: bool,
+    /// The /near around the source holds an allowed address, so that the source is counted by itself
+    /// where a rule's unit is as long or shorter. 0 if no unit does. Of no use while it is allowed itself.
+    pub near: u8,
 }
 
 /// A ban. After its end it is kept for as long as a window may reach back, so that the program

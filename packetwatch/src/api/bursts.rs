@@ -6,10 +6,7 @@ use ipnet::IpNet;
 use packetwatch_abi::{Caller, Limit};
 
 use super::windows::Moment;
-use crate::{
-    prefix,
-    rules::{Rule, RuleSet, Trigger},
-};
+use crate::rules::{Rule, RuleSet, Trigger};
 
 /// How a caller stands with a rule that limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +65,7 @@ pub fn bursts<'r>(
         .iter()
         .enumerate()
         .filter(|(_, rule)| !rule.bans())
-        .filter(|(_, rule)| prefix::unit(unit.addr(), rule.prefix_v4, rule.prefix_v6) == unit);
+        .filter(|(_, rule)| rule.unit(unit.addr(), moment.near) == unit);
     let burst = |(index, rule): (usize, &'r Rule)| {
         let limit = Limit::new(rule.trigger.count(), rule.burst);
         // The first word of its windows, which such a rule has no other use for.
@@ -90,6 +87,7 @@ mod tests {
         now: NOW,
         generation: 1,
         ended: 0,
+        near: 0,
     };
 
     fn rules() -> RuleSet {

@@ -224,12 +224,17 @@ impl<'a> View<'a> {
         } else {
             0
         };
-        Ok(counts(unit, caller, &self.rules, self.moment(ended)))
+        Ok(counts(
+            unit,
+            caller,
+            &self.rules,
+            self.moment_of(unit, ended),
+        ))
     }
 
     /// What the rules that limit leave a caller.
     pub(super) fn bursts(&self, unit: IpNet, caller: &Caller) -> Vec<Burst<'_>> {
-        bursts(unit, caller, &self.rules, self.moment(0))
+        bursts(unit, caller, &self.rules, self.moment_of(unit, 0))
     }
 
     /// The bans in force that hold this unit: its own and those of wider ones, most specific first.
@@ -257,11 +262,21 @@ impl<'a> View<'a> {
         Ok(bans)
     }
 
-    fn moment(&self, ended: u64) -> Moment {
+    /// `ended`: of the last ban of the unit.
+    fn moment_of(&self, unit: IpNet, ended: u64) -> Moment {
+        Moment {
+            ended,
+            near: self.app.lists.near(unit),
+            ..self.moment()
+        }
+    }
+
+    fn moment(&self) -> Moment {
         Moment {
             now: self.now.monotonic_ns,
             generation: self.generation,
-            ended,
+            ended: 0,
+            near: 0,
         }
     }
 
@@ -270,7 +285,7 @@ impl<'a> View<'a> {
             Sort::Connections => caller.calls,
             Sort::Packets => caller.packets,
             Sort::Bytes => caller.bytes,
-            Sort::Ports => distinct_ports(caller, ports_shown(&self.rules), self.moment(0)),
+            Sort::Ports => distinct_ports(caller, ports_shown(&self.rules), self.moment()),
         }
     }
 

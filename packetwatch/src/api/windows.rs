@@ -5,10 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use packetwatch_abi::{BUCKETS, Caller, PortSeen, Since, windowed};
 
-use crate::{
-    prefix,
-    rules::{Rule, RuleSet, Trigger},
-};
+use crate::rules::{Rule, RuleSet, Trigger};
 
 /// The moment that a caller is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +16,8 @@ pub struct Moment {
     pub generation: u32,
     /// when the unit's last ban ended, 0 if there is no trace of one
     pub ended: u64,
+    /// [`Lists::near`](crate::lists::Lists::near) of the unit
+    pub near: u8,
 }
 
 /// What a rule counts of a caller.
@@ -59,7 +58,7 @@ pub fn counts<'r>(
         .iter()
         .enumerate()
         .filter(|(_, rule)| rule.bans())
-        .filter(|(_, rule)| prefix::unit(unit.addr(), rule.prefix_v4, rule.prefix_v6) == unit);
+        .filter(|(_, rule)| rule.unit(unit.addr(), moment.near) == unit);
     let count = |(index, rule): (usize, &'r Rule)| {
         let counted = match rule.trigger {
             Trigger::DistinctPorts(_) => distinct_ports(caller, rule.within, moment),
@@ -81,6 +80,7 @@ pub(super) fn distinct_ports(caller: &Caller, within: Duration, moment: Moment) 
         now,
         generation,
         ended,
+        near: _,
     } = moment;
     if caller.generation != generation {
         return 0;
@@ -148,6 +148,7 @@ pub(crate) mod tests {
             now: NOW,
             generation: 1,
             ended: 0,
+            near: 0,
         }
     }
 

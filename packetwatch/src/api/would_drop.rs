@@ -26,7 +26,6 @@ use super::{
 };
 use crate::{
     lists::{Lists, Saved},
-    prefix,
     protect::{self, Sessions, Settings},
     rules::{Rule, RuleSet, Trigger},
     tokens::Tokens,
@@ -187,10 +186,13 @@ pub(super) fn beyond(app: &App, rules: &RuleSet, asker: Asker) -> Result<Vec<Wou
         now: app.clock.monotonic_ns(),
         generation: in_force.generation,
         ended: 0,
+        near: 0,
     };
     let peers = app.peers.known(asker);
     let mut found = Vec::new();
     let read = app.dataplane.each_caller(|unit, caller| {
+        let near = app.lists.near(unit);
+        let moment = Moment { near, ..moment };
         let exceeded = rules.iter().filter(|rule| rule.bans()).find_map(|rule| {
             let counted = counted(unit, caller, rule, &in_force.rules, moment)?;
             (counted >= rule.trigger.count()).then_some((rule, counted))
@@ -232,7 +234,7 @@ fn counted(
     in_force: &RuleSet,
     moment: Moment,
 ) -> Option<u64> {
-    if prefix::unit(unit.addr(), rule.prefix_v4, rule.prefix_v6) != unit {
+    if rule.unit(unit.addr(), moment.near) != unit {
         return None;
     }
     let same = std::mem::discriminant(&rule.trigger);
@@ -284,6 +286,7 @@ mod tests {
                 now: 1000 * SECOND,
                 generation: 1,
                 ended: 0,
+                near: 0,
             };
             counted(unit, &caller, rule, &none, moment)
         };

@@ -146,8 +146,13 @@ impl<'r> Eviction<'r> {
         }
     }
 
-    /// `is_judged`: whether a ban has been the answer to the caller's last offence.
-    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller, is_judged: bool) {
+    /// `near`: what [`Lists::near`](crate::lists::Lists::near) says of the unit; `is_judged`: whether a ban
+    /// has been the answer to the caller's last offence.
+    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller, near: u8, is_judged: bool) {
+        let moment = Moment {
+            near,
+            ..self.moment
+        };
         let last_seen = caller.last_seen;
         let candidate = Candidate { unit, last_seen };
         if last_seen > self.moment.now.saturating_add(AHEAD) {
@@ -160,7 +165,7 @@ impl<'r> Eviction<'r> {
         if silent <= self.keep && !may_go {
             return;
         }
-        let bursts = bursts(unit, caller, self.rules, self.moment);
+        let bursts = bursts(unit, caller, self.rules, moment);
         let owes = bursts.iter().map(Burst::paid_in).max().unwrap_or_default();
         if silent > self.keep && owes.is_zero() {
             self.idle.push(candidate);
@@ -170,7 +175,7 @@ impl<'r> Eviction<'r> {
             return;
         }
         let is_pending = is_pending(caller) && caller.generation == self.moment.generation;
-        let counts = counts(unit, caller, self.rules, self.moment);
+        let counts = counts(unit, caller, self.rules, moment);
         let mut standing = Standing {
             counts: true,
             used_up: used_up(&counts, &bursts),

@@ -120,6 +120,7 @@ impl Enforcer {
             now,
             generation,
             ended: 0,
+            near: 0,
         };
         let room = Room::of(entries, self.capacity);
         let mut eviction = Eviction::new(&rules, moment, keep, room);
@@ -142,7 +143,10 @@ impl Enforcer {
                 }
             }
             if tidy {
-                eviction.offer(unit, caller, is_judged);
+                // Only a single address may be counted by another unit than it would be elsewhere.
+                let is_single = unit.prefix_len() == unit.max_prefix_len();
+                let near = if is_single { self.lists.near(unit) } else { 0 };
+                eviction.offer(unit, caller, near, is_judged);
             }
         });
         match read {

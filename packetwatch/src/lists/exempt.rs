@@ -12,7 +12,7 @@ use std::sync::{
 
 use ipnet::IpNet;
 
-use super::prefix_map::PrefixMap;
+use super::{prefix_map::PrefixMap, units::UnitLengths};
 
 /// More changes than these are made on a copy, while the rule loop goes by what was.
 const IN_PLACE: usize = 1000;
@@ -34,6 +34,8 @@ impl Exemption {
 
 #[derive(Debug, Default)]
 pub(super) struct Exempt {
+    /// that the rules have; taken before the prefixes
+    units: RwLock<UnitLengths>,
     prefixes: RwLock<PrefixMap<Exemption>>,
     is_allow_on_trial: AtomicBool,
 }
@@ -51,6 +53,58 @@ impl Exempt {
         let prefixes = self.prefixes.read().expect("nothing panics here");
         let mut near = prefixes.covering(prefix).chain(prefixes.inside(prefix));
         near.any(|(_, exemption)| exemption.is_live(now))
+    }
+
+    /// The length of the longest unit around `prefix`, or of itself, that holds an exempt prefix and others:
+    /// by it, and by wider ones, nobody is counted. 0 if there is none.
+    pub(super) fn near(&self, prefix: IpNet, now: u64) -> u8 {
+        let units = self.units.read().expect("nothing panics here");
+        let mut around = units.around(prefix).rev().peekable();
+        if around.peek().is_none() {
+            return 0;
+        }
+        let prefixes = self.prefixes.read().expect("nothing panics here");
+        let near = around.find(|unit| is_shared(*unit, &prefixes, now));
+        near.map_or(0, |unit| unit.prefix_len())
+    }
+
+    /// The units that hold an exempt prefix and others, in order: all of them, or those that a prefix lies
+    /// in and those inside it.
+    pub(super) fn shared_units(&self, within: Option<IpNet>, now: u64) -> Vec<IpNet> {
+        let units = self.units.read().expect("nothing panics here");
+        let prefixes = self.prefixes.read().expect("nothing panics here");
+        let mut shared: Vec<IpNet> = Vec::new();
+        let mut add = |(prefix, exemption): (IpNet, &Exemption)| {
+            if exemption.is_live(now) {
+                shared.extend(units.wider(prefix));
+            }
+        };
+        match within {
+            None => prefixes.iter().for_each(add),
+            Some(within) => {
+                prefixes.inside(within).for_each(&mut add);
+                let around = units.around(within);
+                shared.extend(around.filter(|unit| is_shared(*unit, &prefixes, now)));
+            }
+        }
+        shared.sort_unstable();
+        shared.dedup();
+        shared
+    }
+
+    /// What is told otherwise to the kernel if `prefix` comes to be exempt, or no longer is: the widest
+    /// unit around it.
+    pub(super) fn reach(&self, prefix: IpNet) -> IpNet {
+        let units = self.units.read().expect("nothing panics here");
+        units.around(prefix).next().unwrap_or(prefix)
+    }
+
+    pub(super) fn counts_by(&self, lengths: &UnitLengths) -> bool {
+        *self.units.read().expect("nothing panics here") == *lengths
+    }
+
+    pub(super) fn count_by(&self, lengths: UnitLengths) {
+        *self.units.write().expect("nothing panics here") = lengths;
     }
 
     /// Each prefix with what is so from now on. One writer at a time, which holds the state.
@@ -83,4 +137,10 @@ impl Exempt {
     pub(super) fn is_allow_on_trial(&self) -> bool {
         self.is_allow_on_trial.load(Ordering::Relaxed)
     }
+}
+
+/// Whether an exempt prefix lies inside a unit, and does not fill it.
+fn is_shared(unit: IpNet, prefixes: &PrefixMap<Exemption>, now: u64) -> bool {
+    let mut inside = prefixes.inside(unit);
+    inside.any(|(prefix, exemption)| prefix != unit && exemption.is_live(now))
 }

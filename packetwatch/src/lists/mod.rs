@@ -41,6 +41,7 @@ mod tables;
 mod touched;
 mod trial;
 mod unfinished;
+mod units;
 mod writes;
 
 use std::{
@@ -62,6 +63,7 @@ pub use protecting::MAX_PROTECTED;
 pub use restore::Restored;
 pub use salvage::Salvage;
 pub use saved::{Saved, SavedBan, SavedEntries, SavedList, SavedOffence};
+pub use units::UnitLengths;
 pub use writes::Writing;
 
 use crate::clock::Clock;

@@ -1,6 +1,6 @@
 //! What the kernel is told of each prefix: the lists resolved, so that the longest match decides.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 use ipnet::IpNet;
 use packetwatch_abi::{FOREVER, Standing};
@@ -28,11 +28,11 @@ pub(super) enum Projection {
 }
 
 impl Projection {
-    /// For changes of `prefixes`: the regions that they lie in.
-    pub(super) fn of(state: &State, prefixes: &[IpNet], now: u64) -> Self {
+    /// For changes that reach so far, see [`State::reach`]: the regions of these prefixes.
+    pub(super) fn of(state: &State, prefixes: impl IntoIterator<Item = IpNet>, now: u64) -> Self {
         let mut affected = BTreeSet::new();
         for prefix in prefixes {
-            let regions = Region::of(*prefix);
+            let regions = Region::of(prefix);
             if affected.len() + regions.len() > REBUILD_ABOVE {
                 // Unless most of them are the same.
                 affected.extend(regions);
@@ -53,8 +53,9 @@ impl Projection {
 
     /// Every listed prefix with its standing.
     pub(super) fn standings(state: &State, now: u64) -> Standings {
-        let mut standings = Vec::with_capacity(state.nodes.len());
-        resolve(state, state.nodes.iter(), now, &mut standings);
+        let units = state.exempt.shared_units(None, now);
+        let mut standings = Vec::with_capacity(state.nodes.len() + units.len());
+        resolve(state, state.nodes.iter(), units, now, &mut standings);
         standings
     }
 
@@ -64,8 +65,9 @@ impl Projection {
         nodes.reverse();
         let inside = state.nodes.inside(prefix);
         nodes.extend(inside.filter(|(inside, _)| *inside != prefix));
-        let mut standings = Vec::with_capacity(nodes.len());
-        resolve(state, nodes.into_iter(), now, &mut standings);
+        let units = state.exempt.shared_units(Some(prefix), now);
+        let mut standings = Vec::with_capacity(nodes.len() + units.len());
+        resolve(state, nodes.into_iter(), units, now, &mut standings);
         standings
     }
 
@@ -85,16 +87,17 @@ impl Projection {
     }
 }
 
-/// Gives each prefix its standing. The nodes come in order: what covers a prefix before it.
+/// Gives each prefix its standing. Nodes and shared units come in order: what covers a prefix before it.
 fn resolve<'a>(
     state: &State,
     nodes: impl Iterator<Item = (IpNet, &'a Node)>,
+    units: Vec<IpNet>,
     now: u64,
     standings: &mut Standings,
 ) {
     // What covers the prefix at hand, the widest first, each with the end of all denies inside.
     let mut path: Vec<(IpNet, Standing, u64)> = Vec::new();
-    for (prefix, node) in nodes {
+    for (prefix, node, is_shared) in merged(nodes, units) {
         while path
             .last()
             .is_some_and(|(wider, ..)| !wider.contains(&prefix))
@@ -104,17 +107,47 @@ fn resolve<'a>(
         let around = path.last().map(|(_, standing, end)| (*standing, *end));
         let (around, mut end) = around.unwrap_or((Standing::default(), FOREVER));
         let on_trial = state.on_trial(prefix);
-        if on_trial.is_none() && node.is_over(now) {
+        let node = node.filter(|node| on_trial.is_some() || !node.is_over(now));
+        if node.is_none() && !is_shared {
             continue;
         }
-        if let Some(uncovered) = on_trial.and_then(|trial| trial.uncovered(node, now)) {
-            end = end.min(uncovered);
+        let mut standing = around;
+        if let Some(node) = node {
+            if let Some(uncovered) = on_trial.and_then(|trial| trial.uncovered(node, now)) {
+                end = end.min(uncovered);
+            }
+            standing = narrowed(around, node, on_trial, now);
+            standing.deny_until = standing.deny_until.min(end);
         }
-        let mut standing = narrowed(around, node, on_trial, now);
-        standing.deny_until = standing.deny_until.min(end);
+        if is_shared {
+            standing.near = prefix.prefix_len();
+        }
+        // Of use to nobody, and one standing less to keep apart.
+        if standing.allow_until == FOREVER {
+            standing.near = 0;
+        }
         path.push((prefix, standing, end));
         standings.push((prefix, standing));
     }
+}
+
+/// Both in one order; whether each is a shared unit.
+fn merged<'a>(
+    nodes: impl Iterator<Item = (IpNet, &'a Node)>,
+    units: Vec<IpNet>,
+) -> impl Iterator<Item = (IpNet, Option<&'a Node>, bool)> {
+    let (mut nodes, mut units) = (nodes.peekable(), units.into_iter().peekable());
+    iter::from_fn(move || {
+        let unit = units.peek().copied();
+        let is_next = |(prefix, _): &(IpNet, &Node)| unit.is_none_or(|unit| *prefix <= unit);
+        match nodes.next_if(is_next) {
+            Some((prefix, node)) => {
+                let is_shared = units.next_if_eq(&prefix).is_some();
+                Some((prefix, Some(node), is_shared))
+            }
+            None => units.next().map(|unit| (unit, None, true)),
+        }
+    })
 }
 
 /// The standing of a prefix inside one with the standing `around`: the latest deadlines, since the

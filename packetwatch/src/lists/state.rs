@@ -233,6 +233,15 @@ impl State {
         }
     }
 
+    /// The prefix that a change on a shelf under `prefix` may be told to the kernel in: who comes to be
+    /// exempt, or no longer is, decides how the unit is counted.
+    pub(super) fn reach(&self, shelf: Shelf, prefix: IpNet) -> IpNet {
+        match shelf {
+            Shelf::Deny if !self.protected.contains(&prefix) => prefix,
+            _ => self.exempt.reach(prefix),
+        }
+    }
+
     /// Entries that the capacity has room for. What is protected takes nothing of it.
     pub(super) fn room(&self) -> usize {
         self.capacity.saturating_sub(self.written())

@@ -160,8 +160,13 @@ impl Shared {
         if due.is_empty() {
             return true;
         }
-        let prefixes: Vec<IpNet> = due.iter().map(|(_, prefix)| *prefix).collect();
-        let projection = Projection::of(&self.state(), &prefixes, now);
+        let projection = {
+            let state = self.state();
+            let reach = due
+                .iter()
+                .map(|(shelf, prefix)| state.reach(*shelf, *prefix));
+            Projection::of(&state, reach, now)
+        };
         self.is_taken(projection, now)
     }
 

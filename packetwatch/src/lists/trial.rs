@@ -234,8 +234,15 @@ impl Lists {
             return Err(error.into());
         }
         let now = shared.clock.monotonic_ns();
-        let prefixes: Vec<IpNet> = trial.former.keys().copied().collect();
-        let projection = Projection::of(&shared.state(), &prefixes, now);
+        let projection = {
+            let state = shared.state();
+            let shelf = trial.list.into();
+            let reach = trial
+                .former
+                .keys()
+                .map(|prefix| state.reach(shelf, *prefix));
+            Projection::of(&state, reach, now)
+        };
         let all = || Projection::standings(&shared.state(), now);
         let told = trial.told(&shared.state());
         pending::event::confirmed(&trial.pending, &told);

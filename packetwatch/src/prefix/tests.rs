@@ -108,9 +108,9 @@ fn units_follow_the_rule_except_for_link_local() {
         ("::ffff:198.51.100.7", "::/48"),
     ];
     for (address, expected) in table {
-        let unit = unit(address.parse().unwrap(), 24, 48);
+        let unit = unit(address.parse().unwrap(), 0, 24, 48);
         assert_eq!(unit.to_string(), expected, "{address}");
     }
-    let whole = unit("198.51.100.7".parse().unwrap(), 33, 64);
+    let whole = unit("198.51.100.7".parse().unwrap(), 0, 33, 64);
     assert_eq!(whole.to_string(), "198.51.100.7/32");
 }

@@ -7,10 +7,13 @@ pub mod policy;
 mod set;
 mod text;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::prefix;
 
 pub use ban_length::BanLength;
 pub(crate) use set::is_name;
@@ -132,6 +135,11 @@ impl Rule {
 
     pub fn bans(&self) -> bool {
         self.action == Action::Ban
+    }
+
+    /// The prefix that a source is counted by; `near` as of [`prefix::unit`].
+    pub fn unit(&self, source: IpAddr, near: u8) -> IpNet {
+        prefix::unit(source, near, self.prefix_v4, self.prefix_v6)
     }
 
     /// A rule with the defaults of every other field.

@@ -155,7 +155,7 @@ impl Reference {
             }
             ended.push((prefix, ban.until));
         }
-        let units = self.units(packet.source);
+        let units = self.units(packet.source, standing.near);
         let mut over = false;
         for (unit, rules) in &units {
             // The end of a narrower ban is no new beginning for the unit.
@@ -231,27 +231,38 @@ impl Reference {
     }
 
     /// The units that a source is counted in, each with the rules that count by it.
-    fn units(&self, source: IpAddr) -> Vec<(IpNet, Vec<usize>)> {
-        if is_link_local(source) {
-            // fe80::/64 is every neighbour at once.
-            return vec![(source.into(), (0..self.rules.len()).collect())];
-        }
-        let lengths = self.unit_lengths(source).into_iter();
+    ///
+    /// fe80::/64 is every neighbour at once, and of a unit that holds an allowed address one source would
+    /// be banned for what others do: they are counted by single address.
+    fn units(&self, source: IpAddr, near: u8) -> Vec<(IpNet, Vec<usize>)> {
+        let single = IpNet::from(source).prefix_len();
+        let counted_by = |len: u8| match len {
+            _ if is_link_local(source) || len <= near => single,
+            len => len,
+        };
+        let of = |rule: &Rule| {
+            if source.is_ipv4() {
+                rule.prefix_v4
+            } else {
+                rule.prefix_v6
+            }
+        };
+        let lengths: BTreeSet<u8> = self
+            .unit_lengths(source)
+            .into_iter()
+            .map(counted_by)
+            .collect();
         let by = |len: u8| {
-            let of = |rule: &Rule| {
-                if source.is_ipv4() {
-                    rule.prefix_v4
-                } else {
-                    rule.prefix_v6
-                }
-            };
             let rules = self.rules.iter().enumerate();
             rules
-                .filter(|(_, rule)| of(rule) == len)
+                .filter(|(_, rule)| counted_by(of(rule)) == len)
                 .map(|(index, _)| index)
                 .collect()
         };
-        lengths.map(|len| (network(source, len), by(len))).collect()
+        lengths
+            .into_iter()
+            .map(|len| (network(source, len), by(len)))
+            .collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the daemon stands, what it counts as one caller, and how it leaves.
 
 use packetwatch_tests::{Daemon, Family, Lan, patience};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::for_both_families;
 use crate::scene::{PORTS, PROMPT, Scene, rule};
@@ -96,7 +96,8 @@ fn a_whole_64_is_one_caller() {
     at(1, 0).assert_served(&PORTS[..2]);
 }
 
-/// A ban of a whole /64 would cut off the neighbour that is allowed, so it falls on the address alone.
+/// A ban of a whole /64 would cut off the neighbour that is allowed, so it falls on the address alone, and
+/// for what this did alone.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn a_64_with_an_allowed_address_is_banned_by_single_address() {
@@ -107,10 +108,28 @@ fn a_64_with_an_allowed_address_is_banned_by_single_address() {
     let at = |n| scene.caller_at(segment, segment.remote_client(0, Family::V6, n));
     let (scanner, allowed) = (at(0), at(1));
     scene.change("PUT", "allow", &scene.single(&allowed), 201);
+    // Three ports in all, and no more than two of one source.
+    at(2).assert_served(&PORTS[..2]);
+    at(3).assert_served(&PORTS[1..]);
+    for n in [2, 3] {
+        let rule = &scene.explained(&at(n))["rules"][0];
+        assert_eq!(rule["prefix"], scene.single(&at(n)), "{rule}");
+        assert_eq!([&rule["counted"], &rule["limit"]], [2, 3], "{rule}");
+    }
     let line = scene.scan_into_ban(&scanner);
     assert_eq!(line["packetwatch.prefix"], scene.single(&scanner), "{line}");
+    at(2).assert_served(&PORTS[..2]);
     allowed.assert_served(&[PORTS, PORTS].concat());
     scanner.assert_silence(PORTS[0]);
+
+    // By other rules' units, too.
+    let rules = json!({"rules": [{"name": "wide", "distinct_ports": 3, "prefix_v6": 48}]});
+    let answer = scene.daemon.api("PUT", "/v1/rules", Some(&rules));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    at(2).assert_served(&PORTS[..1]);
+    let rule = &scene.explained(&at(2))["rules"][0];
+    assert_eq!(rule["prefix"], scene.single(&at(2)), "{rule}");
+    assert_eq!(rule["counted"], 1, "{rule}");
 }
 
 /// What was counted of the /64 is all that holds back whoever the full table of bans has no room for.

@@ -115,6 +115,14 @@ impl Scene {
             .clone()
     }
 
+    /// The answer of `/v1/explain/{address}`.
+    pub(crate) fn explained(&self, caller: &Caller) -> Value {
+        let path = format!("/v1/explain/{}", caller.address);
+        let answer = self.daemon.api("GET", &path, None);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
     /// The entry of `/v1/callers/{address}`.
     pub(crate) fn counted(&self, caller: &Caller) -> Value {
         let path = format!("/v1/callers/{}", caller.address);

@@ -10,7 +10,6 @@ use packetwatch::{
         bursts::{Burst, bursts},
         windows::{Count, Moment, counts},
     },
-    prefix::unit,
     rules::{Rule, RuleSet, Trigger},
 };
 use packetwatch_abi::Reason;
@@ -101,7 +100,7 @@ fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> 
     let spent = |burst: &Burst<'_>| burst.is_spent() && looked_at(burst.rule);
     let (mut is_full, mut is_spent) = (false, false);
     for rule in rules {
-        let unit = unit(source, rule.prefix_v4, rule.prefix_v6);
+        let unit = rule.unit(source, 0);
         let Some(caller) = kernel.dataplane.caller(unit).unwrap() else {
             continue;
         };
@@ -109,6 +108,7 @@ fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> 
             now: kernel.now(),
             generation: kernel.generation(),
             ended: 0,
+            near: 0,
         };
         is_full |= counts(unit, &caller, rules, moment).iter().any(full);
         let bursts = bursts(unit, &caller, rules, moment);

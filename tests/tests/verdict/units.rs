@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
-use packetwatch::rules::{Rule, Trigger};
-use packetwatch_abi::Reason::{Allow, Ban, Pass, Threshold};
-use packetwatch_tests::Kernel;
+use ipnet::IpNet;
+use packetwatch::{
+    dataplane::prefix,
+    rules::{Rule, Trigger},
+};
+use packetwatch_abi::{
+    Reason::{Allow, Ban, Pass, Threshold},
+    Standing,
+};
+use packetwatch_tests::{Kernel, kernel::net};
 
 use super::{call, rule};
 
@@ -110,7 +117,7 @@ fn what_an_allowed_source_does_never_counts_against_its_neighbours() {
             assert_eq!(kernel.reason(&call(monitor, port)), Allow);
         }
         assert_eq!(kernel.reason(&call(neighbour, 1)), Pass);
-        let single = packetwatch_tests::kernel::net(monitor).to_string();
+        let single = net(monitor).to_string();
         assert_eq!(
             kernel.caller(&single).calls,
             100,
@@ -118,6 +125,71 @@ fn what_an_allowed_source_does_never_counts_against_its_neighbours() {
         );
         assert_eq!(kernel.offences(), []);
     }
+}
+
+/// For the unit, one source would be banned alone for what the others do.
+#[test]
+#[ignore = "needs root: loads the XDP program"]
+fn who_shares_a_unit_with_an_allowed_address_is_counted_by_single_address() {
+    let wide = Rule {
+        prefix_v4: 24,
+        prefix_v6: 48,
+        ..rule("wide", Trigger::Connections(6))
+    };
+    let scan = rule("scan", Trigger::DistinctPorts(3));
+    let mut kernel = Kernel::with_rules(vec![scan, wide]);
+    // Addresses of one /24 or /48, the first two of one /64; the longest unit that holds an allowed address;
+    // whether the /64 is counted as one still.
+    for ([a, b, c], near, is_64_one) in [
+        (
+            ["198.18.5.1", "198.18.5.2", "198.18.5.3"],
+            "198.18.5.0/24",
+            false,
+        ),
+        (
+            ["2001:db8:5::1", "2001:db8:5::2", "2001:db8:5:1::3"],
+            "2001:db8:5::/64",
+            false,
+        ),
+        (
+            ["2001:db8:6::1", "2001:db8:6::2", "2001:db8:6:1::3"],
+            "2001:db8:6::/48",
+            true,
+        ),
+    ] {
+        let near = net(near);
+        let standing = Standing {
+            near: near.prefix_len(),
+            ..Standing::default()
+        };
+        kernel.stand(near, Some(standing));
+        for port in [1, 2, 1, 2, 1, 2] {
+            assert_eq!(kernel.reason(&call(a, port)), Pass, "{near}");
+        }
+        assert_eq!(kernel.reason(&call(a, 1)), Threshold, "{near}: its own six");
+        assert_eq!(kernel.reason(&call(b, 4)), Pass, "{near}");
+        let reason = kernel.reason(&call(b, 5));
+        assert_eq!(reason, if is_64_one { Threshold } else { Pass }, "{near}");
+        assert_eq!(
+            kernel.reason(&call(c, 4)),
+            Pass,
+            "{near}: the others' calls are not its own"
+        );
+        assert_eq!(
+            kernel.caller(&net(a).to_string()).calls,
+            7,
+            "{near}: met once"
+        );
+        let units: Vec<IpNet> = kernel.offences().iter().map(|o| prefix(&o.unit)).collect();
+        let mut blamed = vec![net(a)];
+        blamed.extend(is_64_one.then(|| net("2001:db8:6::/64")));
+        assert_eq!(units, blamed, "{near}");
+    }
+    assert!(!kernel.is_counted("198.18.5.0/24") && !kernel.is_counted("2001:db8:6::/48"));
+    assert!(
+        kernel.is_counted("2001:db8:5::/48"),
+        "of the /48 around the /64, who is not in that"
+    );
 }
 
 #[test]

@@ -386,7 +386,28 @@ impl RulesControl {
         if before.in_force.is_some() {
             tell(before.regime(now), state.regime(now));
         }
+        drop(state);
+        self.tell_units();
         Ok(())
+    }
+
+    /// Tells the lists by which units the rules count, those that follow a trial too. Not under the
+    /// state, which the rule loop asks: the lists may have a million prefixes to look through.
+    fn tell_units(&self) {
+        loop {
+            let lengths = self.state().unit_lengths();
+            // Of two changes at once the later one is told last.
+            if self.lists.counts_by(&lengths) {
+                return;
+            }
+            if let Err(error) = self.lists.count_by(&lengths) {
+                tracing::warn!(
+                    "neighbours of allowed addresses are counted by the units of the rules before, until the \
+                     kernel takes the lists again: {error}"
+                );
+                return;
+            }
+        }
     }
 
     fn regime(&self) -> Regime {

@@ -6,6 +6,7 @@ use packetwatch_abi::{FOREVER, Policy};
 
 use crate::{
     config::{Config, Mode, Word as _},
+    lists::UnitLengths,
     log::EVENT,
     pending::{Object, Pending, Told},
     rules::{
@@ -113,6 +114,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Of the rules that stand, and of those on trial.
+    pub(super) fn unit_lengths(&self) -> UnitLengths {
+        let tried = self.trial.iter().map(|trial| &trial.regime.rules);
+        UnitLengths::of([&self.standing.rules].into_iter().chain(tried))
+    }
+
     pub(super) fn new(configured: Configured) -> Self {
         let standing = Regime {
             rules: configured.rules.clone(),

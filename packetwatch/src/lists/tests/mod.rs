@@ -92,14 +92,18 @@ impl FakeMaps {
         Ok(kernel)
     }
 
+    /// As the XDP program finds it.
+    fn standing(&self, addr: IpAddr) -> Standing {
+        let kernel = self.kernel();
+        let standings = kernel.standings.iter();
+        let covering = standings.filter(|(prefix, _)| prefix.contains(&addr));
+        let longest = covering.max_by_key(|(prefix, _)| prefix.prefix_len());
+        longest.map_or_else(Standing::default, |(_, standing)| *standing)
+    }
+
     /// As the XDP program judges by the lists.
     fn verdict(&self, addr: IpAddr, now: u64) -> Option<List> {
-        let kernel = self.kernel();
-        let covering = kernel
-            .standings
-            .iter()
-            .filter(|(prefix, _)| prefix.contains(&addr));
-        let (_, standing) = covering.max_by_key(|(prefix, _)| prefix.prefix_len())?;
+        let standing = self.standing(addr);
         match () {
             () if now < standing.allow_until => Some(List::Allow),
             () if now < standing.deny_until => Some(List::Deny),

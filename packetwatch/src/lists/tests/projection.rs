@@ -6,10 +6,14 @@ use packetwatch_abi::FOREVER;
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::lists::{
-    projection::Projection,
-    record::AboutRecord,
-    state::{About, Change, Draft, Shelf, State},
+use crate::{
+    lists::{
+        projection::Projection,
+        record::AboutRecord,
+        state::{About, Change, Draft, Shelf, State},
+        units::UnitLengths,
+    },
+    rules::{Rule, RuleSet, Trigger},
 };
 
 #[derive(Clone, Debug)]
@@ -71,6 +75,31 @@ fn scan_verdict(scan: &Scan, addr: IpAddr, now: u64) -> Option<List> {
     is_denied.then_some(List::Deny)
 }
 
+/// Of a source that is not allowed itself: the longest unit around it that holds somebody who is.
+fn scan_near(scan: &Scan, units: &UnitLengths, addr: IpAddr, now: u64) -> u8 {
+    let live =
+        |shelf: Shelf, prefix: IpNet| scan.get(&(shelf, prefix)).filter(|(until, _)| now < *until);
+    let is_forced = |prefix| live(Shelf::Deny, prefix).is_some_and(|(_, forced)| *forced);
+    let is_exempt = |(shelf, prefix): &&(Shelf, IpNet)| match shelf {
+        Shelf::Allow => live(*shelf, *prefix).is_some(),
+        Shelf::Protected => !is_forced(*prefix),
+        Shelf::Deny => false,
+    };
+    let exempt: Vec<IpNet> = scan
+        .keys()
+        .filter(is_exempt)
+        .map(|(_, prefix)| *prefix)
+        .collect();
+    let lengths = units.0[usize::from(addr.is_ipv6())].iter().rev();
+    let holds = |length: &&u8| {
+        let unit = IpNet::new(addr, **length).unwrap();
+        exempt
+            .iter()
+            .any(|prefix| unit.contains(prefix) && prefix.prefix_len() > **length)
+    };
+    lengths.copied().find(|length| holds(&length)).unwrap_or(0)
+}
+
 fn change(step: &Step, now: u64) -> Change {
     let draft = |ttl: u64| Draft {
         about: Arc::new(About {
@@ -94,11 +123,11 @@ fn change(step: &Step, now: u64) -> Change {
 
 fn apply(state: &mut State, maps: &FakeMaps, changes: Vec<Change>, now: u64) {
     let (undo, _) = state.apply(changes);
-    let prefixes: Vec<IpNet> = undo.iter().map(|change| change.prefix).collect();
+    let reach = undo
+        .iter()
+        .map(|change| state.reach(change.shelf, change.prefix));
     let all = || Projection::standings(state, now);
-    Projection::of(state, &prefixes, now)
-        .write(maps, all)
-        .unwrap();
+    Projection::of(state, reach, now).write(maps, all).unwrap();
 }
 
 fn removal((shelf, prefix): (Shelf, IpNet)) -> Change {
@@ -116,9 +145,12 @@ proptest! {
     fn the_longest_match_decides_as_a_scan_does(
         steps in prop::collection::vec(any_step(), 1..60),
         addresses in prop::collection::vec(any_address(), 40),
+        units in select(vec![[[32, 32], [64, 64]], [[24, 32], [48, 64]], [[8, 16], [16, 127]]]),
     ) {
         let (maps, rebuilt) = (FakeMaps::default(), FakeMaps::default());
         let mut state = State::new(64);
+        let units = UnitLengths(units.map(|lengths| lengths.into_iter().filter(|l| *l != 32).collect()));
+        state.exempt.count_by(units.clone());
         let mut scan = Scan::new();
         for (now, step) in (1u64..).zip(&steps) {
             apply(&mut state, &maps, vec![change(step, now)], now);
@@ -137,6 +169,10 @@ proptest! {
                     scan_verdict(&scan, *addr, now),
                     "{} at {}", addr, now
                 );
+                // What has ended counts until it is swept.
+                let is_allowed = maps.verdict(*addr, now) == Some(List::Allow);
+                let near = maps.standing(*addr).near;
+                prop_assert!(is_allowed || near >= scan_near(&scan, &units, *addr, now), "{}", addr);
             }
         }
 
@@ -149,6 +185,13 @@ proptest! {
         prop_assert!(state.ended(now, usize::MAX).is_empty());
         rebuilt.replace_standings(&Projection::standings(&state, now)).unwrap();
         prop_assert_eq!(&maps.kernel().standings, &rebuilt.kernel().standings);
+        for addr in &addresses {
+            let near = maps.standing(*addr).near;
+            let is_allowed = maps.verdict(*addr, now) == Some(List::Allow);
+            prop_assert!(is_allowed || near == scan_near(&scan, &units, *addr, now), "{}", addr);
+            let told = state.exempt.near(IpNet::from(*addr), now);
+            prop_assert_eq!(told, scan_near(&scan, &units, *addr, now), "{}", addr);
+        }
 
         let live = |((shelf, _), (until, _)): &(&(Shelf, IpNet), &(u64, bool))| {
             *shelf != Shelf::Protected && now < *until
@@ -214,4 +257,51 @@ fn what_derives_from_the_host_is_told_from_what_was_written() {
     ] {
         assert_eq!(is_derived(prefix), derived, "{prefix}");
     }
+}
+
+#[test]
+fn neighbours_of_an_allowed_address_are_told_by_the_units_of_the_rules() {
+    let fixture = Fixture::new();
+    let near = |addr: &str| {
+        let addr = addr.parse().unwrap();
+        let near = fixture.maps.standing(addr).near;
+        assert_eq!(fixture.lists.near(addr.into()), near, "{addr}");
+        near
+    };
+    fixture.protect(&["2001:db8:5::1/128"]).unwrap();
+    assert_eq!(
+        near("2001:db8:5::2"),
+        64,
+        "by rules that say nothing of units"
+    );
+    assert_eq!(near("2001:db8:5:1::2"), 0);
+    fixture.put(List::Deny, "2001:db8:5::/96");
+    assert_eq!(near("2001:db8:5::2"), 64, "inside what is denied");
+    let entry = brief("198.51.100.7/32", MINUTE);
+    fixture.lists.put(List::Allow, entry, Force(false)).unwrap();
+    assert_eq!(
+        near("198.51.100.8"),
+        0,
+        "a single address is shared by nobody"
+    );
+
+    let wide = Rule {
+        prefix_v4: 8,
+        prefix_v6: 48,
+        ..Rule::new("wide", Trigger::Connections(9))
+    };
+    let rules =
+        RuleSet::validate(vec![Rule::new("scan", Trigger::DistinctPorts(9)), wide]).unwrap();
+    let lengths = UnitLengths::of([&rules]);
+    assert!(!fixture.lists.counts_by(&lengths));
+    fixture.lists.count_by(&lengths).unwrap();
+    assert!(fixture.lists.counts_by(&lengths));
+    assert_eq!(near("2001:db8:5::2"), 64);
+    assert_eq!(near("2001:db8:5:1::2"), 48);
+    assert_eq!(near("198.200.0.1"), 8, "in another region");
+    fixture.clock.advance(MINUTE);
+    fixture.lists.expire();
+    assert_eq!(near("198.200.0.1"), 0);
+    fixture.protect(&[]).unwrap();
+    assert_eq!(near("2001:db8:5::2"), 0);
 }
