@@ -52,9 +52,9 @@ pub fn count(packet: &Packet, ingress: &Ingress, judgement: &Judgement) -> Count
     let full = packet.source.full_len();
     if judgement.allowed {
         (len, rules, others) = (full, 0, false);
-    } else if packet.link_local || judgement.near >= len {
+    } else if packet.link_local || judgement.shared_len >= len {
         // The one of two units that is left may be the address itself.
-        if packet.link_local || judgement.near >= other || other == full {
+        if packet.link_local || judgement.shared_len >= other || other == full {
             (rules, others) = (u32::MAX, false);
         }
         len = full;

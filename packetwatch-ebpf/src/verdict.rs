@@ -19,8 +19,8 @@ pub struct Judgement {
     pub allowed: bool,
     /// when the last ban ended; rules apply to what happened after that
     pub ended: u64,
-    /// [`packetwatch_abi::Standing::near`]: no unit as short as this one counts the source with others
-    pub near: u32,
+    /// [`packetwatch_abi::Standing::shared_len`]: by no unit as short as this the source counts with others
+    pub shared_len: u32,
 }
 
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
@@ -69,7 +69,7 @@ fn of_sender(packet: &Packet, ingress: &Ingress) -> Result<Judgement, Reason> {
         return Ok(Judgement {
             allowed: true,
             ended: 0,
-            near: 0,
+            shared_len: 0,
         });
     }
     if ingress.now < standing.deny_until {
@@ -81,7 +81,7 @@ fn of_sender(packet: &Packet, ingress: &Ingress) -> Result<Judgement, Reason> {
         Found::EndedAt(ended) => Ok(Judgement {
             allowed: false,
             ended,
-            near: standing.near.into(),
+            shared_len: standing.shared_len.into(),
         }),
     }
 }

@@ -132,15 +132,15 @@ pub fn parse(text: &str) -> Result<Parsed, PrefixError> {
 /// The prefix a source is counted and banned by, under a rule with these lengths.
 ///
 /// Link-local sources are always single addresses: a whole LAN shares fe80::/64. So are those whose unit
-/// is no longer than `near`: it holds an allowed address, for which it is not banned. An IPv4-mapped
+/// is no longer than `shared_len`: it holds an allowed address, for which it is not banned. An IPv4-mapped
 /// address stays IPv6, since on the wire it is one, and anybody could forge it to have an IPv4
 /// host banned. A length beyond the family's counts as the whole address.
-pub fn unit(addr: IpAddr, near: u8, len_v4: u8, len_v6: u8) -> IpNet {
+pub fn unit(addr: IpAddr, shared_len: u8, len_v4: u8, len_v6: u8) -> IpNet {
     let length = match addr {
         IpAddr::V4(_) => len_v4,
         IpAddr::V6(_) => len_v6,
     };
-    let is_shared = is_link_local(addr) || length <= near;
+    let is_shared = is_link_local(addr) || length <= shared_len;
     let length = if is_shared { u8::MAX } else { length };
     net(addr, length.min(family_of(addr).1)).trunc()
 }

@@ -225,7 +225,7 @@ impl Kernel {
             allow_slot: 1,
             deny_slot: 2,
             is_derived: false,
-            near: 0,
+            shared_len: 0,
         };
         self.stand(net(prefix), Some(standing));
     }

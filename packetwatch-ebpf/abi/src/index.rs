@@ -273,7 +273,7 @@ pub fn standing<'a>(number: u32, line: impl Fn(u32) -> Option<&'a Line>) -> Opti
         allow_slot: line[half + 2] as u32,
         deny_slot: (line[half + 2] >> 32) as u32,
         is_derived: line[half + 3] & 1 != 0,
-        near: (line[half + 3] >> 8) as u8,
+        shared_len: (line[half + 3] >> 8) as u8,
     })
 }
 
@@ -283,6 +283,6 @@ pub const fn half_line(standing: Standing) -> [u64; WORDS / 2] {
         standing.allow_until,
         standing.deny_until,
         standing.allow_slot as u64 | (standing.deny_slot as u64) << 32,
-        standing.is_derived as u64 | (standing.near as u64) << 8,
+        standing.is_derived as u64 | (standing.shared_len as u64) << 8,
     ]
 }

@@ -24,9 +24,10 @@ pub struct Standing {
     /// Allowed as an address of the host's own surroundings alone: who reads the lists back leaves it
     /// out. The program does not look.
     pub is_derived: bool,
-    /// The /near around the source holds an allowed address, so that the source is counted by itself
-    /// where a rule's unit is as long or shorter. 0 if no unit does. Of no use while it is allowed itself.
-    pub near: u8,
+    /// The length of the longest unit around the source that holds an allowed address; so do those around
+    /// it. Under a rule whose unit is as long or shorter the source is counted by itself. 0 if no unit does.
+    /// Of no use while the source is allowed itself.
+    pub shared_len: u8,
 }
 
 /// A ban. After its end it is kept for as long as a window may reach back, so that the program

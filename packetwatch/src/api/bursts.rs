@@ -65,7 +65,7 @@ pub fn bursts<'r>(
         .iter()
         .enumerate()
         .filter(|(_, rule)| !rule.bans())
-        .filter(|(_, rule)| rule.unit(unit.addr(), moment.near) == unit);
+        .filter(|(_, rule)| rule.unit(unit.addr(), moment.shared_len) == unit);
     let burst = |(index, rule): (usize, &'r Rule)| {
         let limit = Limit::new(rule.trigger.count(), rule.burst);
         // The first word of its windows, which such a rule has no other use for.
@@ -87,7 +87,7 @@ mod tests {
         now: NOW,
         generation: 1,
         ended: 0,
-        near: 0,
+        shared_len: 0,
     };
 
     fn rules() -> RuleSet {

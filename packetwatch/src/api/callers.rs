@@ -266,7 +266,7 @@ impl<'a> View<'a> {
     fn moment_of(&self, unit: IpNet, ended: u64) -> Moment {
         Moment {
             ended,
-            near: self.app.lists.near(unit),
+            shared_len: self.app.lists.shared_len(unit),
             ..self.moment()
         }
     }
@@ -276,7 +276,7 @@ impl<'a> View<'a> {
             now: self.now.monotonic_ns,
             generation: self.generation,
             ended: 0,
-            near: 0,
+            shared_len: 0,
         }
     }
 

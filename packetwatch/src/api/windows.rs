@@ -16,8 +16,8 @@ pub struct Moment {
     pub generation: u32,
     /// when the unit's last ban ended, 0 if there is no trace of one
     pub ended: u64,
-    /// [`Lists::near`](crate::lists::Lists::near) of the unit
-    pub near: u8,
+    /// [`Lists::shared_len`](crate::lists::Lists::shared_len) of the unit
+    pub shared_len: u8,
 }
 
 /// What a rule counts of a caller.
@@ -58,7 +58,7 @@ pub fn counts<'r>(
         .iter()
         .enumerate()
         .filter(|(_, rule)| rule.bans())
-        .filter(|(_, rule)| rule.unit(unit.addr(), moment.near) == unit);
+        .filter(|(_, rule)| rule.unit(unit.addr(), moment.shared_len) == unit);
     let count = |(index, rule): (usize, &'r Rule)| {
         let counted = match rule.trigger {
             Trigger::DistinctPorts(_) => distinct_ports(caller, rule.within, moment),
@@ -80,7 +80,7 @@ pub(super) fn distinct_ports(caller: &Caller, within: Duration, moment: Moment) 
         now,
         generation,
         ended,
-        near: _,
+        shared_len: _,
     } = moment;
     if caller.generation != generation {
         return 0;
@@ -148,7 +148,7 @@ pub(crate) mod tests {
             now: NOW,
             generation: 1,
             ended: 0,
-            near: 0,
+            shared_len: 0,
         }
     }
 

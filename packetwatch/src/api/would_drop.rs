@@ -25,7 +25,7 @@ use super::{
     windows::{Moment, counts, distinct_ports},
 };
 use crate::{
-    lists::{Lists, Saved},
+    lists::{Lists, Saved, UnitLengths},
     protect::{self, Sessions, Settings},
     rules::{Rule, RuleSet, Trigger},
     tokens::Tokens,
@@ -186,15 +186,20 @@ pub(super) fn beyond(app: &App, rules: &RuleSet, asker: Asker) -> Result<Vec<Wou
         now: app.clock.monotonic_ns(),
         generation: in_force.generation,
         ended: 0,
-        near: 0,
+        shared_len: 0,
     };
     let peers = app.peers.known(asker);
     let mut found = Vec::new();
+    let lengths = UnitLengths::of([rules]);
     let read = app.dataplane.each_caller(|unit, caller| {
-        let near = app.lists.near(unit);
-        let moment = Moment { near, ..moment };
-        let exceeded = rules.iter().filter(|rule| rule.bans()).find_map(|rule| {
-            let counted = counted(unit, caller, rule, &in_force.rules, moment)?;
+        let shared_len = app.lists.shared_len_of(&lengths, unit);
+        let is_counted = |rule: &&Rule| rule.bans() && rule.unit(unit.addr(), shared_len) == unit;
+        let moment = Moment {
+            shared_len: app.lists.shared_len(unit),
+            ..moment
+        };
+        let exceeded = rules.iter().filter(is_counted).find_map(|rule| {
+            let counted = counted(unit, caller, rule, &in_force.rules, moment);
             (counted >= rule.trigger.count()).then_some((rule, counted))
         });
         if let Some((rule, counted)) = exceeded {
@@ -225,18 +230,8 @@ pub(super) fn beyond(app: &App, rules: &RuleSet, asker: Asker) -> Result<Vec<Wou
 }
 
 /// What this caller has done of what `rule` counts within its window, at least: by what the rules
-/// in force count in windows that are no longer, and by all that it did if it is that new. `None`
-/// where the rule counts by another unit.
-fn counted(
-    unit: IpNet,
-    caller: &Caller,
-    rule: &Rule,
-    in_force: &RuleSet,
-    moment: Moment,
-) -> Option<u64> {
-    if rule.unit(unit.addr(), moment.near) != unit {
-        return None;
-    }
+/// in force count in windows that are no longer, and by all that it did if it is that new.
+fn counted(unit: IpNet, caller: &Caller, rule: &Rule, in_force: &RuleSet, moment: Moment) -> u64 {
     let same = std::mem::discriminant(&rule.trigger);
     let known = counts(unit, caller, in_force, moment).into_iter();
     let known = known.filter(|count| {
@@ -253,7 +248,7 @@ fn counted(
         Trigger::Bytes(_) if is_new => caller.bytes,
         _ => 0,
     };
-    Some(known.max(all))
+    known.max(all)
 }
 
 #[cfg(test)]
@@ -286,20 +281,15 @@ mod tests {
                 now: 1000 * SECOND,
                 generation: 1,
                 ended: 0,
-                near: 0,
+                shared_len: 0,
             };
             counted(unit, &caller, rule, &none, moment)
         };
-        assert_eq!(counted(&within(Trigger::Connections(5), 10)), Some(7));
+        assert_eq!(counted(&within(Trigger::Connections(5), 10)), 7);
         assert_eq!(
             counted(&within(Trigger::Connections(5), 9)),
-            Some(0),
+            0,
             "some of them may be older"
         );
-        let wide = Rule {
-            prefix_v4: 24,
-            ..within(Trigger::Connections(5), 10)
-        };
-        assert_eq!(counted(&wide), None, "it is counted by another unit");
     }
 }

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use packetwatch_abi::{Offence as Seen, PortSeen};
+use packetwatch_abi::Offence as Seen;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -95,7 +95,6 @@ impl Enforcer {
             prefix,
             offender,
             rule,
-            count_anew,
         }) = decide(offence, &rules, generation, &self.lists)
         else {
             return;
@@ -105,26 +104,17 @@ impl Enforcer {
             trial: trial.or_else(|| self.lists.uncovered(prefix)),
             ..ordered(prefix, offender, rule, rules.longest_within())
         };
-        let stands = self.ban(order);
-        // The limiter goes on dropping the calls of a source that could not be banned, by what is
-        // counted of its unit.
-        if let Some(unit) = count_anew.filter(|_| stands) {
-            // The step after, so that the ports that led here are left out too.
-            let since = self.clock.monotonic_ns() + PortSeen::STEP;
-            self.warn(self.dataplane.count_anew(unit, since));
-        }
+        self.ban(order);
     }
 
-    /// Tells whether the ban stands, set now or before.
-    fn ban(&self, order: BanOrder) -> bool {
+    fn ban(&self, order: BanOrder) {
         let (prefix, rule) = (order.prefix, order.rule.clone());
         match self.lists.ban(order) {
             Ok(BanOutcome::Banned(_)) => {
                 self.counters.ban(&rule);
                 self.readiness.set_lack(Lack::Bans, None);
-                true
             }
-            Ok(BanOutcome::Already) => true,
+            Ok(BanOutcome::Already) => {}
             Err(error) => {
                 match &error {
                     WriteError::Full { list, .. } => self.counters.map_full(list),
@@ -143,7 +133,6 @@ impl Enforcer {
                          them: {error}"
                     );
                 }
-                false
             }
         }
     }

@@ -146,13 +146,15 @@ impl<'r> Eviction<'r> {
         }
     }
 
-    /// `near`: what [`Lists::near`](crate::lists::Lists::near) says of the unit; `is_judged`: whether a ban
-    /// has been the answer to the caller's last offence.
-    pub(super) fn offer(&mut self, unit: IpNet, caller: &Caller, near: u8, is_judged: bool) {
-        let moment = Moment {
-            near,
-            ..self.moment
-        };
+    /// `shared_len`: of the unit, by [`Lists`](crate::lists::Lists::shared_len), asked only where it matters;
+    /// `is_judged`: whether a ban has been the answer to the caller's last offence.
+    pub(super) fn offer(
+        &mut self,
+        unit: IpNet,
+        caller: &Caller,
+        shared_len: impl FnOnce() -> u8,
+        is_judged: bool,
+    ) {
         let last_seen = caller.last_seen;
         let candidate = Candidate { unit, last_seen };
         if last_seen > self.moment.now.saturating_add(AHEAD) {
@@ -165,6 +167,10 @@ impl<'r> Eviction<'r> {
         if silent <= self.keep && !may_go {
             return;
         }
+        let moment = Moment {
+            shared_len: shared_len(),
+            ..self.moment
+        };
         let bursts = bursts(unit, caller, self.rules, moment);
         let owes = bursts.iter().map(Burst::paid_in).max().unwrap_or_default();
         if silent > self.keep && owes.is_zero() {

@@ -120,7 +120,7 @@ impl Enforcer {
             now,
             generation,
             ended: 0,
-            near: 0,
+            shared_len: 0,
         };
         let room = Room::of(entries, self.capacity);
         let mut eviction = Eviction::new(&rules, moment, keep, room);
@@ -145,8 +145,14 @@ impl Enforcer {
             if tidy {
                 // Only a single address may be counted by another unit than it would be elsewhere.
                 let is_single = unit.prefix_len() == unit.max_prefix_len();
-                let near = if is_single { self.lists.near(unit) } else { 0 };
-                eviction.offer(unit, caller, near, is_judged);
+                let shared_len = || {
+                    if is_single {
+                        self.lists.shared_len(unit)
+                    } else {
+                        0
+                    }
+                };
+                eviction.offer(unit, caller, shared_len, is_judged);
             }
         });
         match read {

@@ -4,7 +4,7 @@ use std::{sync::Mutex, thread, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData},
 };
 use ipnet::IpNet;
 use packetwatch_abi::{Caller, Prefix};
@@ -47,14 +47,6 @@ impl Callers {
     pub(super) fn raw(&self) -> &MapData {
         &self.raw
     }
-}
-
-/// What is not there is as good as done.
-fn absent<T>(error: MapError) -> Result<Option<T>, Error> {
-    if is_absent(&error) {
-        return Ok(None);
-    }
-    Err(map_error(MAP, "change", 0)(error))
 }
 
 impl Dataplane {
@@ -126,22 +118,6 @@ impl Dataplane {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(map_error(MAP, "read", 0)(error)),
         }
-    }
-
-    /// Voids what a unit's windows and ports hold at `now`; what was counted for people stays.
-    ///
-    /// The element is replaced: packets of the unit that come within the microseconds of that are
-    /// left out of its totals.
-    pub fn count_anew(&self, unit: IpNet, now: u64) -> Result<(), Error> {
-        const BPF_EXIST: u64 = 2;
-        let map = &mut lock(&self.0.callers.table).map;
-        let Some(mut caller) = map.get(&key(unit), 0).map(Some).or_else(absent)? else {
-            return Ok(());
-        };
-        caller.since = caller.since.next(now);
-        caller.port_lock = 0;
-        let written = map.insert(key(unit), caller, BPF_EXIST);
-        written.map(Some).or_else(absent).map(drop)
     }
 
     /// Forgets those of the callers that have not been seen after the time beside them; returns how

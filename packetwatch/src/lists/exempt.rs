@@ -5,9 +5,12 @@
 //! this lock is held for few entries at a time, and a million allowed prefixes are made ready before
 //! it is taken.
 
-use std::sync::{
-    RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ipnet::IpNet;
@@ -57,15 +60,20 @@ impl Exempt {
 
     /// The length of the longest unit around `prefix`, or of itself, that holds an exempt prefix and others:
     /// by it, and by wider ones, nobody is counted. 0 if there is none.
-    pub(super) fn near(&self, prefix: IpNet, now: u64) -> u8 {
+    pub(super) fn shared_len(&self, prefix: IpNet, now: u64) -> u8 {
         let units = self.units.read().expect("nothing panics here");
+        self.shared_len_of(&units, prefix, now)
+    }
+
+    /// The same by units of these lengths.
+    pub(super) fn shared_len_of(&self, units: &UnitLengths, prefix: IpNet, now: u64) -> u8 {
         let mut around = units.around(prefix).rev().peekable();
         if around.peek().is_none() {
             return 0;
         }
         let prefixes = self.prefixes.read().expect("nothing panics here");
-        let near = around.find(|unit| is_shared(*unit, &prefixes, now));
-        near.map_or(0, |unit| unit.prefix_len())
+        let shared_len = around.find(|unit| is_shared(*unit, &prefixes, now));
+        shared_len.map_or(0, |unit| unit.prefix_len())
     }
 
     /// The units that hold an exempt prefix and others, in order: all of them, or those that a prefix lies
@@ -92,19 +100,31 @@ impl Exempt {
         shared
     }
 
-    /// What is told otherwise to the kernel if `prefix` comes to be exempt, or no longer is: the widest
-    /// unit around it.
-    pub(super) fn reach(&self, prefix: IpNet) -> IpNet {
+    /// The units around these prefixes that no other exempt prefix is inside of: whether they are shared may
+    /// change with these.
+    pub(super) fn units_of_these_alone(&self, these: &BTreeSet<IpNet>, now: u64) -> Vec<IpNet> {
         let units = self.units.read().expect("nothing panics here");
-        units.around(prefix).next().unwrap_or(prefix)
+        let prefixes = self.prefixes.read().expect("nothing panics here");
+        let mut around: Vec<IpNet> = these.iter().flat_map(|one| units.wider(*one)).collect();
+        around.sort_unstable();
+        around.dedup();
+        around.retain(|unit| {
+            let mut others = prefixes
+                .inside(*unit)
+                .filter(|(prefix, _)| prefix != unit && !these.contains(prefix));
+            !others.any(|(_, exemption)| exemption.is_live(now))
+        });
+        around
     }
 
     pub(super) fn counts_by(&self, lengths: &UnitLengths) -> bool {
         *self.units.read().expect("nothing panics here") == *lengths
     }
 
-    pub(super) fn count_by(&self, lengths: UnitLengths) {
-        *self.units.write().expect("nothing panics here") = lengths;
+    /// Returns the former ones.
+    pub(super) fn count_by(&self, lengths: UnitLengths) -> UnitLengths {
+        let mut units = self.units.write().expect("nothing panics here");
+        std::mem::replace(&mut *units, lengths)
     }
 
     /// Each prefix with what is so from now on. One writer at a time, which holds the state.

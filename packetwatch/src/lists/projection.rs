@@ -120,11 +120,11 @@ fn resolve<'a>(
             standing.deny_until = standing.deny_until.min(end);
         }
         if is_shared {
-            standing.near = prefix.prefix_len();
+            standing.shared_len = prefix.prefix_len();
         }
         // Of use to nobody, and one standing less to keep apart.
         if standing.allow_until == FOREVER {
-            standing.near = 0;
+            standing.shared_len = 0;
         }
         path.push((prefix, standing, end));
         standings.push((prefix, standing));

@@ -233,13 +233,23 @@ impl State {
         }
     }
 
-    /// The prefix that a change on a shelf under `prefix` may be told to the kernel in: who comes to be
-    /// exempt, or no longer is, decides how the unit is counted.
-    pub(super) fn reach(&self, shelf: Shelf, prefix: IpNet) -> IpNet {
-        match shelf {
-            Shelf::Deny if !self.protected.contains(&prefix) => prefix,
-            _ => self.exempt.reach(prefix),
+    /// The prefixes that these changes, of a shelf and a prefix each, are to be told to the kernel in. Who
+    /// comes to be exempt, or no longer is, decides how its unit is counted, where nobody else does.
+    pub(super) fn reach(
+        &self,
+        changes: impl IntoIterator<Item = (Shelf, IpNet)>,
+        now: u64,
+    ) -> BTreeSet<IpNet> {
+        let mut reach = BTreeSet::new();
+        let mut exempt = BTreeSet::new();
+        for (shelf, prefix) in changes {
+            reach.insert(prefix);
+            if shelf != Shelf::Deny || self.protected.contains(&prefix) {
+                exempt.insert(prefix);
+            }
         }
+        reach.extend(self.exempt.units_of_these_alone(&exempt, now));
+        reach
     }
 
     /// Entries that the capacity has room for. What is protected takes nothing of it.

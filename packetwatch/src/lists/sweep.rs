@@ -162,9 +162,7 @@ impl Shared {
         }
         let projection = {
             let state = self.state();
-            let reach = due
-                .iter()
-                .map(|(shelf, prefix)| state.reach(*shelf, *prefix));
+            let reach = state.reach(due.iter().copied(), now);
             Projection::of(&state, reach, now)
         };
         self.is_taken(projection, now)

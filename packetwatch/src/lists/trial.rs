@@ -237,10 +237,8 @@ impl Lists {
         let projection = {
             let state = shared.state();
             let shelf = trial.list.into();
-            let reach = trial
-                .former
-                .keys()
-                .map(|prefix| state.reach(shelf, *prefix));
+            let changed = trial.former.keys().map(|prefix| (shelf, *prefix));
+            let reach = state.reach(changed, now);
             Projection::of(&state, reach, now)
         };
         let all = || Projection::standings(&shared.state(), now);

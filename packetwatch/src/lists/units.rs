@@ -57,27 +57,41 @@ impl Lists {
     /// address. Waits for writes.
     ///
     /// # Errors
-    /// The kernel refuses it; it is in force with the next write or comparison that the kernel takes.
+    /// The kernel refuses it: the lengths are the former ones.
     pub fn count_by(&self, lengths: &UnitLengths) -> Result<(), dataplane::Error> {
         let shared = &self.0.shared;
         let _writer = shared.journal();
         let now = shared.clock.monotonic_ns();
-        let projection = {
+        let (former, projection) = {
             let state = shared.state();
             let mut shared_units = state.exempt.shared_units(None, now);
-            state.exempt.count_by(lengths.clone());
+            let former = state.exempt.count_by(lengths.clone());
             shared_units.extend(state.exempt.shared_units(None, now));
-            Projection::of(&state, shared_units, now)
+            (former, Projection::of(&state, shared_units, now))
         };
         let all = || Projection::standings(&shared.state(), now);
-        projection.write(&*shared.maps, all)
+        let written = projection.write(&*shared.maps, all);
+        if written.is_err() {
+            // What of it the kernel has taken is true of those lengths, and whoever asks tries again.
+            shared.exempt.count_by(former);
+        }
+        written
     }
 
     /// The length of the longest unit around `prefix`, or of itself, that holds an allowed or protected
     /// address and others: by it, and by wider ones, nobody is counted. 0 if there is none. Waits for no
     /// write.
-    pub fn near(&self, prefix: IpNet) -> u8 {
+    pub fn shared_len(&self, prefix: IpNet) -> u8 {
         let shared = &self.0.shared;
-        shared.exempt.near(prefix, shared.clock.monotonic_ns())
+        shared
+            .exempt
+            .shared_len(prefix, shared.clock.monotonic_ns())
+    }
+
+    /// The same under rules with units of these lengths.
+    pub fn shared_len_of(&self, lengths: &UnitLengths, prefix: IpNet) -> u8 {
+        let shared = &self.0.shared;
+        let now = shared.clock.monotonic_ns();
+        shared.exempt.shared_len_of(lengths, prefix, now)
     }
 }

@@ -337,9 +337,9 @@ impl Shared {
                 state.begin(trial);
             }
             let (undo, slots) = state.apply(changes);
-            let reach = |change: &Change| state.reach(change.shelf, change.prefix);
+            let changed = undo.iter().map(|change| (change.shelf, change.prefix));
             let projection = match switch {
-                Switch::ByPrefix => Projection::of(&state, undo.iter().map(reach), now),
+                Switch::ByPrefix => Projection::of(&state, state.reach(changed, now), now),
                 Switch::Whole => Projection::whole(&state, now),
             };
             let ends_counting = was_counted && !state.is_counted_by_entry();

@@ -32,15 +32,13 @@ pub struct Sentence<'r> {
     pub prefix: IpNet,
     pub offender: IpAddr,
     pub rule: &'r Rule,
-    /// The unit to count anew once the ban stands: this one of its addresses is banned for what the unit
-    /// did. Where no ban comes to be, what was counted is all that holds the source back.
-    pub count_anew: Option<IpNet>,
 }
 
 /// Decides on an offence.
 ///
-/// A unit that holds an allowed address is not banned: its offender is, alone. An offence against
-/// rules that have been replaced is void, and so is one of a source that has been allowed since.
+/// An offence against rules that have been replaced is void, and so is one of a source that has been
+/// allowed since, or of a unit that holds an allowed address: the program counts its addresses one by one
+/// as soon as it is told, and what several did until then is no offence of one.
 pub fn decide<'r>(
     offence: &Offence,
     rules: &'r RuleSet,
@@ -48,16 +46,14 @@ pub fn decide<'r>(
     standing: &impl Standing,
 ) -> Option<Sentence<'r>> {
     let rule = rules.iter().nth(offence.rule)?;
-    if offence.generation != generation || standing.is_allowed(offence.offender) {
-        return None;
-    }
-    let single = IpNet::from(offence.offender);
-    let is_alone = offence.unit != single && standing.holds_allowed(offence.unit);
-    Some(Sentence {
-        prefix: if is_alone { single } else { offence.unit },
+    let is_single = offence.unit == IpNet::from(offence.offender);
+    let is_void = offence.generation != generation
+        || standing.is_allowed(offence.offender)
+        || !is_single && standing.holds_allowed(offence.unit);
+    (!is_void).then_some(Sentence {
+        prefix: offence.unit,
         offender: offence.offender,
         rule,
-        count_anew: is_alone.then_some(offence.unit),
     })
 }
 
@@ -94,30 +90,29 @@ mod tests {
         }
     }
 
-    /// The prefix that is banned, and the unit that is counted anew.
-    fn decided(
-        offence: &Offence,
-        allowed: &'static [&'static str],
-    ) -> Option<(String, Option<IpNet>)> {
+    /// The prefix that is banned.
+    fn decided(offence: &Offence, allowed: &'static [&'static str]) -> Option<String> {
         let rules = rules();
         let sentence = decide(offence, &rules, 7, &Allowed(allowed))?;
         assert_eq!(sentence.offender, offence.offender);
-        Some((sentence.prefix.to_string(), sentence.count_anew))
+        Some(sentence.prefix.to_string())
     }
 
     #[test]
     fn the_unit_is_banned() {
         let offence = offence("2001:db8:1:2::/64", "2001:db8:1:2::9");
-        let banned = decided(&offence, &[]);
-        assert_eq!(banned, Some(("2001:db8:1:2::/64".to_owned(), None)));
+        let banned = decided(&offence, &["2001:db8:1:3::1/128"]);
+        assert_eq!(banned.as_deref(), Some("2001:db8:1:2::/64"));
     }
 
     #[test]
-    fn beside_an_allowed_address_the_offender_alone_is_banned() {
-        let offence = offence("2001:db8:1:2::/64", "2001:db8:1:2::9");
-        let banned = decided(&offence, &["2001:db8:1:2::1/128"]);
-        let single = "2001:db8:1:2::9/128".to_owned();
-        assert_eq!(banned, Some((single, Some(offence.unit))));
+    fn beside_an_allowed_address_nobody_is_banned_for_what_the_unit_did() {
+        let allowed = &["2001:db8:1:2::1/128"];
+        let shared = offence("2001:db8:1:2::/64", "2001:db8:1:2::9");
+        assert_eq!(decided(&shared, allowed), None);
+        let single = offence("2001:db8:1:2::9/128", "2001:db8:1:2::9");
+        let banned = decided(&single, allowed);
+        assert_eq!(banned.as_deref(), Some("2001:db8:1:2::9/128"));
     }
 
     #[test]

@@ -137,9 +137,9 @@ impl Rule {
         self.action == Action::Ban
     }
 
-    /// The prefix that a source is counted by; `near` as of [`prefix::unit`].
-    pub fn unit(&self, source: IpAddr, near: u8) -> IpNet {
-        prefix::unit(source, near, self.prefix_v4, self.prefix_v6)
+    /// The prefix that a source is counted by; `shared_len` as of [`prefix::unit`].
+    pub fn unit(&self, source: IpAddr, shared_len: u8) -> IpNet {
+        prefix::unit(source, shared_len, self.prefix_v4, self.prefix_v6)
     }
 
     /// A rule with the defaults of every other field.

@@ -155,7 +155,7 @@ impl Reference {
             }
             ended.push((prefix, ban.until));
         }
-        let units = self.units(packet.source, standing.near);
+        let units = self.units(packet.source, standing.shared_len);
         let mut over = false;
         for (unit, rules) in &units {
             // The end of a narrower ban is no new beginning for the unit.
@@ -234,10 +234,10 @@ impl Reference {
     ///
     /// fe80::/64 is every neighbour at once, and of a unit that holds an allowed address one source would
     /// be banned for what others do: they are counted by single address.
-    fn units(&self, source: IpAddr, near: u8) -> Vec<(IpNet, Vec<usize>)> {
+    fn units(&self, source: IpAddr, shared_len: u8) -> Vec<(IpNet, Vec<usize>)> {
         let single = IpNet::from(source).prefix_len();
         let counted_by = |len: u8| match len {
-            _ if is_link_local(source) || len <= near => single,
+            _ if is_link_local(source) || len <= shared_len => single,
             len => len,
         };
         let of = |rule: &Rule| {

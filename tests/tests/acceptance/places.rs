@@ -122,17 +122,26 @@ fn a_64_with_an_allowed_address_is_banned_by_single_address() {
     allowed.assert_served(&[PORTS, PORTS].concat());
     scanner.assert_silence(PORTS[0]);
 
-    // By other rules' units, too.
-    let rules = json!({"rules": [{"name": "wide", "distinct_ports": 3, "prefix_v6": 48}]});
+    // By other rules' units, too, which tell first whom they would drop.
+    let rules = json!({"rules": [{"name": "wide", "distinct_ports": 2, "prefix_v6": 48}]});
     let answer = scene.daemon.api("PUT", "/v1/rules", Some(&rules));
     assert_eq!(answer.status, 200, "{answer:?}");
+    let answer = answer.json();
+    let told = answer["would_drop"].as_array().expect("a list");
+    for n in [2, 3] {
+        let single = scene.single(&at(n));
+        assert!(
+            told.iter().any(|caller| caller["prefix"] == single),
+            "{answer}"
+        );
+    }
     at(2).assert_served(&PORTS[..1]);
     let rule = &scene.explained(&at(2))["rules"][0];
     assert_eq!(rule["prefix"], scene.single(&at(2)), "{rule}");
     assert_eq!(rule["counted"], 1, "{rule}");
 }
 
-/// What was counted of the /64 is all that holds back whoever the full table of bans has no room for.
+/// What was counted of a source is all that holds it back when the full table of bans has no room for it.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn beside_an_allowed_address_a_ban_that_is_refused_forgives_nothing() {
@@ -146,7 +155,6 @@ fn beside_an_allowed_address_a_ban_that_is_refused_forgives_nothing() {
     let (scanner, allowed, next) = (at(0), at(1), at(2));
     scene.change("PUT", "allow", &scene.single(&allowed), 201);
     scene.scan_into_ban(&scanner);
-    // Counted anew once the ban stands: calls of that moment are in no window.
     let refused = |line: &Value| {
         let message = line["message"].as_str().unwrap_or_default();
         message.contains("bans could not be set")

@@ -33,7 +33,7 @@ pub(crate) fn standing(prefix: IpNet, allow_until: u64, deny_until: u64) -> Stan
         allow_slot: slot,
         deny_slot: slot + 1,
         is_derived: false,
-        near: [0, 16, 24, 64][usize::from(prefix.prefix_len() / 2 % 4)],
+        shared_len: [0, 16, 24, 64][usize::from(prefix.prefix_len() / 2 % 4)],
     }
 }
 

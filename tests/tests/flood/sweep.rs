@@ -14,7 +14,7 @@ use packetwatch::{
     rules::{Rule, Trigger},
 };
 use packetwatch_abi::{Action, Reason};
-use packetwatch_tests::{Kernel, Runner, kernel::net, patience::Raised, runner};
+use packetwatch_tests::{Kernel, Runner, patience::Raised, runner};
 
 use super::{call, readdress, spoofed};
 
@@ -90,40 +90,6 @@ fn who_has_spoken_since_is_not_forgotten() {
     assert_eq!(kernel.dataplane.forget_silent(candidates).unwrap(), 1);
     assert!(!kernel.is_counted(&silent.to_string()));
     assert_eq!(kernel.caller(&spoke.to_string()).calls, 2);
-}
-
-#[test]
-#[ignore = "needs root: loads the XDP program"]
-fn a_unit_that_counts_anew_keeps_what_was_counted_for_people() {
-    let kernel = Kernel::with_rules(vec![
-        Rule::new("scan", Trigger::DistinctPorts(3)),
-        Rule::new("calls", Trigger::Connections(3)),
-    ]);
-    let source: IpAddr = "2001:db8::10".parse().unwrap();
-    let call = |port| {
-        let host = "2001:db8::1".parse().unwrap();
-        let frame = packetwatch_tests::Frame::new().ip(source, host);
-        frame
-            .tcp(40_000, port, packetwatch_tests::packet::SYN)
-            .build()
-    };
-    for round in 0..3 {
-        (1..=3).for_each(|port| assert_eq!(kernel.reason(&call(port)), Reason::Pass));
-        assert_eq!(kernel.reason(&call(1)), Reason::Threshold);
-        let unit = net("2001:db8::/64");
-        let since = kernel.now() + 65_536 * (round + 1);
-        kernel.dataplane.count_anew(unit, since).unwrap();
-        let caller = kernel.caller("2001:db8::/64");
-        assert_eq!((caller.calls, caller.dropped), (4 * (round + 1), round + 1));
-        // Ports are told apart by steps of 65 us.
-        kernel.dataplane.set_clock(since).unwrap();
-    }
-    // One that is not there is none the worse.
-    kernel
-        .dataplane
-        .count_anew(net("2001:db8:9::/64"), 1)
-        .unwrap();
-    assert!(!kernel.is_counted("2001:db8:9::/64"));
 }
 
 #[test]

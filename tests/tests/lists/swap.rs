@@ -33,7 +33,7 @@ fn standing(allow: bool) -> Standing {
         allow_slot: 1,
         deny_slot: 2,
         is_derived: false,
-        near: 0,
+        shared_len: 0,
     }
 }
 

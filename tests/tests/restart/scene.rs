@@ -17,7 +17,7 @@ pub(crate) const PORTS: [u16; 3] = [8086, 8087, 8088];
 pub(crate) const PROMPT: Duration = Duration::from_secs(30);
 
 /// For what must not happen: shorter than the second after which TCP would try again.
-const SILENCE: Duration = Duration::from_millis(700);
+pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
 /// Three ports in five seconds, with bans of this length.
 pub(crate) fn rule(ban: &str) -> String {
@@ -59,7 +59,7 @@ impl Scene {
         self.lan.segment().client(Family::V4, n)
     }
 
-    fn is_answered(&self, n: u8, port: u16, limit: Duration) -> bool {
+    pub(crate) fn is_answered(&self, n: u8, port: u16, limit: Duration) -> bool {
         let segment = self.lan.segment();
         let server = SocketAddr::new(segment.host(Family::V4), port);
         answered(&segment.client, Some(self.address(n)), server, limit)

@@ -108,7 +108,7 @@ fn would_drop(kernel: &Kernel, rules: &RuleSet, source: &str, is_call: bool) -> 
             now: kernel.now(),
             generation: kernel.generation(),
             ended: 0,
-            near: 0,
+            shared_len: 0,
         };
         is_full |= counts(unit, &caller, rules, moment).iter().any(full);
         let bursts = bursts(unit, &caller, rules, moment);

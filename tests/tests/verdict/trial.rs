@@ -67,7 +67,7 @@ fn what_is_written_during_a_trial_takes_its_place() {
         kernel.set_now(now);
         kernel
             .dataplane
-            .count_anew(UNIT[0].parse().unwrap(), now)
+            .forget_caller(UNIT[0].parse().unwrap())
             .unwrap();
         kernel.advance(Duration::from_secs(1));
         assert_eq!(kernel.reason(&frame), Reason::Pass);

@@ -140,7 +140,7 @@ fn who_shares_a_unit_with_an_allowed_address_is_counted_by_single_address() {
     let mut kernel = Kernel::with_rules(vec![scan, wide]);
     // Addresses of one /24 or /48, the first two of one /64; the longest unit that holds an allowed address;
     // whether the /64 is counted as one still.
-    for ([a, b, c], near, is_64_one) in [
+    for ([a, b, c], shared_len, is_64_one) in [
         (
             ["198.18.5.1", "198.18.5.2", "198.18.5.3"],
             "198.18.5.0/24",
@@ -157,33 +157,41 @@ fn who_shares_a_unit_with_an_allowed_address_is_counted_by_single_address() {
             true,
         ),
     ] {
-        let near = net(near);
+        let shared_len = net(shared_len);
         let standing = Standing {
-            near: near.prefix_len(),
+            shared_len: shared_len.prefix_len(),
             ..Standing::default()
         };
-        kernel.stand(near, Some(standing));
+        kernel.stand(shared_len, Some(standing));
         for port in [1, 2, 1, 2, 1, 2] {
-            assert_eq!(kernel.reason(&call(a, port)), Pass, "{near}");
+            assert_eq!(kernel.reason(&call(a, port)), Pass, "{shared_len}");
         }
-        assert_eq!(kernel.reason(&call(a, 1)), Threshold, "{near}: its own six");
-        assert_eq!(kernel.reason(&call(b, 4)), Pass, "{near}");
+        assert_eq!(
+            kernel.reason(&call(a, 1)),
+            Threshold,
+            "{shared_len}: its own six"
+        );
+        assert_eq!(kernel.reason(&call(b, 4)), Pass, "{shared_len}");
         let reason = kernel.reason(&call(b, 5));
-        assert_eq!(reason, if is_64_one { Threshold } else { Pass }, "{near}");
+        assert_eq!(
+            reason,
+            if is_64_one { Threshold } else { Pass },
+            "{shared_len}"
+        );
         assert_eq!(
             kernel.reason(&call(c, 4)),
             Pass,
-            "{near}: the others' calls are not its own"
+            "{shared_len}: the others' calls are not its own"
         );
         assert_eq!(
             kernel.caller(&net(a).to_string()).calls,
             7,
-            "{near}: met once"
+            "{shared_len}: met once"
         );
         let units: Vec<IpNet> = kernel.offences().iter().map(|o| prefix(&o.unit)).collect();
         let mut blamed = vec![net(a)];
         blamed.extend(is_64_one.then(|| net("2001:db8:6::/64")));
-        assert_eq!(units, blamed, "{near}");
+        assert_eq!(units, blamed, "{shared_len}");
     }
     assert!(!kernel.is_counted("198.18.5.0/24") && !kernel.is_counted("2001:db8:6::/48"));
     assert!(

@@ -9,7 +9,7 @@ use crate::{
 const SECOND: u64 = 1_000_000_000;
 const NOW: u64 = 1_000 * SECOND;
 const MOMENT: Moment = Moment {
-    near: 0,
+    shared_len: 0,
     now: NOW,
     generation: 1,
     ended: 0,
@@ -63,7 +63,7 @@ fn chosen(rules: &RuleSet, room: Room, callers: &[(u8, Caller)]) -> Chosen {
     let keep = rules.longest_within();
     let mut eviction = Eviction::new(rules, MOMENT, keep, room);
     for (host, caller) in callers {
-        eviction.offer(unit(*host), caller, 0, false);
+        eviction.offer(unit(*host), caller, || 0, false);
     }
     eviction.chosen()
 }
@@ -175,9 +175,9 @@ fn who_is_banned_goes_before_all_others_and_where_there_is_room_stays() {
             share: 3,
         };
         let mut eviction = Eviction::new(&rules, MOMENT, Duration::from_secs(60), room);
-        eviction.offer(unit(1), &ports(9, 1), 0, false);
-        eviction.offer(unit(2), &offender(9), 0, true);
-        eviction.offer(unit(3), &silent(9, 0), 0, false);
+        eviction.offer(unit(1), &ports(9, 1), || 0, false);
+        eviction.offer(unit(2), &offender(9), || 0, true);
+        eviction.offer(unit(3), &silent(9, 0), || 0, false);
         let Chosen { void, spare, .. } = eviction.chosen();
         (hosts(void), hosts(spare))
     };
@@ -279,7 +279,7 @@ fn every_round_makes_room_and_gives_up_half_the_table_at_most() {
         let mut eviction = Eviction::new(rules, MOMENT, Duration::from_secs(60), room);
         for host in 0..capacity {
             let unit = IpNet::from(std::net::IpAddr::from((host + (1 << 28)).to_be_bytes()));
-            eviction.offer(unit, caller, 0, false);
+            eviction.offer(unit, caller, || 0, false);
         }
         let Chosen {
             idle,

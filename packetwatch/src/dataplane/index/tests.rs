@@ -13,7 +13,7 @@ fn deny(slot: u32) -> Standing {
         deny_until: FOREVER,
         deny_slot: slot,
         is_derived: slot.is_multiple_of(2),
-        near: slot as u8,
+        shared_len: slot as u8,
         ..Standing::default()
     }
 }

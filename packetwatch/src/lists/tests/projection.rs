@@ -76,7 +76,7 @@ fn scan_verdict(scan: &Scan, addr: IpAddr, now: u64) -> Option<List> {
 }
 
 /// Of a source that is not allowed itself: the longest unit around it that holds somebody who is.
-fn scan_near(scan: &Scan, units: &UnitLengths, addr: IpAddr, now: u64) -> u8 {
+fn scan_shared_len(scan: &Scan, units: &UnitLengths, addr: IpAddr, now: u64) -> u8 {
     let live =
         |shelf: Shelf, prefix: IpNet| scan.get(&(shelf, prefix)).filter(|(until, _)| now < *until);
     let is_forced = |prefix| live(Shelf::Deny, prefix).is_some_and(|(_, forced)| *forced);
@@ -123,9 +123,8 @@ fn change(step: &Step, now: u64) -> Change {
 
 fn apply(state: &mut State, maps: &FakeMaps, changes: Vec<Change>, now: u64) {
     let (undo, _) = state.apply(changes);
-    let reach = undo
-        .iter()
-        .map(|change| state.reach(change.shelf, change.prefix));
+    let changed = undo.iter().map(|change| (change.shelf, change.prefix));
+    let reach = state.reach(changed, now);
     let all = || Projection::standings(state, now);
     Projection::of(state, reach, now).write(maps, all).unwrap();
 }
@@ -171,8 +170,8 @@ proptest! {
                 );
                 // What has ended counts until it is swept.
                 let is_allowed = maps.verdict(*addr, now) == Some(List::Allow);
-                let near = maps.standing(*addr).near;
-                prop_assert!(is_allowed || near >= scan_near(&scan, &units, *addr, now), "{}", addr);
+                let shared_len = maps.standing(*addr).shared_len;
+                prop_assert!(is_allowed || shared_len >= scan_shared_len(&scan, &units, *addr, now), "{}", addr);
             }
         }
 
@@ -186,11 +185,11 @@ proptest! {
         rebuilt.replace_standings(&Projection::standings(&state, now)).unwrap();
         prop_assert_eq!(&maps.kernel().standings, &rebuilt.kernel().standings);
         for addr in &addresses {
-            let near = maps.standing(*addr).near;
+            let shared_len = maps.standing(*addr).shared_len;
             let is_allowed = maps.verdict(*addr, now) == Some(List::Allow);
-            prop_assert!(is_allowed || near == scan_near(&scan, &units, *addr, now), "{}", addr);
-            let told = state.exempt.near(IpNet::from(*addr), now);
-            prop_assert_eq!(told, scan_near(&scan, &units, *addr, now), "{}", addr);
+            prop_assert!(is_allowed || shared_len == scan_shared_len(&scan, &units, *addr, now), "{}", addr);
+            let told = state.exempt.shared_len(IpNet::from(*addr), now);
+            prop_assert_eq!(told, scan_shared_len(&scan, &units, *addr, now), "{}", addr);
         }
 
         let live = |((shelf, _), (until, _)): &(&(Shelf, IpNet), &(u64, bool))| {
@@ -262,25 +261,25 @@ fn what_derives_from_the_host_is_told_from_what_was_written() {
 #[test]
 fn neighbours_of_an_allowed_address_are_told_by_the_units_of_the_rules() {
     let fixture = Fixture::new();
-    let near = |addr: &str| {
+    let shared_len = |addr: &str| {
         let addr = addr.parse().unwrap();
-        let near = fixture.maps.standing(addr).near;
-        assert_eq!(fixture.lists.near(addr.into()), near, "{addr}");
-        near
+        let shared_len = fixture.maps.standing(addr).shared_len;
+        assert_eq!(fixture.lists.shared_len(addr.into()), shared_len, "{addr}");
+        shared_len
     };
     fixture.protect(&["2001:db8:5::1/128"]).unwrap();
     assert_eq!(
-        near("2001:db8:5::2"),
+        shared_len("2001:db8:5::2"),
         64,
         "by rules that say nothing of units"
     );
-    assert_eq!(near("2001:db8:5:1::2"), 0);
+    assert_eq!(shared_len("2001:db8:5:1::2"), 0);
     fixture.put(List::Deny, "2001:db8:5::/96");
-    assert_eq!(near("2001:db8:5::2"), 64, "inside what is denied");
+    assert_eq!(shared_len("2001:db8:5::2"), 64, "inside what is denied");
     let entry = brief("198.51.100.7/32", MINUTE);
     fixture.lists.put(List::Allow, entry, Force(false)).unwrap();
     assert_eq!(
-        near("198.51.100.8"),
+        shared_len("198.51.100.8"),
         0,
         "a single address is shared by nobody"
     );
@@ -296,12 +295,12 @@ fn neighbours_of_an_allowed_address_are_told_by_the_units_of_the_rules() {
     assert!(!fixture.lists.counts_by(&lengths));
     fixture.lists.count_by(&lengths).unwrap();
     assert!(fixture.lists.counts_by(&lengths));
-    assert_eq!(near("2001:db8:5::2"), 64);
-    assert_eq!(near("2001:db8:5:1::2"), 48);
-    assert_eq!(near("198.200.0.1"), 8, "in another region");
+    assert_eq!(shared_len("2001:db8:5::2"), 64);
+    assert_eq!(shared_len("2001:db8:5:1::2"), 48);
+    assert_eq!(shared_len("198.200.0.1"), 8, "in another region");
     fixture.clock.advance(MINUTE);
     fixture.lists.expire();
-    assert_eq!(near("198.200.0.1"), 0);
+    assert_eq!(shared_len("198.200.0.1"), 0);
     fixture.protect(&[]).unwrap();
-    assert_eq!(near("2001:db8:5::2"), 0);
+    assert_eq!(shared_len("2001:db8:5::2"), 0);
 }
