@@ -304,3 +304,38 @@ fn neighbours_of_an_allowed_address_are_told_by_the_units_of_the_rules() {
     fixture.protect(&[]).unwrap();
     assert_eq!(shared_len("2001:db8:5::2"), 0);
 }
+
+#[test]
+fn of_a_wide_unit_the_first_that_is_exempt_and_the_last_are_told_to_all_of_it() {
+    let now = 1;
+    let rules = vec![Rule {
+        prefix_v4: 8,
+        ..Rule::new("wide", Trigger::Connections(9))
+    }];
+    let mut state = State::new(64);
+    let lengths = UnitLengths::of([&RuleSet::validate(rules).unwrap()]);
+    state.exempt.count_by(lengths);
+    let mut reach = |ttl: Option<u64>, prefixes: &[&str]| {
+        let step = |prefix: &&str| Step {
+            shelf: Shelf::Allow,
+            prefix: net(prefix),
+            ttl,
+            forced: false,
+        };
+        let changes = prefixes.iter().map(|prefix| change(&step(prefix), now));
+        let (undo, _) = state.apply(changes.collect());
+        let changed = undo.iter().map(|change| (change.shelf, change.prefix));
+        let reach = state.reach(changed, now);
+        reach.contains(&net("10.0.0.0/8"))
+    };
+    assert!(
+        reach(Some(FOREVER), &["10.1.0.1/32", "10.2.0.1/32"]),
+        "the first"
+    );
+    assert!(!reach(Some(FOREVER), &["10.3.0.1/32"]), "there are others");
+    assert!(
+        !reach(None, &["10.1.0.1/32", "10.3.0.1/32"]),
+        "there is another"
+    );
+    assert!(reach(None, &["10.2.0.1/32"]), "the last");
+}
