@@ -24,7 +24,7 @@ use crate::{
     metrics::Counters,
     rules::{
         BanLength, Rule, Trigger,
-        decide::{Offence, Sentence, Standing, decide},
+        decide::{Offence, Standing, decide},
         duration,
     },
 };
@@ -91,18 +91,14 @@ impl Enforcer {
         if at < bypassed_until {
             return;
         }
-        let Some(Sentence {
-            prefix,
-            offender,
-            rule,
-        }) = decide(offence, &rules, generation, &self.lists)
-        else {
+        let Some(rule) = decide(offence, &rules, generation, &self.lists) else {
             return;
         };
+        let Offence { unit, offender, .. } = *offence;
         let order = BanOrder {
             // With an allow entry taken away on trial, whom it covered is banned for the trial.
-            trial: trial.or_else(|| self.lists.uncovered(prefix)),
-            ..ordered(prefix, offender, rule, rules.longest_within())
+            trial: trial.or_else(|| self.lists.uncovered(unit)),
+            ..ordered(unit, offender, rule, rules.longest_within())
         };
         self.ban(order);
     }
