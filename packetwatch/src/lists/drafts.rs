@@ -12,7 +12,8 @@ use super::{
     entry::{Force, List, NewEntry, Source},
     error::WriteError,
     record::AboutRecord,
-    state::{About, Change, Draft, Shelf, State},
+    shelf::{About, Change, Draft, Shelf},
+    state::State,
 };
 
 /// As many carved-out prefixes are named in an answer.

@@ -10,7 +10,7 @@ use super::{
     recover::Recovered,
     restore::Restored,
     salvage::Salvage,
-    state::Shelf,
+    shelf::Shelf,
     touched::{Prefixes, Touched},
 };
 use crate::pending::Told;

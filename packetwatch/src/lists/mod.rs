@@ -34,6 +34,8 @@ mod restore;
 mod salvage;
 mod saved;
 mod schedule;
+mod shelf;
+mod slots;
 mod state;
 mod storage;
 mod sweep;
@@ -74,7 +76,8 @@ use flusher::{Flusher, Wake};
 use journal::Journal;
 use projection::Projection;
 use recover::Recovered;
-use state::{About, Change, Draft, State};
+use shelf::{About, Change, Draft};
+use state::State;
 use tables::Contents;
 use unfinished::Unfinished;
 

@@ -8,7 +8,8 @@ use packetwatch_abi::{FOREVER, Standing};
 use super::{
     entry::List,
     maps::Maps,
-    state::{Listed, Node, Shelf, State},
+    shelf::{Listed, Node, Shelf},
+    state::State,
     trial::OnTrial,
 };
 use crate::dataplane::{self, Change, Region};

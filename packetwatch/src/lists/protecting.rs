@@ -14,7 +14,7 @@ use super::{
     error::WriteError,
     event,
     record::AboutRecord,
-    state::{About, Change, Draft, Node, Shelf},
+    shelf::{About, Change, Draft, Node, Shelf},
     writes::Switch,
 };
 

@@ -14,7 +14,8 @@ use super::{
     entry::{BanEntry, BanRow, ByFamily, Counts, Covering, Entry, List, Page, PageQuery, Row},
     error::WriteError,
     prefix_map::address,
-    state::{Listed, Node, Shelf, State},
+    shelf::{Listed, Node, Shelf},
+    state::State,
 };
 use crate::dataplane::{self, ListUse};
 

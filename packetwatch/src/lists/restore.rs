@@ -14,7 +14,7 @@ use super::{
     journal::Batch,
     record::{AboutRecord, BanRecord, EntryRecord, ListRecord, OffenceRecord, RestoreRecord},
     saved::{Saved, SavedBan, SavedEntries, SavedOffence},
-    state::{About, Change, Draft, Shelf},
+    shelf::{About, Change, Draft, Shelf},
     sweep::Reach,
     writes::Switch,
 };

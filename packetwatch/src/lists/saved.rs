@@ -10,7 +10,7 @@ use super::{
     Lists,
     entry::{BanEntry, List},
     record::{AboutRecord, OffenceRecord},
-    state::{Draft, Node, Shelf},
+    shelf::{Draft, Node, Shelf},
 };
 
 /// Entries, bans or offences that are read at a time.

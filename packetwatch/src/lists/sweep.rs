@@ -20,7 +20,7 @@ use super::{
     event,
     journal::Journal,
     projection::Projection,
-    state::{Change, Shelf},
+    shelf::{Change, Shelf},
     writes::MANY,
 };
 use crate::memory;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::state::{Change, State};
+use super::shelf::Change;
+use super::state::State;
 
 /// So many prefixes of a kind are named in a line; those of IPv6 take up to 3 KiB.
 pub(super) const NAMED: usize = 64;

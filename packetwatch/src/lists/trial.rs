@@ -19,7 +19,8 @@ use super::{
     journal::Batch,
     projection::Projection,
     record::{EntryRecord, ListRecord, TrialRecord},
-    state::{About, Change, Draft, Listed, Node, Shelf, State},
+    shelf::{About, Change, Draft, Listed, Node, Shelf},
+    state::State,
     writes::Switch,
 };
 use crate::{

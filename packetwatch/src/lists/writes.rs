@@ -13,7 +13,7 @@ use super::{
     journal::{Batch, Journal},
     projection::Projection,
     record::{EntryRecord, ListRecord},
-    state::{Change, Shelf},
+    shelf::{Change, Shelf},
     sweep::Reach,
     touched::Touched,
     trial::Trial,

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::{
     RulesError,
     record::{change_of, mode_of},
-    state::To,
+    regime::To,
     store::{ControlRecord, MODE, Store},
 };
 use crate::{

@@ -10,6 +10,7 @@ mod error;
 mod kept;
 mod policy;
 mod record;
+mod regime;
 mod restore;
 mod state;
 mod store;
@@ -34,14 +35,15 @@ use crate::{
 
 pub use bypass::BYPASS;
 pub use error::RulesError;
+pub use regime::SetBy;
 pub use restore::RestoreError;
-pub use state::SetBy;
 
 use kept::{Kept, KeptTrial};
 use policy::{check_lengths, policies};
 use record::{mode_record, trial_record, write_rules};
+use regime::{Configured, Regime, To, tell, told};
 use restore::Restoring;
-use state::{Configured, Regime, State, To, Trial, last_bypass, tell, told};
+use state::{State, Trial, last_bypass};
 use store::{ControlRecord, Fault, Store};
 
 /// Changes of rules and mode, one at a time, and of the bypass, which waits for none of them.

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use packetwatch_abi::{FOREVER, MAX_BAN_LENGTHS, Policy};
 
-use super::{
-    error::RulesError,
-    state::{Regime, State},
-};
+use super::{error::RulesError, regime::Regime, state::State};
 use crate::{
     config::Mode,
     dataplane::Dataplane,

@@ -2,7 +2,7 @@
 
 use super::{
     RulesControl, RulesError,
-    state::{Regime, SetBy, To},
+    regime::{Regime, SetBy, To},
     store::{ChangeRecord, ControlRecord, Store, TrialRecord},
 };
 use crate::{

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     RulesControl, RulesError,
     record::mode_of,
-    state::{Regime, SetBy, State, To},
+    regime::{Regime, SetBy, To},
+    state::State,
     store::Rules,
 };
 use crate::{

@@ -3,7 +3,8 @@
 use super::{
     RulesControl, RulesError,
     record::{mode_record, write_rules},
-    state::{State, Trial, tell, told},
+    regime::{tell, told},
+    state::{State, Trial},
     store::{ControlRecord, Store},
 };
 use crate::pending::{self, Pending};

@@ -10,7 +10,8 @@ use crate::{
     lists::{
         projection::Projection,
         record::AboutRecord,
-        state::{About, Change, Draft, Shelf, State},
+        shelf::{About, Change, Draft, Shelf},
+        state::State,
         units::UnitLengths,
     },
     rules::{Rule, RuleSet, Trigger},

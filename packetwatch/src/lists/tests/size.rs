@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, path::Path};
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend as _};
 
 use super::{disk::Disk, life::journal, *};
-use crate::lists::{journal::SLACK, state::Shelf, tables::rows_of};
+use crate::lists::{journal::SLACK, shelf::Shelf, tables::rows_of};
 
 const ROOM: Capacity = Capacity {
     lists: 50_000,
