@@ -4,9 +4,9 @@ use aya_ebpf::{
     btf_maps::{PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use packetwatch_abi::{Action, Call, Caller, Fault, Offence, Policy, Prefix, Reason, capacity};
+use packetwatch_abi::{Call, Caller, Fault, Offence, Policy, Prefix, capacity};
 
-use crate::{Ingress, exit::fault, packet::Packet};
+use crate::{Ingress, exit::fault, packet::Packet, verdict::Verdict};
 
 #[btf_map]
 static CALLS: RingBuf<Call, { capacity::CALL_RING as usize }> = RingBuf::new();
@@ -28,7 +28,7 @@ const FORCE_WAKEUP: u64 = 2;
 
 /// Hands a call to the log, unless this second's budget is spent.
 #[inline(always)]
-pub fn call(packet: &Packet, ingress: &Ingress, reason: Reason) {
+pub fn call(packet: &Packet, ingress: &Ingress, verdict: &Verdict) {
     let Ingress {
         policy,
         ifindex,
@@ -49,8 +49,8 @@ pub fn call(packet: &Packet, ingress: &Ingress, reason: Reason) {
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         ifindex,
-        reason: reason as u32,
-        observed: (policy.observes(now) && matches!(reason.action(), Action::Drop)) as u32,
+        reason: verdict.reason as u32,
+        observed: verdict.observed as u32,
         _pad: [0; 2],
     });
     entry.submit(0);

@@ -1,11 +1,9 @@
 //! The one exit: each packet is counted here, once, by its reason.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use packetwatch_abi::{
-    Action, CONNECTIONS, Fault, MAX_INTERFACES, OUTCOMES, Policy, Reason, Tally, outcome_index,
-};
+use packetwatch_abi::{CONNECTIONS, Fault, MAX_INTERFACES, OUTCOMES, Policy, Tally, outcome_index};
 
-use crate::{Ingress, packet::Packet};
+use crate::{Ingress, packet::Packet, verdict::Verdict};
 
 #[btf_map]
 static OUTCOMES_MAP: PerCpuArray<Tally, { OUTCOMES as usize }> = PerCpuArray::new();
@@ -14,12 +12,13 @@ static OUTCOMES_MAP: PerCpuArray<Tally, { OUTCOMES as usize }> = PerCpuArray::ne
 static FAULTS: PerCpuArray<u64, { Fault::ALL.len() }> = PerCpuArray::new();
 
 #[inline(always)]
-pub fn count(packet: &Packet, ingress: &Ingress, reason: Reason) {
-    let policy = ingress.policy;
-    let slot = slot(policy, ingress.ifindex);
-    let observed = policy.observes(ingress.now) && matches!(reason.action(), Action::Drop);
-    add(outcome_index(slot, observed, reason as u32), packet.bytes);
-    if packet.is_told(ingress, reason) {
+pub fn count(packet: &Packet, ingress: &Ingress, verdict: &Verdict) {
+    let slot = slot(ingress.policy, ingress.ifindex);
+    add(
+        outcome_index(slot, verdict.observed, verdict.reason as u32),
+        packet.bytes,
+    );
+    if verdict.told {
         add(outcome_index(slot, false, CONNECTIONS), packet.bytes);
     }
 }

@@ -46,7 +46,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::debug;
-use packetwatch_abi::{Action, Policy};
+use packetwatch_abi::Policy;
 
 /// What is known of a packet before its bytes are looked at.
 pub struct Ingress {
@@ -87,12 +87,16 @@ fn filter(ctx: &XdpContext) -> u32 {
     };
     let mut room = MaybeUninit::uninit();
     let packet = packet::Packet::zero(&mut room);
-    let reason = verdict::judge(ctx, packet, &ingress);
-    debug!(ctx, "{} bytes: reason {}", packet.bytes, reason as u32);
-    exit::count(packet, &ingress, reason);
-    match reason.action() {
-        Action::Drop if !policy.observes(now) => xdp_action::XDP_DROP,
-        Action::Drop | Action::Pass => xdp_action::XDP_PASS,
+    let verdict = verdict::judge(ctx, packet, &ingress);
+    debug!(
+        ctx,
+        "{} bytes: reason {}", packet.bytes, verdict.reason as u32
+    );
+    exit::count(packet, &ingress, &verdict);
+    if verdict.drops {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
     }
 }
 

@@ -1,7 +1,7 @@
 //! The verdict, in its order: allow, deny, ban, threshold, limit, pass.
 
 use aya_ebpf::programs::XdpContext;
-use packetwatch_abi::Reason;
+use packetwatch_abi::{Action, Reason};
 
 use crate::{
     Ingress,
@@ -10,6 +10,43 @@ use crate::{
     packet::Packet,
     rules::Counted,
 };
+
+/// What becomes of a packet, and why.
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    pub reason: Reason,
+    pub drops: bool,
+    /// it would drop, where nothing is dropped now
+    pub observed: bool,
+    /// A call that reaches the log and the count of connections: one that is let through or that a
+    /// threshold drops. What a list or a ban drops is counted there.
+    pub told: bool,
+}
+
+impl Verdict {
+    #[inline(always)]
+    fn new(reason: Reason, packet: &Packet, observes: bool) -> Self {
+        let is_against = matches!(reason.action(), Action::Drop);
+        Self {
+            reason,
+            drops: is_against && !observes,
+            observed: is_against && observes,
+            told: packet.call && (observes || !matches!(reason, Reason::Ban | Reason::Deny)),
+        }
+    }
+
+    /// Of a list or a ban, where something is dropped: the same, without a question. It is what a flood
+    /// gets.
+    #[inline(always)]
+    fn at_a_glance(reason: Reason) -> Self {
+        Self {
+            reason,
+            drops: true,
+            observed: false,
+            told: false,
+        }
+    }
+}
 
 /// What the counting of a packet is for. No enum: of one the compiler may read a part that was never
 /// written, and kernels before 6.3 refuse that of the stack.
@@ -25,29 +62,39 @@ pub struct Judgement {
 
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
 #[inline(always)]
-pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
-    let reason = reason(ctx, packet, ingress);
-    if packet.is_told(ingress, reason) {
-        events::call(packet, ingress, reason);
+pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Verdict {
+    let observes = ingress.policy.observes(ingress.now);
+    // What a list or a ban drops needs no more than its sender, unless the log is to tell its ports.
+    let is_glanced = !observes && packet.glance(ctx);
+    let unjudged = if is_glanced { None } else { packet.parse(ctx) };
+    let reason = match unjudged {
+        Some(reason) => reason,
+        None => match of_sender(packet, ingress) {
+            Err(reason) if is_glanced => return Verdict::at_a_glance(reason),
+            Err(reason) => reason,
+            Ok(judgement) => of_rules(ctx, packet, ingress, &judgement, is_glanced),
+        },
+    };
+    let verdict = Verdict::new(reason, packet, observes);
+    if verdict.told {
+        events::call(packet, ingress, &verdict);
     }
-    reason
+    verdict
 }
 
+/// What the rules say of a packet that nothing else stands against, and what it is if they do not.
 #[inline(always)]
-fn reason(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Reason {
-    // What a list or a ban drops needs no more than its sender, unless the log is to tell its ports.
-    let is_glanced = !ingress.policy.observes(ingress.now) && packet.glance(ctx);
-    if !is_glanced && let Some(reason) = packet.parse(ctx) {
-        return reason;
-    }
-    let judgement = match of_sender(packet, ingress) {
-        Ok(judgement) => judgement,
-        Err(reason) => return reason,
-    };
+fn of_rules(
+    ctx: &XdpContext,
+    packet: &mut Packet,
+    ingress: &Ingress,
+    judgement: &Judgement,
+    is_glanced: bool,
+) -> Reason {
     if is_glanced && let Some(reason) = packet.parse(ctx) {
         return reason;
     }
-    let counted = callers::count(packet, ingress, &judgement);
+    let counted = callers::count(packet, ingress, judgement);
     match counted {
         _ if judgement.allowed => Reason::Allow,
         Counted::OverThreshold => Reason::Threshold,

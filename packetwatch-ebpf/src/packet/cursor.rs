@@ -1,6 +1,6 @@
 //! Bounds-checked reading of a frame.
 
-use core::arch::asm;
+use core::{arch::asm, intrinsics::is_val_statically_known};
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len};
 
@@ -147,9 +147,13 @@ impl Cursor {
 
 /// `offset`, in a register whose bounds the verifier knows. No chain of headers gets beyond
 /// [`MAX_OFFSET`], so the mask changes nothing; written in Rust it would be optimised away, or
-/// applied to another register than the one that is added to the packet pointer.
+/// applied to another register than the one that is added to the packet pointer. A number that the
+/// compiler knows, as in front of an untagged frame, the verifier knows too.
 #[inline(always)]
 fn bounded(mut offset: usize) -> usize {
+    if is_val_statically_known(offset) {
+        return offset;
+    }
     // SAFETY: one instruction on one register
     unsafe { asm!("{0} &= 0x7fff", inout(reg) offset, options(pure, nomem, nostack)) };
     offset

@@ -18,7 +18,7 @@ impl EtherType {
     const OLD_QINQ: Self = Self(0x9100u16.to_be());
 
     #[inline(always)]
-    fn is_tag(self) -> bool {
+    pub fn is_tag(self) -> bool {
         matches!(self, Self::VLAN | Self::PROVIDER_BRIDGING | Self::OLD_QINQ)
     }
 }
@@ -28,10 +28,19 @@ const MAX_TAGS: usize = 4;
 
 const ADDRESSES: usize = 12;
 
+const TAG_CONTROL: usize = 2;
+
 /// The type of a frame; `None` if it is too short. The cursor stands behind it.
 #[inline(always)]
-pub fn untagged(cursor: &mut Cursor) -> Option<EtherType> {
+pub fn outermost(cursor: &mut Cursor) -> Option<EtherType> {
     cursor.skip(ADDRESSES);
+    cursor.read().map(EtherType)
+}
+
+/// The type behind the tag that the cursor stands in; `None` if there is none.
+#[inline(always)]
+pub fn behind_tag(cursor: &mut Cursor) -> Option<EtherType> {
+    cursor.skip(TAG_CONTROL);
     cursor.read().map(EtherType)
 }
 
@@ -48,7 +57,6 @@ pub fn parse(cursor: &mut Cursor) -> Result<EtherType, Reason> {
         if !ether_type.is_tag() {
             return Ok(ether_type);
         }
-        const TAG_CONTROL: usize = 2;
         cursor.skip(TAG_CONTROL);
     }
     Err(Reason::TooManyTags)

@@ -11,9 +11,9 @@ use super::{
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Header {
-    version_ihl: u8,
-    _tos: u8,
-    total_len: u16,
+    /// One word: behind a field of a byte the compiler reads all the others byte by byte, the source
+    /// too.
+    version_ihl_tos_len: u32,
     _id: u16,
     fragment: u16,
     _ttl: u8,
@@ -21,6 +21,25 @@ struct Header {
     _checksum: u16,
     source: u32,
     destination: u32,
+}
+
+impl Header {
+    #[inline(always)]
+    const fn version(&self) -> u32 {
+        u32::from_be(self.version_ihl_tos_len) >> 28
+    }
+
+    /// bytes, 0 to 60
+    #[inline(always)]
+    const fn len(&self) -> usize {
+        (u32::from_be(self.version_ihl_tos_len) >> 24 & 0x0f) as usize * 4
+    }
+
+    /// bytes of the packet, this header included
+    #[inline(always)]
+    const fn total_len(&self) -> usize {
+        (u32::from_be(self.version_ihl_tos_len) & 0xffff) as usize
+    }
 }
 
 /// 169.254.0.0/16
@@ -32,14 +51,13 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 #[inline(always)]
 pub fn sender(cursor: &Cursor) -> Option<(Prefix, usize)> {
     let header = header(cursor)?;
-    let total_len = u16::from_be(header.total_len) as usize;
-    Some((Prefix::address_v4(header.source), total_len))
+    Some((Prefix::address_v4(header.source), header.total_len()))
 }
 
 #[inline(always)]
 fn header(cursor: &Cursor) -> Option<Header> {
     let header: Header = cursor.peek()?;
-    (header.version_ihl >> 4 == 4).then_some(header)
+    (header.version() == 4).then_some(header)
 }
 
 #[inline(always)]
@@ -49,8 +67,7 @@ pub fn parse(cursor: &mut Cursor, packet: &mut Packet) -> Result<(), Reason> {
     packet.link_local = u32::from_be(header.source) >> 16 == LINK_LOCAL;
     packet.destination[0] = header.destination;
 
-    let header_len = ((header.version_ihl & 0x0f) as usize) * 4;
-    let total_len = u16::from_be(header.total_len) as usize;
+    let (header_len, total_len) = (header.len(), header.total_len());
     if header_len < size_of::<Header>() || total_len < header_len {
         packet.malformed = true;
         return Ok(());

@@ -14,8 +14,6 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use packetwatch_abi::{Prefix, Reason};
 
-use crate::Ingress;
-
 use cursor::Cursor;
 use ethernet::EtherType;
 
@@ -43,15 +41,6 @@ const WORDS: usize = size_of::<Packet>() / size_of::<u64>();
 const _: () = assert!(size_of::<Packet>() == WORDS * size_of::<u64>());
 
 impl Packet {
-    /// Whether this is a call that reaches the log and the count of connections: one that is let
-    /// through or that a threshold drops. What a list or a ban drops is counted there.
-    #[inline(always)]
-    pub fn is_told(&self, ingress: &Ingress, reason: Reason) -> bool {
-        self.call
-            && (!matches!(reason, Reason::Ban | Reason::Deny)
-                || ingress.policy.observes(ingress.now))
-    }
-
     /// Makes `room` a packet of zeroes, where it lies.
     ///
     /// Word by word and volatile, and never moved: of anything else the compiler makes a call of a
@@ -68,15 +57,28 @@ impl Packet {
         }
     }
 
-    /// Reads the sender of an untagged frame, which takes no more than a look at two headers; tells
-    /// whether it could. [`Packet::parse`] finds the same, and never a reason not to judge it.
+    /// Reads the sender of a frame with no more than one tag, which takes no more than a look at its
+    /// headers; tells whether it could. [`Packet::parse`] finds the same, and never a reason not to judge
+    /// it.
     #[inline(always)]
     pub fn glance(&mut self, ctx: &XdpContext) -> bool {
         // SAFETY: the program's own context
         let mut cursor = unsafe { Cursor::new(ctx.ctx) };
-        let sender = match ethernet::untagged(&mut cursor) {
-            Some(EtherType::IPV4) => ipv4::sender(&cursor),
-            Some(EtherType::IPV6) => ipv6::sender(&cursor),
+        // Each way to its end, so that all offsets are numbers that the compiler knows.
+        match ethernet::outermost(&mut cursor) {
+            Some(ether_type) if ether_type.is_tag() => {
+                let ether_type = ethernet::behind_tag(&mut cursor);
+                self.glance_at(ether_type, &cursor)
+            }
+            ether_type => self.glance_at(ether_type, &cursor),
+        }
+    }
+
+    #[inline(always)]
+    fn glance_at(&mut self, ether_type: Option<EtherType>, cursor: &Cursor) -> bool {
+        let sender = match ether_type {
+            Some(EtherType::IPV4) => ipv4::sender(cursor),
+            Some(EtherType::IPV6) => ipv6::sender(cursor),
             _ => None,
         };
         let Some((source, end)) = sender else {
