@@ -18,10 +18,16 @@ pub struct Verdict {
     pub drops: bool,
     /// it would drop, where nothing is dropped now
     pub observed: bool,
-    /// A call that reaches the log and the count of connections: one that is let through or that a
-    /// threshold drops. What a list or a ban drops is counted there.
+    /// A call that reaches the log and the count of connections: one that is let through, or dropped for
+    /// what was counted of its source. What a list or a ban drops is counted there.
     pub told: bool,
 }
+
+// What `Verdict::at_a_glance` takes for granted.
+const _: () = assert!(
+    matches!(Reason::Deny.action(), Action::Drop) && matches!(Reason::Ban.action(), Action::Drop),
+    "lists and bans drop"
+);
 
 impl Verdict {
     #[inline(always)]

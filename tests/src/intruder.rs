@@ -10,7 +10,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapInfo, ProgramArray};
 use aya::programs::{loaded_links, loaded_programs};
 use ipnet::Ipv4Net;
 use packetwatch_abi::index::{FRONT, Line, SLOTS, Slot};
-use packetwatch_abi::{Admission, Ban, BanKeyV4, BanKeyV6, Caller, FOREVER, Prefix, SketchKeys};
+use packetwatch_abi::{
+    Admission, Ban, BanKeyV4, BanKeyV6, Caller, FOREVER, Policy, Prefix, SketchKeys,
+};
 
 use crate::programs::{Program, owned};
 
@@ -168,6 +170,19 @@ impl Intruder {
         let empty = Lists::create(1024, FLAGS).expect("make an index");
         let replaced = self.outer_lists().set(self.active_half(), &empty, 0);
         replaced.expect("replace the lists");
+    }
+
+    /// Switches to the half of the lists that is not in force.
+    pub fn switch_lists(&self) {
+        let other = 1 - self.active_half();
+        let active = Map::Array(self.map("LISTS_ACTIVE"));
+        let mut active: Array<MapData, u32> = active.try_into().expect("an array");
+        active.set(0, other, 0).expect("write LISTS_ACTIVE");
+    }
+
+    /// The policies, in pairs.
+    pub fn policies(&self) -> Array<MapData, Policy> {
+        Map::Array(self.map("POLICY")).try_into().expect("an array")
     }
 
     /// Switches to the pair of policies that is not in force, and returns to which.

@@ -148,7 +148,7 @@ impl Cursor {
 /// `offset`, in a register whose bounds the verifier knows. No chain of headers gets beyond
 /// [`MAX_OFFSET`], so the mask changes nothing; written in Rust it would be optimised away, or
 /// applied to another register than the one that is added to the packet pointer. A number that the
-/// compiler knows, as in front of an untagged frame, the verifier knows too.
+/// compiler knows, as at the front of a frame, the verifier knows too.
 #[inline(always)]
 fn bounded(mut offset: usize) -> usize {
     if is_val_statically_known(offset) {

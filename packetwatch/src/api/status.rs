@@ -1,6 +1,9 @@
 //! `/v1/status`: how the daemon is.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use axum::{Json, extract::State};
 use packetwatch_abi::Action;
@@ -76,6 +79,11 @@ pub struct InterfaceStatus {
     /// Bytes; null until the kernel was asked.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Its addresses but for link-local ones of IPv6; none where it is not filtered, or until the kernel
+    /// was asked.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["198.51.100.1", "2001:db8::1"]))]
+    pub addresses: BTreeSet<IpAddr>,
     /// `native` or `generic`; null until the kernel was asked.
     pub xdp_mode: Option<String>,
     /// The kernel's id of the program, as `bpftool prog` shows it; 0 when it is not filtered.
@@ -258,6 +266,7 @@ fn read(app: &App) -> Result<Status, Problem> {
             state: interface.state.as_str().to_owned(),
             interface_index: interface.ifindex,
             mtu: interface.mtu,
+            addresses: interface.addresses.unwrap_or_default(),
             xdp_mode: interface.mode.map(|mode| mode.to_string()),
             program_id: interface.program_id,
             error: interface.error,

@@ -1,6 +1,6 @@
 //! `packetwatch status`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{
     Asking, memory,
@@ -80,7 +80,11 @@ fn lines(status: &Status) -> Vec<String> {
             let ends = ends.map_or_else(String::new, |why| {
                 format!("; THE FILTER ENDS WITH THE DAEMON: {why}")
             });
-            format!(", {mode} mode, program {}{ends}", interface.program_id)
+            let addresses = addresses(&interface.addresses);
+            format!(
+                ", {mode} mode, program {}{addresses}{ends}",
+                interface.program_id
+            )
         };
         format!("interface   {name}{formerly}: {}{how}", interface.state)
     }));
@@ -126,6 +130,17 @@ fn lines(status: &Status) -> Vec<String> {
         format!("map         {:width$}  {used}", map.map)
     }));
     lines
+}
+
+/// The first of them: a host may have thousands.
+fn addresses(all: &BTreeSet<IpAddr>) -> String {
+    const NAMED: usize = 4;
+    let named: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
+    match all.len().saturating_sub(NAMED) {
+        _ if all.is_empty() => String::new(),
+        0 => format!(", {}", named.join(", ")),
+        more => format!(", {} and {more} more", named.join(", ")),
+    }
 }
 
 /// What filters an interface that is not configured.
@@ -222,6 +237,9 @@ mod tests {
                     state: "attached".to_owned(),
                     interface_index: 2,
                     mtu: Some(1500),
+                    addresses: ["198.18.0.1", "2001:db8::1"]
+                        .map(|a| a.parse().unwrap())
+                        .into(),
                     xdp_mode: Some("native".to_owned()),
                     program_id: 7,
                     error: None,
@@ -234,6 +252,7 @@ mod tests {
                     state: "missing".to_owned(),
                     interface_index: 0,
                     mtu: None,
+                    addresses: [].into(),
                     xdp_mode: None,
                     program_id: 0,
                     error: None,
@@ -299,7 +318,7 @@ mod tests {
             "bypass      every packet passes until 1970-01-01T00:00:00Z",
             "pending     deny changed; taken back at 1970-01-01T00:00:00Z unless `packetwatch confirm \
              19b`",
-            "interface   wan0 (configured as eth0): attached, native mode, program 7; THE FILTER ENDS WITH \
+            "interface   wan0 (configured as eth0): attached, native mode, program 7, 198.18.0.1, 2001:db8::1; THE FILTER ENDS WITH \
              THE DAEMON: no bpffs",
             "interface   eth1: missing",
             "leftover    eth2: program 8 of an earlier process, with lists, bans and rules of its own; \

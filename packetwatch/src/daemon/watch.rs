@@ -2,7 +2,7 @@
 //!
 //! The configuration names interfaces, a link belongs to the interface itself. From that follows:
 //!
-//! * set down and up, given another MTU or address: it stays attached;
+//! * set down and up, given another MTU or address: it stays attached, and that is told;
 //! * removed, or moved to another network namespace: lost and let go of. It is attached to again
 //!   when an interface of that name is here;
 //! * renamed: it stays filtered and is shown under its new name. If an interface of the configured
@@ -10,9 +10,12 @@
 //! * our program taken off or replaced by somebody: put back, in one step where its link lives;
 //! * held by another's program when it is to be attached to: tried each second until it is free.
 //!
-//! The kernel tells of links that change, within 100 ms. It does not tell of programs that do, so
-//! once a second the links are looked at in any case: one dump, 2 ms with a thousand interfaces. So are
-//! the pins that keep the filter when the process is gone, and the program that is chained behind ours.
+//! The kernel tells of links and addresses that change, within 100 ms. It does not tell of programs that
+//! do, so once a second the links are looked at in any case: one dump, 2 ms with a thousand interfaces,
+//! and one of the addresses of each that is filtered. So are the pins that keep the filter when the
+//! process is gone, and the program that is chained behind ours.
+
+mod findings;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +38,7 @@ use crate::{
     metrics::Counters,
     netlink::{self, Change, Link, Netlink},
 };
+use findings::{Finding, findings};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -45,32 +49,6 @@ pub(super) struct Watch {
     pub(super) readiness: Readiness,
     pub(super) counters: Counters,
     pub(super) mode: AttachMode,
-}
-
-/// Where the table of interfaces and the kernel differ.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    /// what was filtered, or could not be, is not here
-    Gone { name: String, was_filtered: bool },
-    Renamed {
-        ifindex: u32,
-        from: String,
-        to: String,
-    },
-    /// it has another program, or none
-    Tampered {
-        name: String,
-        program_id: Option<u32>,
-    },
-    /// here, and to be filtered
-    Unfiltered { name: String },
-    Changed {
-        ifindex: u32,
-        name: String,
-        what: String,
-        up: bool,
-        mtu: u32,
-    },
 }
 
 impl Watch {
@@ -84,13 +62,15 @@ impl Watch {
                 () = shutdown.cancelled() => break,
                 _ = ticks.tick() => changes = changes.or_else(subscribe),
                 change = next(&mut changes) => match change {
-                    Some(change) if !change.links => continue,
+                    Some(change) if !change.links && !change.addresses => continue,
                     Some(_) => {}
                     // Without it everything is noticed all the same, a second late.
                     None => changes = None,
                 },
             }
-            match self.netlink.links().await {
+            let known = self.dataplane.interfaces().into_iter();
+            let filtered: Vec<u32> = known.map(|interface| interface.ifindex).collect();
+            match self.netlink.links_with_addresses(&filtered).await {
                 Ok(links) => self.round(links).await,
                 Err(error) => tracing::warn!("interfaces are not watched: {error}"),
             }
@@ -131,88 +111,6 @@ impl Watch {
             self.readiness.set_lack(lack, why);
         }
     }
-}
-
-fn findings(known: &[Interface], links: &[Link]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut others = Vec::new();
-    let filtered = |interface: &&Interface| interface.state.is_filtered();
-    for interface in known.iter().filter(filtered) {
-        let Some(link) = links.iter().find(|link| link.index == interface.ifindex) else {
-            findings.push(Finding::Gone {
-                name: interface.name.clone(),
-                was_filtered: true,
-            });
-            continue;
-        };
-        if link.name != interface.name {
-            findings.push(Finding::Renamed {
-                ifindex: link.index,
-                from: interface.name.clone(),
-                to: link.name.clone(),
-            });
-        }
-        if link.xdp_program_id != Some(interface.program_id) {
-            others.push(Finding::Tampered {
-                name: link.name.clone(),
-                program_id: link.xdp_program_id,
-            });
-        } else {
-            others.extend(changed(interface, link));
-        }
-    }
-    // A configured name that nobody bears, or that another bears than who is filtered for it.
-    let bears = |name: &str| {
-        known
-            .iter()
-            .any(|one| one.state.is_filtered() && one.name == name)
-    };
-    for interface in known {
-        let Some(name) = &interface.configured else {
-            continue;
-        };
-        let link = links.iter().find(|link| link.name == *name);
-        let is_known = |link: &Link| {
-            let same = |one: &Interface| one.state.is_filtered() && one.ifindex == link.index;
-            known.iter().any(same)
-        };
-        match link {
-            Some(link) if !is_known(link) => {
-                others.push(Finding::Unfiltered { name: name.clone() })
-            }
-            None if matches!(interface.state, State::Detached | State::Held) && !bears(name) => {
-                findings.push(Finding::Gone {
-                    name: interface.name.clone(),
-                    was_filtered: false,
-                });
-            }
-            _ => {}
-        }
-    }
-    // What is gone makes room for what comes; names are right before anything goes by them.
-    findings.extend(others);
-    findings
-}
-
-fn changed(interface: &Interface, link: &Link) -> Option<Finding> {
-    let was_up = interface.state == State::Attached;
-    let mut what = Vec::new();
-    if was_up != link.up {
-        what.push(if link.up { "up" } else { "down" }.to_owned());
-    }
-    match interface.mtu {
-        Some(mtu) if mtu == link.mtu => {}
-        Some(mtu) => what.push(format!("MTU {} instead of {mtu}", link.mtu)),
-        // the first look
-        None => what.clear(),
-    }
-    (interface.mtu.is_none() || !what.is_empty()).then(|| Finding::Changed {
-        ifindex: link.index,
-        name: link.name.clone(),
-        what: what.join(", "),
-        up: link.up,
-        mtu: link.mtu,
-    })
 }
 
 fn act(
@@ -266,9 +164,10 @@ fn act(
                 what,
                 up,
                 mtu,
+                addresses,
             } => {
-                dataplane.note(*ifindex, *up, *mtu);
-                if !what.is_empty() {
+                dataplane.note(*ifindex, *up, *mtu, addresses.clone());
+                for what in what {
                     tell_changed(name, *ifindex, what);
                 }
             }
@@ -287,7 +186,7 @@ fn attach(dataplane: &Dataplane, mode: AttachMode, name: &str, links: &[Link]) {
             let ifindex = attached.ifindex;
             tell_attached(dataplane, links, attached);
             if let Some(link) = links.iter().find(|link| link.index == ifindex) {
-                dataplane.note(ifindex, link.up, link.mtu);
+                dataplane.note(ifindex, link.up, link.mtu, None);
             }
         }
         Err(error) if told != Some(error.to_string()) => tell_failed(name, &error),

@@ -1,5 +1,7 @@
 //! Interfaces that are filtered, after they were attached to: let go of, lost, renamed, shown.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use packetwatch_abi::MAX_INTERFACES;
 
 use super::{
@@ -109,11 +111,13 @@ impl Dataplane {
         }
     }
 
-    /// Notes what the kernel says of an interface.
-    pub fn note(&self, ifindex: u32, up: bool, mtu: u32) {
+    /// Notes what the kernel says of an interface; without addresses, what it has said of those stays.
+    pub fn note(&self, ifindex: u32, up: bool, mtu: u32, addresses: Option<BTreeSet<IpAddr>>) {
         if let Some(seat) = lock(&self.0.links).with_index(ifindex) {
-            seat.interface.state = if up { State::Attached } else { State::Down };
-            seat.interface.mtu = Some(mtu);
+            let interface = &mut seat.interface;
+            interface.state = if up { State::Attached } else { State::Down };
+            interface.mtu = Some(mtu);
+            interface.addresses = addresses.or(interface.addresses.take());
         }
     }
 

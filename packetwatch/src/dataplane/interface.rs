@@ -1,5 +1,7 @@
 //! An interface as the daemon shows it.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use super::XdpMode;
 
 /// Whether an interface is filtered.
@@ -53,6 +55,8 @@ pub struct Interface {
     pub not_native: Option<String>,
     /// bytes; `None` until the kernel was asked
     pub mtu: Option<u32>,
+    /// Without link-local ones, which come and go with the link; `None` until the kernel was asked.
+    pub addresses: Option<BTreeSet<IpAddr>>,
     /// why it is not filtered
     pub error: Option<String>,
     /// Why the filter ends with this process, however it ends: pins were taken away and cannot be made
@@ -71,6 +75,7 @@ impl Interface {
             program_id: 0,
             not_native: None,
             mtu: None,
+            addresses: None,
             error: None,
             not_pinned: None,
         }
@@ -80,6 +85,7 @@ impl Interface {
         self.state = state;
         self.ifindex = 0;
         self.program_id = 0;
+        self.addresses = None;
         self.error = error;
         self.not_pinned = None;
     }

@@ -18,6 +18,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         xdp_program_id: None,
         xdp_generic: false,
         mtu: 0,
+        addresses: None,
     };
     for attribute in message.attributes {
         match attribute {

@@ -48,6 +48,8 @@ pub struct Link {
     pub xdp_generic: bool,
     /// bytes
     pub mtu: u32,
+    /// `None` where they were not asked for, or it was gone before they were
+    pub addresses: Option<BTreeSet<IpAddr>>,
 }
 
 /// A way to ask the kernel. Cheap to clone; the socket is closed with the last clone.
@@ -83,6 +85,15 @@ impl Netlink {
             .try_collect()
             .await
             .map_err(|source| request("list the interfaces", source))
+    }
+
+    /// As [`Netlink::links`], with the addresses of some of them.
+    pub async fn links_with_addresses(&self, of: &[u32]) -> Result<Vec<Link>, Error> {
+        let mut links = self.links().await?;
+        for link in links.iter_mut().filter(|link| of.contains(&link.index)) {
+            link.addresses = self.addresses(link.index).await.ok();
+        }
+        Ok(links)
     }
 
     /// The addresses of an interface: of a point-to-point link the own end.

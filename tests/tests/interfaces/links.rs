@@ -1,8 +1,9 @@
 //! What becomes of the interface itself.
 
 use packetwatch_tests::{Family, Lan, Netns};
+use serde_json::Value;
 
-use crate::scene::Scene;
+use crate::scene::{NOTICED, Scene};
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
@@ -135,7 +136,7 @@ fn exchanged_names_are_followed() {
         "link set pw1 up",
     ]);
     scene.wait_for_interfaces(|all| {
-        let is = |name: &str, index: &serde_json::Value| {
+        let is = |name: &str, index: &Value| {
             all.iter().any(|one| {
                 one["name"] == name
                     && one["interface_index"] == *index
@@ -204,15 +205,31 @@ fn another_mtu_and_address_are_noticed() {
     assert_eq!(line["event.reason"], "MTU 1400 instead of 1500", "{line}");
     assert_eq!(scene.wait_for_state("pw0", "attached")["mtu"], 1400);
 
-    let mark = scene.daemon.log().len();
-    scene.lan.host.ip(["address add 198.18.0.99/24 dev pw0"]);
-    scene.daemon.log().wait_from(
-        mark,
-        |line| {
-            line["event.action"] == "allow-added" && line["packetwatch.prefix"] == "198.18.0.99/32"
-        },
-        crate::scene::NOTICED,
-    );
+    for (address, of_link, alone) in [("198.18.0.99", 24, 32), ("2001:db8::99", 64, 128)] {
+        let change = |what: &str| {
+            let command = format!("address {what} {address}/{of_link} dev pw0");
+            scene.lan.host.ip([command]);
+        };
+        let is_shown = |all: &[Value]| {
+            let addresses = all[0]["addresses"].as_array().expect("a list");
+            addresses.iter().any(|one| one == address)
+        };
+        for (what, told, protection) in [
+            ("add", "added", "allow-added"),
+            ("del", "removed", "allow-removed"),
+        ] {
+            let mark = scene.daemon.log().len();
+            let line = scene.after(|| change(what), "interface-changed", "pw0");
+            let reason = format!("address {address} {told}");
+            assert_eq!(line["event.reason"], reason.as_str(), "{line}");
+            scene.wait_for_interfaces(|all| is_shown(all) == (what == "add"));
+            let prefix = format!("{address}/{alone}");
+            let is_protection = |line: &Value| {
+                line["event.action"] == protection && line["packetwatch.prefix"] == prefix.as_str()
+            };
+            scene.daemon.log().wait_from(mark, is_protection, NOTICED);
+        }
+    }
     scene.assert_filtered();
     assert_eq!(scene.lines_of("attached"), 1);
 }

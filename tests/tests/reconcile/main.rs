@@ -11,7 +11,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use packetwatch_abi::{Admission, Ban, BanKeyV4, FOREVER, Prefix, SKETCH_ROWS, SketchKeys};
+use packetwatch_abi::{
+    Admission, Ban, BanKeyV4, BanKeyV6, FOREVER, Policy, Prefix, SKETCH_ROWS, SketchKeys,
+};
 use packetwatch_tests::intruder::Intruder;
 use packetwatch_tests::packet::SYN;
 use packetwatch_tests::{Daemon, Family, Frame, Frames, Lan, patience};
@@ -61,13 +63,21 @@ impl Scene {
 
     /// Bans addresses of 198.19.7.0/24 by calls from them.
     fn scan(&self, hosts: impl Iterator<Item = u8>) -> usize {
-        let link = Frames::open(&self.lan.segment().client, "eth0");
-        let host = self.lan.segment().host(Family::V4);
+        self.scan_from(|n| IpAddr::from([198, 19, 7, n]), hosts)
+    }
+
+    /// Bans each of these by calls from it; returns how many they are.
+    fn scan_from<N>(&self, address: fn(N) -> IpAddr, hosts: impl Iterator<Item = N>) -> usize {
+        let segment = self.lan.segment();
+        let link = Frames::open(&segment.client, "eth0");
         let mut scanners = 0;
-        for n in hosts {
+        for source in hosts.map(address) {
             scanners += 1;
+            let host = segment.host(match source {
+                IpAddr::V4(_) => Family::V4,
+                IpAddr::V6(_) => Family::V6,
+            });
             for port in 0..4 {
-                let source = IpAddr::from([198, 19, 7, n]);
                 let call = Frame::new().ip(source, host).tcp(4000, 80 + port, SYN);
                 link.send(&call.build());
             }
@@ -163,6 +173,10 @@ fn entries_that_somebody_deletes_are_put_back() {
     assert_line(&line, "lists", [0, 1, 0]);
     assert!(denied());
 
+    let line = scene.after(|| scene.intruder.switch_lists());
+    assert_line(&line, "lists", [0, 1, 0]);
+    assert!(denied());
+
     let told = scene.told().len();
     let line = scene.after(|| scene.intruder.stray_filter_bit());
     assert_line(&line, "lists", [0, 1, 0]);
@@ -237,6 +251,31 @@ fn bans_that_somebody_changes_are_mended() {
 
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+fn bans_of_ipv6_that_somebody_changes_are_mended() {
+    let scene = Scene::new();
+    let scanners = scene.scan_from(|n| IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, 0, n]), 1..=2);
+    scene.wait_for_bans(scanners);
+    let mut bans = scene.intruder.bans_v6();
+    let mut keys: Vec<BanKeyV6> = bans.keys().map(Result::unwrap).collect();
+    keys.sort_by_key(|key| key.addr);
+    let written: Vec<Ban> = keys.iter().map(|key| bans.get(key, 0).unwrap()).collect();
+    let line = scene.after(|| bans.remove(&keys[0]).unwrap());
+    assert_line(&line, "bans", [1, 0, 0]);
+    assert_eq!(line["packetwatch.prefix"], "2001:db8:7::1/128");
+    let over = Ban {
+        until: 1,
+        ..written[1]
+    };
+    let line = scene.after(|| bans.insert(keys[1], over, 0).unwrap());
+    assert_line(&line, "bans", [0, 1, 0]);
+    assert_eq!(line["packetwatch.prefix"], "2001:db8:7::2/128");
+    for (key, written) in keys.iter().zip(written) {
+        assert_eq!(bans.get(key, 0).unwrap().until, written.until);
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
 fn a_policy_that_somebody_switches_is_put_in_force_again() {
     let scene = Scene::new();
     let line = scene.after(|| {
@@ -257,6 +296,34 @@ fn a_policy_that_somebody_switches_is_put_in_force_again() {
     let deadline = patience::until(NOTICED, || (scene.told().len() == 2).then_some(()));
     assert!(deadline.is_some(), "{:?}", scene.told());
     assert!(scene.intruder.active_policy().get(&0, 0).unwrap() <= 2);
+}
+
+/// As one who lets everything pass, or the calls that a rule counts.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_policy_that_somebody_alters_is_put_right() {
+    let scene = Scene::new();
+    let in_force = || {
+        let active = scene.intruder.active_policy().get(&0, 0).unwrap();
+        (active, scene.intruder.policies().get(&active, 0).unwrap())
+    };
+    let (_, written) = in_force();
+    let alterations: [fn(&mut Policy); 2] = [
+        |policy| policy.observe_until = FOREVER,
+        |policy| policy.call_rules = 0,
+    ];
+    for alter in alterations {
+        let line = scene.after(|| {
+            let (active, mut policy) = in_force();
+            alter(&mut policy);
+            scene.intruder.policies().set(active, policy, 0).unwrap();
+        });
+        assert_line(&line, "policy", [0, 1, 0]);
+        assert_eq!(in_force().1, written);
+    }
+    scene.assert_counted("policy", "changed", 2);
+    let scanners = scene.scan(1..=2);
+    scene.wait_for_bans(scanners);
 }
 
 /// Without places no source gets counts, so that no rule bans anybody.

@@ -9,10 +9,13 @@
 //! * `matrix`: every operation, asked by holders of every scope and by those who hold none.
 //! * `tokens`: making, listing and revoking them.
 //! * `limits`: how often one may be wrong, and how many connections one may hold.
-//! * `tls`: certificates, and who is told to use them.
+//! * `tls`: certificates, and who is told to use them; `peers`: API clients that a deny would cut off.
+//! * `backup`: what is saved and restored; `scan`: the first scan of a host, from outside.
 //! * `audit`: on whose order something was changed, and what the log and a core do not show.
 //! * `rules`: reading, setting and resetting them, over a restart.
 //! * `verdicts`: bans, callers, explanations and events of real calls; `metrics`: their counters.
+//!
+//! `stage` is the daemon that most ask, `secure` one that another host asks over TLS.
 //!
 //! Most tests share one daemon and keep to prefixes of their own; those that change what is everybody's
 //! start their own.

@@ -1,7 +1,7 @@
 //! The rules and the mode in force, changes of them on trial, and the bypass; the kernel's policy
 //! follows from them.
 //!
-//! `state` is what holds, `policy` what the kernel is told of it, `store` and `record` what is on disk,
+//! `regime` is rules and mode together, `state` which of them holds, `policy` what the kernel is told of it, `store` and `record` what is on disk,
 //! `kept` what a start makes of that; `trial` and `bypass` are what ends by itself, and `restore` is what
 //! changes with the lists.
 

@@ -1,5 +1,7 @@
 //! What a look at the links finds, without links.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use super::*;
 
 fn interface(name: &str, ifindex: u32) -> Interface {
@@ -12,6 +14,7 @@ fn interface(name: &str, ifindex: u32) -> Interface {
         program_id: 7,
         not_native: None,
         mtu: Some(1500),
+        addresses: None,
         error: None,
         not_pinned: None,
     }
@@ -33,6 +36,7 @@ fn link(name: &str, index: u32) -> Link {
         xdp_program_id: Some(7),
         xdp_generic: false,
         mtu: 1500,
+        addresses: None,
     }
 }
 
@@ -176,15 +180,66 @@ fn what_changes_is_told_from_the_second_look_on() {
         mtu: None,
         ..interface("eth0", 2)
     };
-    assert_eq!(changed(first, false, 1400), Some(String::new()));
+    assert_eq!(changed(first, false, 1400), Some(vec![]));
     let down = Interface {
         state: State::Down,
         ..interface("eth0", 2)
     };
     assert_eq!(changed(down.clone(), false, 1500), None);
-    assert_eq!(changed(down, true, 1500), Some("up".to_owned()));
+    assert_eq!(changed(down, true, 1500), Some(vec!["up".to_owned()]));
     assert_eq!(
         changed(interface("eth0", 2), false, 1400),
-        Some("down, MTU 1400 instead of 1500".to_owned())
+        Some(vec!["down, MTU 1400 instead of 1500".to_owned()])
+    );
+}
+
+#[test]
+fn addresses_that_come_and_go_are_told_but_for_link_local_ones() {
+    let set = |addresses: &[&str]| -> Option<BTreeSet<IpAddr>> {
+        Some(addresses.iter().map(|one| one.parse().unwrap()).collect())
+    };
+    let changed = |before: Option<BTreeSet<IpAddr>>, now: Option<BTreeSet<IpAddr>>| {
+        let known = Interface {
+            addresses: before,
+            ..interface("eth0", 2)
+        };
+        let link = Link {
+            addresses: now,
+            ..link("eth0", 2)
+        };
+        match findings(&[known], &[link]).pop() {
+            Some(Finding::Changed {
+                what, addresses, ..
+            }) => Some((what, addresses)),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (v4, v6) = ("198.18.0.1", "2001:db8::1");
+    // Of the first look nothing is told, and nothing where it could not be asked.
+    let all = set(&["fe80::1", v4, v6]);
+    assert_eq!(changed(None, all.clone()), Some((vec![], set(&[v4, v6]))));
+    assert_eq!(changed(set(&[v4]), None), None);
+    assert_eq!(changed(set(&[v4, v6]), all), None);
+    let told = |before: &[&str], now: &[&str]| {
+        let (what, addresses) = changed(set(before), set(now)).expect("it has changed");
+        assert_eq!(addresses, set(now));
+        what
+    };
+    assert_eq!(
+        told(&[v4], &[v6]),
+        ["address 2001:db8::1 added", "address 198.18.0.1 removed"]
+    );
+    // As many as are named, and one more.
+    let many: Vec<String> = (1..=10).map(|n| format!("198.18.0.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let named = many[1..9].join(", ");
+    assert_eq!(
+        told(&many[..1], &many[..9]),
+        [format!("addresses {named} added")]
+    );
+    assert_eq!(
+        told(&many, &many[..1]),
+        [format!("addresses {named} and 1 more removed")]
     );
 }

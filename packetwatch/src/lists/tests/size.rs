@@ -23,9 +23,11 @@ fn lists_on(disk: &Disk) -> Lists {
     }))
 }
 
+/// Sixteen in each region of the index: a write tells the kernel all of its region, which is not what is
+/// looked at here.
 fn entry(i: u32) -> NewEntry {
     NewEntry {
-        prefix: IpNet::from(IpAddr::from((0x0a00_0000 + i).to_be_bytes())),
+        prefix: IpNet::from(IpAddr::from((0x0a00_0000 + (i << 12)).to_be_bytes())),
         reason: Some("a reason of usual length".to_owned()),
         ttl: None,
     }
