@@ -28,7 +28,7 @@ const FORCE_WAKEUP: u64 = 2;
 
 /// Hands a call to the log, unless this second's budget is spent.
 #[inline(always)]
-pub fn call(packet: &Packet, ingress: &Ingress, verdict: &Verdict) {
+pub fn call(packet: &Packet, ingress: &Ingress, verdict: Verdict) {
     let Ingress {
         policy,
         ifindex,
@@ -49,8 +49,8 @@ pub fn call(packet: &Packet, ingress: &Ingress, verdict: &Verdict) {
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         ifindex,
-        reason: verdict.reason as u32,
-        observed: verdict.observed as u32,
+        reason: verdict.reason(),
+        observed: verdict.observed() as u32,
         _pad: [0; 2],
     });
     entry.submit(0);

@@ -12,13 +12,13 @@ static OUTCOMES_MAP: PerCpuArray<Tally, { OUTCOMES as usize }> = PerCpuArray::ne
 static FAULTS: PerCpuArray<u64, { Fault::ALL.len() }> = PerCpuArray::new();
 
 #[inline(always)]
-pub fn count(packet: &Packet, ingress: &Ingress, verdict: &Verdict) {
+pub fn count(packet: &Packet, ingress: &Ingress, verdict: Verdict) {
     let slot = slot(ingress.policy, ingress.ifindex);
     add(
-        outcome_index(slot, verdict.observed, verdict.reason as u32),
+        outcome_index(slot, verdict.observed(), verdict.reason()),
         packet.bytes,
     );
-    if verdict.told {
+    if verdict.told() {
         add(outcome_index(slot, false, CONNECTIONS), packet.bytes);
     }
 }

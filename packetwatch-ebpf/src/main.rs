@@ -88,12 +88,9 @@ fn filter(ctx: &XdpContext) -> u32 {
     let mut room = MaybeUninit::uninit();
     let packet = packet::Packet::zero(&mut room);
     let verdict = verdict::judge(ctx, packet, &ingress);
-    debug!(
-        ctx,
-        "{} bytes: reason {}", packet.bytes, verdict.reason as u32
-    );
-    exit::count(packet, &ingress, &verdict);
-    if verdict.drops {
+    debug!(ctx, "{} bytes: reason {}", packet.bytes, verdict.reason());
+    exit::count(packet, &ingress, verdict);
+    if verdict.drops() {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS

@@ -11,17 +11,11 @@ use crate::{
     rules::Counted,
 };
 
-/// What becomes of a packet, and why.
+/// What becomes of a packet, and why. One word, and made of nothing that is kept for it: what is kept
+/// lies on the stack, of which the forms for a chain have none to spare. A program and all that it calls
+/// have 512 bytes, which Linux 6.1 counts in steps of 32.
 #[derive(Clone, Copy)]
-pub struct Verdict {
-    pub reason: Reason,
-    pub drops: bool,
-    /// it would drop, where nothing is dropped now
-    pub observed: bool,
-    /// A call that reaches the log and the count of connections: one that is let through, or dropped for
-    /// what was counted of its source. What a list or a ban drops is counted there.
-    pub told: bool,
-}
+pub struct Verdict(u32);
 
 // What `Verdict::at_a_glance` takes for granted.
 const _: () = assert!(
@@ -30,27 +24,57 @@ const _: () = assert!(
 );
 
 impl Verdict {
+    const REASON: u32 = 0xff;
+    const DROPS: u32 = 1 << 8;
+    const OBSERVED: u32 = 1 << 9;
+    const TOLD: u32 = 1 << 10;
+
     #[inline(always)]
-    fn new(reason: Reason, packet: &Packet, observes: bool) -> Self {
-        let is_against = matches!(reason.action(), Action::Drop);
-        Self {
-            reason,
-            drops: is_against && !observes,
-            observed: is_against && observes,
-            told: packet.call && (observes || !matches!(reason, Reason::Ban | Reason::Deny)),
+    fn new(reason: Reason, packet: &Packet, ingress: &Ingress) -> Self {
+        let observes = ingress.policy.observes(ingress.now);
+        let mut word = reason as u32;
+        if matches!(reason.action(), Action::Drop) {
+            word |= if observes {
+                Self::OBSERVED
+            } else {
+                Self::DROPS
+            };
         }
+        if packet.call && (observes || !matches!(reason, Reason::Ban | Reason::Deny)) {
+            word |= Self::TOLD;
+        }
+        Self(word)
     }
 
     /// Of a list or a ban, where something is dropped: the same, without a question. It is what a flood
     /// gets.
     #[inline(always)]
     fn at_a_glance(reason: Reason) -> Self {
-        Self {
-            reason,
-            drops: true,
-            observed: false,
-            told: false,
-        }
+        Self(reason as u32 | Self::DROPS)
+    }
+
+    /// The number of the [`Reason`].
+    #[inline(always)]
+    pub fn reason(self) -> u32 {
+        self.0 & Self::REASON
+    }
+
+    #[inline(always)]
+    pub fn drops(self) -> bool {
+        self.0 & Self::DROPS != 0
+    }
+
+    /// It would drop, where nothing is dropped now.
+    #[inline(always)]
+    pub fn observed(self) -> bool {
+        self.0 & Self::OBSERVED != 0
+    }
+
+    /// A call that reaches the log and the count of connections: one that is let through, or dropped for
+    /// what was counted of its source. What a list or a ban drops is counted there.
+    #[inline(always)]
+    pub fn told(self) -> bool {
+        self.0 & Self::TOLD != 0
     }
 }
 
@@ -69,9 +93,8 @@ pub struct Judgement {
 /// Judges by the source address of the outermost IP header, whatever follows it, and counts.
 #[inline(always)]
 pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Verdict {
-    let observes = ingress.policy.observes(ingress.now);
     // What a list or a ban drops needs no more than its sender, unless the log is to tell its ports.
-    let is_glanced = !observes && packet.glance(ctx);
+    let is_glanced = !ingress.policy.observes(ingress.now) && packet.glance(ctx);
     let unjudged = if is_glanced { None } else { packet.parse(ctx) };
     let reason = match unjudged {
         Some(reason) => reason,
@@ -81,9 +104,9 @@ pub fn judge(ctx: &XdpContext, packet: &mut Packet, ingress: &Ingress) -> Verdic
             Ok(judgement) => of_rules(ctx, packet, ingress, &judgement, is_glanced),
         },
     };
-    let verdict = Verdict::new(reason, packet, observes);
-    if verdict.told {
-        events::call(packet, ingress, &verdict);
+    let verdict = Verdict::new(reason, packet, ingress);
+    if verdict.told() {
+        events::call(packet, ingress, verdict);
     }
     verdict
 }
