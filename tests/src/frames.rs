@@ -13,6 +13,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::netns::Netns;
+use crate::patience::uninterrupted;
 
 /// The longest frame that [`Frames::receive`] returns whole: a jumbo frame with its tags.
 const MAX_FRAME: usize = 9216;
@@ -53,12 +54,13 @@ impl Frames {
         let time = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &time).expect("set the time-out");
         let mut frame = vec![0; MAX_FRAME];
-        match recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+        let socket = self.socket.as_raw_fd();
+        match uninterrupted(|| Ok(recv(socket, &mut frame, MsgFlags::empty())?)) {
             Ok(length) => {
                 frame.truncate(length);
                 Some(frame)
             }
-            Err(nix::Error::EAGAIN) => None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => panic!("receive on {}: {error}", self.interface),
         }
     }

@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 
 use serde_json::Value;
 
+use crate::patience::uninterrupted;
+
 /// An answer longer than this is an error: no answer of the daemon to a test comes near.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -157,7 +159,7 @@ pub fn ask_on(stream: &mut (impl Read + Write), path: &str, last: &str) -> io::R
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
     while !answer.ends_with(last.as_bytes()) {
-        match stream.read(&mut piece)? {
+        match uninterrupted(|| stream.read(&mut piece))? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             read => answer.extend_from_slice(&piece[..read]),
         }

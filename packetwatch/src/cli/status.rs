@@ -318,8 +318,8 @@ mod tests {
             "bypass      every packet passes until 1970-01-01T00:00:00Z",
             "pending     deny changed; taken back at 1970-01-01T00:00:00Z unless `packetwatch confirm \
              19b`",
-            "interface   wan0 (configured as eth0): attached, native mode, program 7, 198.18.0.1, 2001:db8::1; THE FILTER ENDS WITH \
-             THE DAEMON: no bpffs",
+            "interface   wan0 (configured as eth0): attached, native mode, program 7, 198.18.0.1, \
+             2001:db8::1; THE FILTER ENDS WITH THE DAEMON: no bpffs",
             "interface   eth1: missing",
             "leftover    eth2: program 8 of an earlier process, with lists, bans and rules of its own; \
              `packetwatch detach --interface eth2` takes it off",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use packetwatch_tests::daemon::{Builder, binary, refused};
 use packetwatch_tests::intruder::occupy;
+use packetwatch_tests::patience::uninterrupted;
 use packetwatch_tests::{Daemon, Lan};
 use tempfile::TempDir;
 
@@ -40,21 +41,17 @@ impl Manager {
 
     /// The next datagram's lines, if there is one by `end`.
     fn next(&self, end: Instant) -> Option<Vec<String>> {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = left.max(Duration::from_millis(1));
+        self.socket.set_read_timeout(Some(left)).expect("a limit");
         let mut datagram = [0; 4096];
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let left = left.max(Duration::from_millis(1));
-            self.socket.set_read_timeout(Some(left)).expect("a limit");
-            match self.socket.recv(&mut datagram) {
-                Ok(length) => {
-                    let text = String::from_utf8_lossy(&datagram[..length]);
-                    return Some(text.lines().map(str::to_owned).collect());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                // With a limit a wait is not gone on with after a signal, whoever it was for.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => panic!("{error}"),
+        match uninterrupted(|| self.socket.recv(&mut datagram)) {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&datagram[..length]);
+                Some(text.lines().map(str::to_owned).collect())
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use packetwatch_tests::http::{Request, Response};
-use packetwatch_tests::patience::until;
+use packetwatch_tests::patience::{uninterrupted, until};
 use serde_json::json;
 
 use crate::stage::{PROMPT, Stage, problem};
@@ -120,7 +120,7 @@ fn strangers_use_up_nothing_of_a_right_token_at_their_address() {
         let probe = stage.over_tcp_from(MALLORY, &Request::new("GET", "/healthz"));
         let mut text = String::new();
         while text.matches("HTTP/1.1 ").count() < AT_A_TIME {
-            let read = strangers.read(&mut piece).expect("answers");
+            let read = uninterrupted(|| strangers.read(&mut piece)).expect("answers");
             text.push_str(&String::from_utf8_lossy(&piece[..read]));
         }
         let is_told = text.contains("too many requests") && text.contains("send fewer");
