@@ -55,7 +55,7 @@ pub struct Interface {
     pub not_native: Option<String>,
     /// bytes; `None` until the kernel was asked
     pub mtu: Option<u32>,
-    /// Without link-local ones, which come and go with the link; `None` until the kernel was asked.
+    /// Without link-local ones of IPv6, which come and go with the link; `None` until the kernel was asked.
     pub addresses: Option<BTreeSet<IpAddr>>,
     /// why it is not filtered
     pub error: Option<String>,

@@ -128,7 +128,7 @@ fn changed(interface: &Interface, link: &Link) -> Option<Finding> {
     })
 }
 
-/// Without link-local addresses: they come and go with the link, and say nothing of who is served.
+/// Without link-local addresses of IPv6: they come and go with the link, and say nothing of who is served.
 fn lasting(addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let is_lasting = |address: &&IpAddr| match address {
         IpAddr::V4(_) => true,
